@@ -103,11 +103,10 @@ def test_only_unexpected_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layer", "kernel", "shape"),
     [
-        (nn.Conv1d(4, 8, 5), "kernel", (5, 4, 8)),
-        (nn.ConvTranspose2d(4, 8, 2), "kernel", (2, 2, 8, 4)),
-        (nn.Conv2d(4, 4, 3, groups=4), "depthwise_kernel", (3, 3, 4, 1)),
+        (nn.Bilinear(4, 3, 8), "kernel", (4, 3, 8)),
+        (nn.Bilinear(4, 4, 8), "bilinear_kernel", (4, 4, 8)),
     ],
-    ids=["Conv1d", "ConvTranspose2d", "depthwise"],
+    ids=["kernel", "another kernel"],
 )
 def test_a_layer_without_a_known_layout(tmp_path: Path, layer: nn.Module, kernel: str, shape: tuple[int, ...]) -> None:
     """The error says why the stored kernel is not loaded, and what to pass if its axes are in torch's order."""
@@ -127,9 +126,10 @@ def test_a_layer_without_a_known_layout(tmp_path: Path, layer: nn.Module, kernel
 
 
 def test_several_kernels_of_a_recurrent_layer(tmp_path: Path) -> None:
-    """Which of its tensors a kernel is, is unknown, so no rule is proposed."""
+    """It is unknown which of the tensors of stacked layers a kernel belongs to, so no rule is proposed."""
     stored = {"lstm/kernel": torch.ones(3, 16), "lstm/recurrent_kernel": torch.ones(4, 16)}
-    report = load_model(module(lstm=nn.LSTM(3, 4)), tfckpt.save_file(stored, tmp_path / "m"), strict=False)
+    model = module(lstm=nn.LSTM(3, 4, num_layers=2))
+    report = load_model(model, tfckpt.save_file(stored, tmp_path / "m"), strict=False)
     assert report.remarks == [
         '"lstm/kernel": no layout is known for this weight of LSTM, so it is not loaded. Load it with '
         "load_file and permute it yourself"

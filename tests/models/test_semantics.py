@@ -30,34 +30,13 @@ def path(tmp_path: Path) -> str:
 
 
 def save_as_tensorflow(model: nn.Module, path: Path) -> str:
-    """Save under TensorFlow's names; kernels without a known layout as they are, under the name "kernel"."""
-    rules: dict[str, Any] = {}
-    for name, module in model.named_modules():
-        below = f"{name}." if name else ""
-        if isinstance(module, nn.modules.conv._ConvNd) and not isinstance(module, nn.Conv2d):
-            rules[f"{below}kernel"] = (f"{below}weight", "same")
-    values = tfckpt.load_file(tfckpt.save_model(model, path, naming="tf"))
-    for key, (target, _) in rules.items():
-        values[key] = values.pop(target.replace(".", "/"))
-    tfckpt.save_file(values, path)
-    return str(path)
-
-
-def rules_for(model: nn.Module) -> list[Any]:
-    """Rules for the kernels that `save_as_tensorflow` saves as they are."""
-    return [
-        (re.escape(f"{name}.kernel" if name else "kernel"), f"{name}.weight" if name else "weight", "same")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd) and not isinstance(module, nn.Conv2d)
-    ]
+    """Save under TensorFlow's names, in its layouts."""
+    return tfckpt.save_model(model, path, naming="tf")
 
 
 def findings(model: nn.Module, path: Path, **arguments: Any) -> dict[str, tuple[str, ...]]:
     """Name -> modules, for a module whose values are saved as TensorFlow's, and loaded."""
     saved = save_as_tensorflow(model, path)
-    rules = rules_for(model)
-    if rules:
-        arguments["mapper"] = rules
     report = load_model(model, saved, strict="shapes", **arguments)
     return {finding.name: finding.modules for finding in report.semantics}
 
@@ -286,10 +265,11 @@ class OwnNorm(nn.Module):
 )
 def test_norms_of_other_classes(tmp_path: Path, layer: OwnNorm, names: set[str]) -> None:
     """They are recognised by structure."""
-    rules = {"n/gamma": "n.weight", "n/beta": "n.bias"}
+    rules: dict[str, Any] = {"n/gamma": "n.weight", "n/beta": "n.bias"}
     values = {f"n/{leaf}": torch.ones(4) for leaf in ("gamma", "beta")}
     if layer.get_parameter("weight").dim() == 2:
         values["n/gamma"] = torch.ones(2, 3)
+        rules["n/gamma"] = ("n.weight", "same")
     tfckpt.save_file(values, tmp_path / "m")
     report = load_model(named(n=layer), tmp_path / "m", mapper=rules, strict=False)
     assert {finding.name for finding in report.semantics} == names

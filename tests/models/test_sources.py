@@ -8,9 +8,10 @@ from torch import nn
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layouts import DENSE, SAME, Layout
-from torch_tfckpt.models.sources import Found, Source, find_sources, possible_names
+from torch_tfckpt.models.sources import Found, find_sources, possible_names
 from torch_tfckpt.models.targets import targets_of
 
 
@@ -25,7 +26,8 @@ def test_possible_names_are_torch_s_and_tensorflow_s() -> None:
     model["out"].weight = model["fc"].weight
     (target,) = targets_of(model)
     assert list(possible_names(target)) == [
-        "fc.weight", "out.weight", "fc.kernel", "fc._kernel", "fc.weights", "out.embeddings", "out._embeddings",
+        "fc.weight", "out.weight", "fc.kernel", "fc._kernel", "fc.weights",
+        "out.embeddings", "out._embeddings", "out.embedding",
     ]  # fmt: skip
 
 
@@ -34,11 +36,11 @@ def test_the_mapper_speaks_first(tmp_path: Path) -> None:
     tfckpt.save_file({"fc/kernel": numbered(2, 2), "fc/bias": numbered(2), "k": numbered(2, 2)}, tmp_path / "m")
     model = nn.ModuleDict({"fc": nn.Linear(2, 2)})
     result = found(tmp_path / "m", model, KeyMapper({"k": ("fc.weight", "same")}))
-    assert result.sources == {"fc.weight": Source("k", SAME, "k"), "fc.bias": Source("fc/bias", SAME, "bias")}
+    assert result.sources == {"fc.weight": Source.of("k", SAME, "k"), "fc.bias": Source.of("fc/bias", SAME, "bias")}
     result = found(tmp_path / "m", model, KeyMapper({"fc/kernel": None}))
     assert (set(result.sources), result.left_out) == ({"fc.bias"}, ["fc/kernel"])
     result = found(tmp_path / "m", model)
-    assert result.sources["fc.weight"] == Source("fc/kernel", DENSE, "kernel")
+    assert result.sources["fc.weight"] == Source.of("fc/kernel", DENSE, "kernel")
 
 
 def test_one_full_name_of_two_variables_cannot_be_mapped(tmp_path: Path) -> None:
@@ -54,7 +56,7 @@ def test_tied_tensors_stored_apart_are_read_once(tmp_path: Path) -> None:
     model["b"].weight = model["a"].weight
     tfckpt.save_file({"a.weight": numbered(2, 2), "b.weight": numbered(2, 2)}, tmp_path / "m")
     result = found(tmp_path / "m", model)
-    assert (result.sources, result.apart) == ({"a.weight": Source("a.weight", SAME, "weight")}, {"b.weight"})
+    assert (result.sources, result.apart) == ({"a.weight": Source.of("a.weight", SAME, "weight")}, {"b.weight"})
     tfckpt.save_file({"x": numbered(2, 2), "y": numbered(2, 2)}, tmp_path / "n")
     result = found(tmp_path / "n", model, KeyMapper({"y": ("b.weight", "same"), "x": ("a.weight", "same")}))
     assert (result.sources["a.weight"].key, result.apart) == ("x", {"y"})
@@ -65,7 +67,7 @@ def test_tied_tensors_stored_apart_are_read_once(tmp_path: Path) -> None:
     [
         ("layers/0/v", "d/kernel", "d/kernel", DENSE), ("layers/0/v", "d/kernel", "layers/0/v", DENSE),
         ("layers/0/kernel", "d/v", "d/v", DENSE), ("layers/0/weight", "d/kernel", "d/kernel", DENSE),
-        ("layers/0/weight", "d/kernel", "layers/0/weight", SAME), ("layers/0/weight", "d/v", "d/v", SAME),
+        ("layers/0/weight", "d/kernel", "layers/0/weight", DENSE), ("layers/0/weight", "d/v", "d/v", SAME),
     ],
 )  # fmt: skip
 def test_the_name_that_matched_determines_the_layout(
@@ -74,7 +76,7 @@ def test_the_name_that_matched_determines_the_layout(
     """If it means nothing, another name of the variable does; a square weight would show no mistake."""
     save_objects(tmp_path / "m", {key: numbered(3, 3)}, full_names={key: full_name})
     result = found(tmp_path / "m", nn.Linear(3, 3, bias=False), KeyMapper({rule: "weight"}))
-    assert result.sources["weight"].layout is layout
+    assert result.sources["weight"].layout == layout
 
 
 @pytest.mark.parametrize("ending", ["/ExponentialMovingAverage", ":0", "/ExponentialMovingAverage:0"])
@@ -82,11 +84,11 @@ def test_the_leaf_of_an_average_is_its_variable_s(tmp_path: Path, ending: str) -
     """A rule for an average transposes it like its variable."""
     tfckpt.save_file({f"d/kernel{ending}": numbered(3, 3)}, tmp_path / "m")
     result = found(tmp_path / "m", nn.Linear(3, 3, bias=False), KeyMapper([("d/.*", "weight")]))
-    assert result.sources["weight"].layout is DENSE
+    assert result.sources["weight"].layout == DENSE
 
 
 def test_a_rule_must_specify_a_layout_that_no_name_implies(tmp_path: Path) -> None:
-    """Nothing is guessed of a square weight; of a vector, and of what has no other layout, there is nothing to."""
+    """Nothing is guessed about a square weight, even of an unknown module; a vector has only one order of axes."""
     tfckpt.save_file({"w": numbered(3, 3), "b": numbered(3), "kernel": numbered(3, 3)}, tmp_path / "m")
     with pytest.raises(
         InvalidArgumentError,
@@ -97,9 +99,10 @@ def test_a_rule_must_specify_a_layout_that_no_name_implies(tmp_path: Path) -> No
         result = found(tmp_path / "m", nn.Linear(3, 3), KeyMapper({"w": ("weight", said), "b": "bias"}))
         assert (result.sources["weight"].layout, result.sources["bias"].layout) == (layout, SAME)
     own = nn.ParameterDict({"table": numbered(3, 3)})
-    assert found(tmp_path / "m", own, KeyMapper({"w": "table"})).sources["table"].layout is SAME
-    with pytest.raises(InvalidArgumentError, match=r'the layout of "table" .* ends in "kernel" does not imply it'):
-        found(tmp_path / "m", own, KeyMapper({"kernel": "table"}))
+    for name in ("w", "kernel"):
+        with pytest.raises(InvalidArgumentError, match=rf'the layout of "table" .* ends in "{name}" does not imply it'):
+            found(tmp_path / "m", own, KeyMapper({name: "table"}))
+    assert found(tmp_path / "m", own, KeyMapper({"w": ("table", "same")})).sources["table"].layout == SAME
 
 
 def test_names_that_cannot_be_told_apart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
     key          model/layer/kernel/.ATTRIBUTES/VARIABLE_VALUE              the name in the index
     short key    model/layer/kernel                                         the key without its suffix
     path         model.layer.kernel, (root).model.layer.kernel              the object, as `tfckpt ls --tree` prints it
+    other path   opt.variables.3, opt/variables/3                           the object as a child of another object
     full name    dense/kernel, dense/kernel:0                               the name of the variable itself
 
 The path of a slot variable is the path of its optimizer, followed by ".m of model.layer.kernel". The path of an object
@@ -184,6 +185,12 @@ class TensorNames:
         for attribute in self._graph.variables():
             if attribute.full_name and attribute.checkpoint_key in found:
                 _add(found[attribute.checkpoint_key], attribute.full_name, _NAMES_OF_ONE)
+        for node_id, names in self._other_routes():
+            tensors = self._tensors_of(node_id)
+            for key in tensors if len(tensors) == 1 else ():
+                if len(found[key]) < _NAMES_OF_ONE:
+                    _add(found[key], ".".join(names), _NAMES_OF_ONE)
+                    _add(found[key], "/".join(names), _NAMES_OF_ONE)
         # A name that is also the key of a tensor refers only to that tensor.
         return {key: tuple(name for name in names if name not in self._keys) for key, names in found.items()}
 
@@ -208,6 +215,24 @@ class TensorNames:
                 variable = self._path(slot.original_variable_node_id)
                 if variable is not None:
                     yield slot.slot_variable_node_id, f"{optimizer}.{slot.slot_name} of {variable}"
+
+    def _other_routes(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Yield objects with tensors that are children of several objects, with their routes through the other parents.
+
+        Keras 3 lists all variables in its optimizer, where they may have their keys, and also in the layers.
+        """
+        for parent, node in enumerate(self._graph.nodes):
+            others = [
+                child
+                for child in node.children
+                if self._graph.nodes[child.node_id].attributes
+                and self._graph.parents.get(child.node_id) not in (None, (parent, child.local_name))
+            ]
+            route = self._graph.route(parent, _DEEPEST - 1) if others else None
+            for child in others if route is not None else ():
+                names = (*(route or ()), child.local_name)
+                if sum(map(len, names)) <= _LONGEST_PATH:
+                    yield child.node_id, names
 
     def _path(self, node_id: int) -> str | None:
         """Return the shortest path to an object; None if there is no path or it is too long."""

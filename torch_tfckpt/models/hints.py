@@ -8,9 +8,9 @@ from typing import Final
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.tensor_names import short_key
-from torch_tfckpt.models.layer_names import KERNELS, variable_names
+from torch_tfckpt.models.assembly import Source
+from torch_tfckpt.models.layer_names import KERNELS
 from torch_tfckpt.models.layouts import LAYOUTS, SAME
-from torch_tfckpt.models.sources import Source
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.saveables.load_report import LoadReport, Mismatch
@@ -27,7 +27,7 @@ def hints(
 
     Cost: looks at the names of the unexpected tensors, if tensors are missing.
     """
-    yield from _other_layouts(report.mismatched)
+    yield from _other_layouts(targets, report.mismatched)
     if report.missing and report.unexpected:
         yield from _unknown_layouts(reader, targets, report)
     copied = [place.name for target, source in loads if (place := _copied_kernel(target, source)) is not None]
@@ -50,15 +50,25 @@ def only_unexpected(report: LoadReport) -> str:
     )
 
 
-def _other_layouts(mismatched: Sequence[Mismatch]) -> Iterator[str]:
-    """Yield a hint for each layout with which mismatched tensors would fit."""
+def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) -> Iterator[str]:
+    """Yield a hint for each layout with which mismatched tensors would fit: those of their layer, if it is known."""
+    of = {name: target for target in targets for name in target.names} if mismatched else {}
     fitting: dict[str, list[Mismatch]] = {}
     for mismatch in mismatched:
         shape, wanted = mismatch.stored_shape, mismatch.shape
-        for layout in LAYOUTS.values():
-            fits = wanted is not None and layout.fits(len(shape)) and layout.torch_shape(shape) == wanted
+        target = of.get(mismatch.name)
+        own = [
+            layout
+            for each in (target.origins if target else ())
+            for leaves in each.origin.variables
+            for layout in leaves.values()
+        ]
+        for layout in [SAME, *(own or LAYOUTS.values())]:
+            resolved = layout.resolved(shape, wanted)
+            fits = wanted is not None and resolved.fits(shape) and resolved.torch_shape(shape) == wanted
             if fits and layout.name != mismatch.layout:
                 fitting.setdefault(layout.name, []).append(mismatch)
+                break
     for name, those in fitting.items():
         first = those[0]
         order = "in torch's order, not in TensorFlow's" if name == SAME.name else "in TensorFlow's order"
@@ -99,11 +109,7 @@ def _copied_kernel(target: Target, source: Source) -> ModuleTensor | None:
     """Return the place of a kernel that was loaded as stored for lack of a known layout; None for others."""
     place = target.places[0]
     is_kernel = source.variable_name in KERNELS and len(target.shape or ()) > 1
-    return place if is_kernel and source.layout is SAME and not _names_of(place) else None
-
-
-def _names_of(place: ModuleTensor) -> bool:
-    return bool(variable_names(place.module, place.attribute))
+    return place if is_kernel and source.is_unchanged and not target.origins else None
 
 
 def _rule(key: str, name: str, layout: str) -> str:

@@ -10,12 +10,12 @@ expressions.
 
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard, cast
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
-from torch_tfckpt.models.layouts import layout_named
+from torch_tfckpt.models.layouts import LayoutLike, layout_of_rule
 from torch_tfckpt.text import quoted
 
 NameOrPattern = str | re.Pattern[str]
@@ -27,10 +27,14 @@ class KeyRule(NamedTuple):
 
     Attributes:
         pattern: A regular expression, as a string or compiled.
-        target: State_dict key, with `\\1` and `\\g<name>` for groups. None or "": such tensors are omitted on purpose.
-        layout: Name of a layout. None: the layout that the last part of the stored name implies for the module, so that
-            the "kernel" of a Linear is transposed. If the name implies none, and TensorFlow may store the axes of the
-            weight in a different order than torch, load_model and save_model raise an error that asks for a layout.
+        target: State_dict key, with `\\1` and `\\g<name>` for groups; or a function that returns it for a match.
+            None or "": such tensors are omitted on purpose.
+        layout: Name of a layout, "conv1d"; a permutation of the stored axes, (2, 1, 0); a pattern, "width in out -> out
+            in width"; a layout with parameters, {"kind": "dense_after_flatten", "height": 5, "width": 5}; or a pair of
+            functions, to torch and back. None: the layout that the last part of the stored name implies for the module,
+            so that the "kernel" of a Linear is transposed. If the name implies none, and TensorFlow may store the axes
+            of the weight in a different order than torch, load_model and save_model raise an error that asks for a
+            layout.
 
     Examples:
         >>> import torch_tfckpt as tfckpt
@@ -40,11 +44,16 @@ class KeyRule(NamedTuple):
     """
 
     pattern: NameOrPattern
-    target: str | None
-    layout: str | None = None
+    target: "str | TargetFunction | None"
+    layout: LayoutLike | None = None
 
 
-RuleLike = KeyRule | tuple[NameOrPattern, str | None] | tuple[NameOrPattern, str | None, str | None]
+TargetFunction = Callable[[re.Match[str]], str | None]
+RuleLike = (
+    KeyRule
+    | tuple[NameOrPattern, str | TargetFunction | None]
+    | tuple[NameOrPattern, str | TargetFunction | None, LayoutLike | None]
+)
 # Values are checked at run time: mypy infers no useful type for a mix of "fc.bias" and ("fc.weight", "dense").
 Rules = Mapping[Any, object] | Iterable[RuleLike]
 
@@ -55,7 +64,7 @@ class KeyTarget:
 
     Attributes:
         target: State_dict key; None if the tensor is omitted.
-        layout: Name of a layout; None if no rule gives one.
+        layout: The layout as the rule gives it; None if no rule gives one.
 
     Examples:
         >>> import torch_tfckpt as tfckpt
@@ -64,7 +73,7 @@ class KeyTarget:
     """
 
     target: str | None
-    layout: str | None
+    layout: LayoutLike | None
 
 
 class KeyMatch(NamedTuple):
@@ -116,7 +125,7 @@ class KeyMapper:
     def __init__(self, rules: Rules) -> None:
         _check_rules(rules)
         self._names: dict[str, KeyTarget] = {}
-        self._patterns: list[tuple[re.Pattern[str], KeyTarget]] = []
+        self._patterns: list[tuple[re.Pattern[str], str | TargetFunction | None, LayoutLike | None]] = []
         if isinstance(rules, Mapping):
             for number, (source, target) in enumerate(rules.items()):
                 place = f"rule {number} of the KeyMapper"
@@ -140,7 +149,7 @@ class KeyMapper:
     @property
     def sources(self) -> list[NameOrPattern]:
         """The left sides of all rules: names, then patterns."""
-        return [*self._names, *(pattern for pattern, _ in self._patterns)]
+        return [*self._names, *(pattern for pattern, _, _ in self._patterns)]
 
     def find(self, *names: str) -> KeyTarget | None:
         """Return the target of a stored tensor with these names; None if no rule matches."""
@@ -152,15 +161,14 @@ class KeyMapper:
         for name in names:
             if name in self._names:
                 return KeyMatch(name, name, self._names[name])
-        for pattern, mapped in self._patterns:
+        for pattern, target, layout in self._patterns:
             for name in names:
                 match = pattern.fullmatch(name)
                 if match is not None:
-                    target = None if mapped.target is None else match.expand(mapped.target) or None
-                    return KeyMatch(name, pattern, KeyTarget(target, mapped.layout))
+                    return KeyMatch(name, pattern, KeyTarget(_expanded(match, target), layout))
         return None
 
-    def inverse(self) -> dict[str, tuple[str, str | None]]:
+    def inverse(self) -> dict[str, tuple[str, LayoutLike | None]]:
         """Return state_dict key -> (stored key, layout), the form in which `save_model` needs the rules.
 
         Raises:
@@ -178,24 +186,26 @@ class KeyMapper:
             )
         return {mapped.target: (name, mapped.layout) for name, mapped in self._names.items() if mapped.target}
 
-    def _add(self, place: str, source: object, target: str | None, layout: str | None, *, is_name: bool) -> None:
-        if target is not None and not isinstance(target, str):
+    def _add(self, place: str, source: object, target: object, layout: LayoutLike | None, *, is_name: bool) -> None:
+        if target is not None and not isinstance(target, str) and (is_name or not callable(target)):
             raise InvalidArgumentError(
                 f"{place}: a target must be a state_dict key, or None to omit a tensor, not {target!r}"
             )
         if layout is not None:
             try:
-                layout_named(layout)
+                layout_of_rule(layout)
             except InvalidArgumentError as error:
                 raise InvalidArgumentError(f"{place}: {error}") from None
-        mapped = KeyTarget(target or None, layout)
         if is_name:
-            assert isinstance(source, str)
-            self._names[source] = mapped
+            assert isinstance(source, str) and (target is None or isinstance(target, str))
+            self._names[source] = KeyTarget(target or None, layout)
             return
         pattern = _compiled(place, source)
-        _check_template(place, pattern, mapped.target or "")
-        self._patterns.append((pattern, mapped))
+        if target is None or isinstance(target, str):
+            _check_template(place, pattern, target or "")
+            self._patterns.append((pattern, target or None, layout))
+        else:
+            self._patterns.append((pattern, cast(TargetFunction, target), layout))
 
     def _check_targets(self) -> None:
         seen: dict[str, str] = {}
@@ -224,7 +234,20 @@ def _is_rule(rule: object) -> TypeGuard[RuleLike]:
     return isinstance(rule, tuple) and 2 <= len(rule) <= 3
 
 
-def _target_and_layout(place: str, target: object) -> tuple[str | None, str | None]:
+def _expanded(match: re.Match[str], target: str | TargetFunction | None) -> str | None:
+    """Return the state_dict key for a match; None if the tensor is omitted."""
+    if target is None or isinstance(target, str):
+        return None if target is None else match.expand(target) or None
+    found = target(match)
+    if found is not None and not isinstance(found, str):
+        raise InvalidArgumentError(
+            f"the function for {quoted(match.re.pattern)} of a KeyMapper returned {found!r} for {quoted(match[0])}. "
+            f"Return a state_dict key, or None to omit the tensor"
+        )
+    return found or None
+
+
+def _target_and_layout(place: str, target: object) -> tuple[str | None, LayoutLike | None]:
     """Split the value of a dictionary item into target and layout."""
     if target is None or isinstance(target, str):
         return target, None

@@ -1,83 +1,282 @@
-"""TensorFlow's names for the variables of a layer, and the module attributes that they correspond to.
+"""TensorFlow's variables of a layer, and how the tensors of a torch module are made from them.
 
-    dense/kernel, [in, out]          Linear.weight, [out, in], layout "dense"
-    bn/moving_variance               BatchNorm2d.running_var
+    Linear      weight          kernel, layout "dense"
+    BatchNorm2d running_var     moving_variance
+    LSTM        weight_ih_l0    kernel, "dense" (Keras); or the first rows of kernel, "lstm_tf1" (TensorFlow 1)
+    MultiheadAttention  in_proj_weight  query/kernel, key/kernel and value/kernel, joined
 
-The layout follows from the stored name, never from the shape: a square kernel is transposed like any other. Names with
-a leading underscore are from Keras 3, which tracks the `kernel` of a layer as `_kernel`.
+A module of a known type has one or more variants: ways in which TensorFlow stores such a layer. A variant has a
+`TensorOrigin` for each attribute: variables that are joined along an axis, or a range of such an axis, or a constant
+where TensorFlow stores nothing. The layout follows from the stored name and the module, never from the values of a
+shape: a square kernel is transposed like any other. Names with a leading underscore are from Keras 3, which tracks the
+`kernel` of a layer as `_kernel`.
+
+Source: keras/src/layers; tensorflow/python/ops/rnn_cell_impl.py; tf_slim/layers; sonnet/src.
 """
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from torch import nn
+from torch.nn.utils import parametrize
 
-from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.models.layouts import CONV2D, DENSE, LAYOUTS, SAME, Layout, layout_named
-from torch_tfckpt.text import quoted
+from torch_tfckpt.models.layouts import (
+    CONV1D,
+    CONV2D,
+    CONV3D,
+    CONV_TRANSPOSE1D,
+    CONV_TRANSPOSE2D,
+    CONV_TRANSPOSE3D,
+    DENSE,
+    DEPTHWISE,
+    GRU,
+    GRU_BIAS,
+    HEADS,
+    LSTM_TF1,
+    SAME,
+    VECTOR,
+    WEIGHT_NORM,
+    Layout,
+)
 
-VariableNames = Mapping[str, Mapping[str, Layout]]
-"""Module attribute -> possible names of the corresponding variable, with layouts; the first is used to save."""
+Leaves = Mapping[str, Layout]
+"""Possible names of one variable, relative to its layer, each with its layout; the first is used to save."""
 
-_BIAS: Final[Mapping[str, Layout]] = {"bias": SAME, "biases": SAME}
-_SCALE: Final[VariableNames] = {"weight": {"gamma": SAME}, "bias": {"beta": SAME}}
-_EMBEDDING: Final[VariableNames] = {"weight": {"embeddings": SAME, "_embeddings": SAME}}
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A range of an axis of the joined tensor."""
+
+    start: int
+    stop: int
+    size: int  # of the whole axis
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOrigin:
+    """How one tensor of a module is made from stored variables.
+
+    Attributes:
+        variables: The variables that are joined, in order.
+        axis: Axis, in torch's order, along which they are joined, and of which `bounds` is a range.
+        bounds: The range that is this tensor; None: all of it.
+        fill: Value of all elements if no variable is stored, although others of the layer are. None: it is missing.
+        summed_with: Attribute to which a tensor without a variable is added when the layer is written: torch has two
+            biases where TensorFlow has one.
+    """
+
+    variables: tuple[Leaves, ...] = ()
+    axis: int = 0
+    bounds: Bounds | None = None
+    fill: float | None = None
+    summed_with: str | None = None
+
+    def leaves(self) -> Iterator[str]:
+        """Yield all possible names of the variables."""
+        for names in self.variables:
+            yield from names
+
+
+Variant = Mapping[str, TensorOrigin]
+"""Attribute of a module, or "child.attribute" -> how it is made."""
 
 KERNELS: Final = ("kernel", "_kernel", "weights")  # of any layer, whether or not it is in the table below
+# Names that torch and TensorFlow's programs both give to weights, in different orders of axes.
+AMBIGUOUS: Final = frozenset({"weight", "w", "W"})
 
-_OF_LAYERS: Final[Mapping[type[nn.Module], VariableNames]] = {
-    nn.Linear: {"weight": {"kernel": DENSE, "_kernel": DENSE, "weights": DENSE}, "bias": _BIAS},
-    nn.Conv2d: {"weight": {"kernel": CONV2D, "_kernel": CONV2D, "weights": CONV2D}, "bias": _BIAS},
-    nn.modules.batchnorm._BatchNorm: {
-        **_SCALE,
-        "running_mean": {"moving_mean": SAME},
-        "running_var": {"moving_variance": SAME},
-    },
-    nn.LayerNorm: _SCALE,
-    nn.GroupNorm: _SCALE,
-    nn.Embedding: _EMBEDDING,
-    nn.EmbeddingBag: _EMBEDDING,
-}
+_BIAS: Final = TensorOrigin(({"bias": SAME, "biases": SAME, "b": SAME},))
+_CELLS: Final = ("", "cell/", "lstm_cell/", "basic_lstm_cell/", "gru_cell/", "simple_rnn_cell/", "rnn_cell/")
+_DIRECTIONS: Final = (
+    ("forward_layer/", "forward_rnn/", "forward_lstm/", "forward_gru/", "forward/", "bidirectional_rnn/fw/", "fw/"),
+    (
+        "backward_layer/",
+        "backward_rnn/",
+        "backward_lstm/",
+        "backward_gru/",
+        "backward/",
+        "bidirectional_rnn/bw/",
+        "bw/",
+    ),
+)
 
 
-def variable_names(module: nn.Module, attribute: str) -> Mapping[str, Layout]:
-    """Return the names under which TensorFlow may have stored a tensor of a module, each with its layout.
-
-    They may include torch's own name, such as "bias" of a Linear. Empty if the module is not in the table.
-    """
-    for kind, names in _OF_LAYERS.items():
+def variants_of(module: nn.Module) -> Sequence[Variant]:
+    """Return the ways in which TensorFlow may store a layer; the first is used to save. Empty: an unknown module."""
+    for kind, variants in _OF_LAYERS:
         if isinstance(module, kind):
-            return names.get(attribute, {})
-    return {}
+            return variants(module)
+    return ()
 
 
-def layout_of(module: nn.Module, attribute: str, variable_name: str) -> Layout:
-    """Return the layout of the variable with this name that corresponds to `attribute` of the module."""
-    return variable_names(module, attribute).get(variable_name, SAME)
+def _named(layout: Layout, *names: str) -> Leaves:
+    return dict.fromkeys(names, layout)
 
 
-def layout_by_rule(layout: str | None, module: nn.Module, attribute: str, variable_name: str, rank: int) -> Layout:
-    """Return the layout of a tensor mapped to `attribute`: the rule's, or the one implied by the name.
+def _kernel(layout: Layout) -> TensorOrigin:
+    return TensorOrigin((_named(layout, "kernel", "_kernel", "weights"),))
 
-    InvalidArgumentError if neither is known: nothing else shows the order of a square kernel's axes.
-    """
-    if layout is not None:
-        return layout_named(layout)
-    turned = any(each is not SAME for each in variable_names(module, attribute).values())
-    if rank < 2 or is_variable_name(module, attribute, variable_name) or not (turned or variable_name in KERNELS):
-        return layout_of(module, attribute, variable_name)
-    raise InvalidArgumentError(
-        f"the layout of {quoted(attribute)} of a {type(module).__name__} is unknown: a name that ends in "
-        f'{quoted(variable_name)} does not imply it. Give it in the rule, as in ("fc.weight", "dense"); '
-        f'use "same" if the axes are in torch\'s order. Layouts: {", ".join(LAYOUTS)}'
+
+def _linear(module: Any) -> Sequence[Variant]:
+    return [_weight_normed(module, {"weight": _kernel(DENSE), "bias": _BIAS})]
+
+
+def _conv(layout: Layout) -> Callable[[Any], Sequence[Variant]]:
+    def variants(module: Any) -> Sequence[Variant]:
+        kernel = {**_kernel(layout).variables[0], **_named(layout, "pointwise_kernel", "pointwise_weights")}
+        if module.groups > 1 or module.in_channels <= 1:
+            each_channel = DEPTHWISE.with_lengths(**{"in": module.in_channels}) if module.in_channels else DEPTHWISE
+            kernel |= _named(each_channel, "depthwise_kernel", "depthwise_weights")
+        return [_weight_normed(module, {"weight": TensorOrigin((kernel,)), "bias": _BIAS})]
+
+    return variants
+
+
+def _conv_transpose(layout: Layout) -> Callable[[Any], Sequence[Variant]]:
+    return lambda module: [_weight_normed(module, {"weight": _kernel(layout), "bias": _BIAS})]
+
+
+def _weight_normed(module: nn.Module, variant: Variant) -> Variant:
+    """Return the variant, with direction and length of the weight if it has weight normalization."""
+    length = TensorOrigin((_named(WEIGHT_NORM, "g", "weight_g"),))
+    (kernel,) = variant["weight"].variables
+    direction = TensorOrigin(({"v": kernel["kernel"], **kernel},))
+    if parametrize.is_parametrized(module, "weight"):
+        parts = "parametrizations.weight."
+        return {**variant, f"{parts}original0": length, f"{parts}original1": direction}
+    if "weight_v" in module._parameters:  # the older torch.nn.utils.weight_norm
+        return {**variant, "weight_g": length, "weight_v": direction}
+    return variant
+
+
+def _norm(_: nn.Module) -> Sequence[Variant]:
+    return [
+        {
+            "weight": TensorOrigin((_named(VECTOR, "gamma", "scale", "g"),), fill=1.0),
+            "bias": TensorOrigin((_named(VECTOR, "beta", "offset", "b"),), fill=0.0),
+        }
+    ]
+
+
+def _batch_norm(module: nn.Module) -> Sequence[Variant]:
+    [norm] = _norm(module)
+    statistics = {
+        "running_mean": TensorOrigin((_named(VECTOR, "moving_mean"),)),
+        "running_var": TensorOrigin((_named(VECTOR, "moving_variance"),)),
+    }
+    return [{**norm, **statistics}]
+
+
+def _prelu(_: nn.Module) -> Sequence[Variant]:
+    return [{"weight": TensorOrigin((_named(VECTOR, "alpha"),))}]
+
+
+def _embedding(_: nn.Module) -> Sequence[Variant]:
+    return [{"weight": TensorOrigin((_named(SAME, "embeddings", "_embeddings", "embedding"),))}]
+
+
+def _recurrent(module: Any) -> Sequence[Variant]:
+    """Return the variants of LSTM, GRU and RNN, with one or two directions, and of their cells."""
+    if isinstance(module, nn.RNNCellBase):
+        return _recurrent_cell(module, _gates_of(module), module.input_size, "", ("",))
+    if module.num_layers > 1 or getattr(module, "proj_size", 0):
+        return []  # TensorFlow stores each layer apart: a rule for each tensor is needed
+    parts = _DIRECTIONS if module.bidirectional else (("",),)
+    found: list[dict[str, TensorOrigin]] = []
+    for number, starts in enumerate(parts):
+        suffix = "_l0_reverse" if number else "_l0"
+        for at, variant in enumerate(_recurrent_cell(module, _gates_of(module), module.input_size, suffix, starts)):
+            if at == len(found):
+                found.append({})
+            found[at].update(variant)
+    return found
+
+
+def _gates_of(module: nn.Module) -> str:
+    kind = module.mode if isinstance(module, nn.RNNBase) else type(module).__name__
+    return "LSTM" if "LSTM" in kind else "GRU" if "GRU" in kind else "RNN"
+
+
+def _recurrent_cell(module: Any, gates: str, inputs: int, suffix: str, starts: Sequence[str]) -> Sequence[Variant]:
+    size = module.hidden_size
+    cells = [start + cell for start in starts for cell in _CELLS]
+
+    def variable(layout: Layout, *names: str) -> tuple[Leaves, ...]:
+        return (dict.fromkeys([cell + name for name in names for cell in cells], layout),)
+
+    kernel, recurrent = ("kernel", "_kernel"), ("recurrent_kernel", "_recurrent_kernel")
+    weights, biases = (
+        [f"weight_{part}{suffix}" for part in ("ih", "hh")],
+        [f"bias_{part}{suffix}" for part in ("ih", "hh")],
     )
+    layout = GRU if gates == "GRU" else DENSE
+    keras = {
+        weights[0]: TensorOrigin(variable(layout, *kernel), axis=0),
+        weights[1]: TensorOrigin(variable(layout, *recurrent), axis=0),
+    }
+    if gates == "GRU":
+        # With reset_after=False the bias has one row and torch has no such layer; it does not fit.
+        rows = [Bounds(row * 3 * size, (row + 1) * 3 * size, 6 * size) for row in range(2)]
+        keras |= {
+            bias: TensorOrigin(variable(GRU_BIAS, "bias", "_bias"), 0, row)
+            for bias, row in zip(biases, rows, strict=True)
+        }
+        return [keras]
+    keras |= {
+        biases[0]: TensorOrigin(variable(SAME, "bias", "_bias")),
+        biases[1]: TensorOrigin(fill=0.0, summed_with=biases[0]),
+    }
+    one_kernel = LSTM_TF1 if gates == "LSTM" else DENSE
+    parts = [Bounds(0, inputs, inputs + size), Bounds(inputs, inputs + size, inputs + size)]
+    cell_of_tf1 = {
+        weight: TensorOrigin(variable(one_kernel, *kernel), 1, part)
+        for weight, part in zip(weights, parts, strict=True)
+    }
+    bias = LSTM_TF1 if gates == "LSTM" else SAME
+    cell_of_tf1 |= {
+        biases[0]: TensorOrigin(variable(bias, "bias", "biases")),
+        biases[1]: TensorOrigin(fill=0.0, summed_with=biases[0]),
+    }
+    return [keras, cell_of_tf1]
 
 
-def is_variable_name(module: nn.Module, attribute: str, variable_name: str) -> bool:
-    """Return whether a variable with this name is known to correspond to `attribute` of the module."""
-    return variable_name == attribute or variable_name in variable_names(module, attribute)
+def _attention(module: Any) -> Sequence[Variant]:
+    """Return the variant of Keras's MultiHeadAttention."""
+
+    def projection(part: str, leaf: str, layout: Layout) -> Leaves:
+        layers = (part, f"{part}_dense", f"_{part}_dense")
+        return {f"{layer}/{name}": layout for layer in layers for name in (leaf, f"_{leaf}")}
+
+    parts = ("query", "key", "value")
+    variant = {
+        "in_proj_weight": TensorOrigin(tuple(projection(part, "kernel", DENSE) for part in parts)),
+        "in_proj_bias": TensorOrigin(tuple(projection(part, "bias", HEADS) for part in parts)),
+    }
+    for part in parts:
+        variant[f"{part[0]}_proj_weight"] = TensorOrigin((projection(part, "kernel", DENSE),))
+    for attribute, leaf, layout in (("weight", "kernel", DENSE), ("bias", "bias", SAME)):
+        names = {**projection("attention_output", leaf, layout), **projection("output", leaf, layout)}
+        variant[f"out_proj.{attribute}"] = TensorOrigin((names,))
+    return [variant]
 
 
-def written_variable_name(module: nn.Module, attribute: str) -> str:
-    """Return TensorFlow's name for a tensor of the module, or torch's own if the table has none."""
-    return next(iter(variable_names(module, attribute)), attribute)
+_OF_LAYERS: Final[Sequence[tuple[type[nn.Module], Callable[[Any], Sequence[Variant]]]]] = [
+    (nn.Linear, _linear),
+    (nn.ConvTranspose1d, _conv_transpose(CONV_TRANSPOSE1D)),
+    (nn.ConvTranspose2d, _conv_transpose(CONV_TRANSPOSE2D)),
+    (nn.ConvTranspose3d, _conv_transpose(CONV_TRANSPOSE3D)),
+    (nn.Conv1d, _conv(CONV1D)),
+    (nn.Conv2d, _conv(CONV2D)),
+    (nn.Conv3d, _conv(CONV3D)),
+    (nn.modules.batchnorm._BatchNorm, _batch_norm),
+    (nn.modules.instancenorm._InstanceNorm, _batch_norm),
+    (nn.LayerNorm, _norm),
+    (nn.GroupNorm, _norm),
+    (nn.RMSNorm, _norm),
+    (nn.PReLU, _prelu),
+    (nn.Embedding, _embedding),
+    (nn.EmbeddingBag, _embedding),
+    (nn.RNNBase, _recurrent),
+    (nn.RNNCellBase, _recurrent),
+    (nn.MultiheadAttention, _attention),
+]

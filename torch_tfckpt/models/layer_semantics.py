@@ -10,7 +10,7 @@ from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
 from torch_tfckpt.models.flattened_maps import flattened_inputs
 from torch_tfckpt.models.layer_names import KERNELS
-from torch_tfckpt.models.layouts import DENSE
+from torch_tfckpt.models.layouts import DENSE, LSTM_TF1
 from torch_tfckpt.models.tensorflow_parts import TensorFlowPart, findings_on, those
 from torch_tfckpt.saveables.load_report import SemanticFinding
 
@@ -163,13 +163,30 @@ def _has_torch_alignment(module: nn.Upsample) -> bool:
 def _forget_bias(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
     """Return the finding on LSTMs from cells of TensorFlow 1, which have one kernel for input and state."""
     cells = [part for part in parts if _is_lstm(part.module) and _is_first_cell(part)]
-    return findings_on(
-        "forget_bias",
-        cells,
-        "cells of TensorFlow 1 add forget_bias, 1.0 by default and 0.0 in CudnnLSTM, to the forget gate when they run; "
-        "it is not stored. Check that the second quarter of bias_ih in {those} includes the value that the model was "
-        "built with",
-    )
+    unknown = [part for part in cells if not _added(part)]
+    default = [part for part in cells if _added(part) == {LSTM_TF1.added}]
+    start = "cells of TensorFlow 1 add forget_bias to the forget gate when they run, and do not store it. "
+    return [
+        *findings_on(
+            "forget_bias",
+            unknown,
+            f"{start}Check that the second quarter of bias_ih in {{those}} includes the value that the model was built "
+            f"with: 1.0 by default, 0.0 in CudnnLSTM",
+        ),
+        *findings_on(
+            "forget_bias",
+            default,
+            f"{start}Its default, 1.0, was added to the second quarter of bias_ih in {{those}}. If the model was built "
+            f"with a different value, such as 0.0 in CudnnLSTM, give the rule of the bias the layout "
+            f'{{"kind": "lstm_tf1", "forget_bias": 0.0}}',
+        ),
+    ]
+
+
+def _added(part: TensorFlowPart) -> set[tuple[float, ...]]:
+    """Return the amounts that layouts add to the biases of a cell."""
+    added = {source.layout.added for name, source in part.sources.items() if name.startswith("bias_ih")}
+    return added - {()}
 
 
 def _is_lstm(module: nn.Module) -> bool:

@@ -5,7 +5,7 @@ tensor of the module changed.
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -16,15 +16,16 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.auxiliary import auxiliary_keys, averages
 from torch_tfckpt.models.filling import fill
 from torch_tfckpt.models.hints import hints, only_unexpected
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
-from torch_tfckpt.models.layouts import SAME
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
 from torch_tfckpt.models.saved_optimizers import how_to_restore
 from torch_tfckpt.models.semantics import check_accept, find_semantics
-from torch_tfckpt.models.sources import Averages, Found, Source, find_sources, possible_names
+from torch_tfckpt.models.sources import Averages, Found, find_sources, possible_names
 from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.load_report import (
@@ -37,11 +38,12 @@ from torch_tfckpt.saveables.load_report import (
 from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import did_you_mean, quoted
+from torch_tfckpt.text import did_you_mean, listed, quoted
 from torch_tfckpt.values import outside_modes
 
 Strict = bool | Literal["names", "shapes", "semantics"]
 _STRICT: Final = (True, False, "names", "shapes", "semantics")
+_LISTED: Final = 8  # maximum number of names in a message
 _GENERAL_FIX: Final = "Map names with mapper=, or pass strict=False to load the tensors that fit"
 
 _log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ _log = logging.getLogger(__name__)
 class _Plan:
     report: LoadReport
     loads: Sequence[tuple[Target, Source]]  # only tensors that fit
+    filled: Sequence[tuple[Target, float]]  # tensors that TensorFlow does not store for their layer
     uncounted: Sequence[Target]  # num_batches_tracked of modules whose statistics TensorFlow stored
     slots: SlotPlan | None
 
@@ -151,21 +154,28 @@ def load_model(
         if targets and not plan.loads:
             _log.warning("%s: no tensor of the %s was loaded. %s", reader.path, type(model).__name__, plan.report)
         if not assign:
-            for target, _ in plan.loads:
+            for target in [*(target for target, _ in plan.loads), *(target for target, _ in plan.filled)]:
                 target.check_fillable()
         slot_keys = () if plan.slots is None else (key for keys in plan.slots.keys.values() for key in keys.values())
-        stored = reader.get_tensors(dict.fromkeys([*(source.read_key for _, source in plan.loads), *slot_keys]))
+        keys = (key for _, source in plan.loads for key in source.read_keys)
+        stored = reader.get_tensors(dict.fromkeys([*keys, *slot_keys]))
+    if plan.report.filled:
+        names = listed(list(plan.report.filled), _LISTED)
+        _log.warning("%s: not stored for their layers, and filled with a constant: %s", reader.path, names)
     tensors = {key: value for key, value in stored.items() if isinstance(value, torch.Tensor)}
     # Views of what was read, unless a conversion is needed.
-    values = [source.layout.to_torch(tensors[source.read_key]).to(target.tensor.dtype) for target, source in plan.loads]
+    values = [source.value(tensors).to(target.tensor.dtype) for target, source in plan.loads]
+    for target, number in plan.filled:
+        values.append(torch.full(tuple(target.tensor.shape), number, dtype=target.tensor.dtype, device="cpu"))
     state = None if plan.slots is None else plan.slots.state_dict(tensors)
+    changed = [*(target for target, _ in plan.loads), *(target for target, _ in plan.filled)]
     if assign:
-        values = _own_memory(plan.loads, values)
+        values = _own_memory(changed, values)
     # Load the optimizer first: it may raise an error, and then the module has not been changed yet.
     if optimizer is not None and state is not None:
         optimizer.load_state_dict(state)
-    filled = [(target, value) for (target, _), value in zip(plan.loads, values, strict=True)]
-    plan.report.remarks.extend(fill(model, filled, assign=assign, strict=strict in (True, "shapes", "semantics")))
+    new_values = list(zip(changed, values, strict=True))
+    plan.report.remarks.extend(fill(model, new_values, assign=assign, strict=strict in (True, "shapes", "semantics")))
     for target in plan.uncounted if assign else ():
         target.start_counting()
     return plan.report
@@ -196,32 +206,38 @@ def _plan(
 ) -> _Plan:
     """Decide what to load; everything else goes into the report."""
     loads: list[tuple[Target, Source]] = []
+    filled: list[tuple[Target, float]] = []
     report = LoadReport(prefix=found.prefix, unused_rules=found.unused_rules, remarks=found.remarks)
     without_counts = _read_from_tensorflow(found, targets)
     for target in targets:
         source = found.sources.get(target.name)
         if source is None:
-            if target.is_wrappers:
+            if target.name in found.filled and target.shape is not None:
+                filled.append((target, found.filled[target.name]))
+                report.filled.update(dict.fromkeys(target.names, found.filled[target.name]))
+            elif target.is_wrappers:
                 report.remarks.append(f"{quoted(target.name)} is not stored, and is unchanged")
             elif target.name not in without_counts:
                 report.missing.extend(target.names)
             continue
-        mismatch = _mismatch(reader, target, source)
+        shapes = {key: reader.shape(key) for key in source.read_keys}
+        source = found.sources[target.name] = source.resolved(shapes, target.shape)
+        mismatch = _mismatch(reader, target, source, shapes)
         if mismatch is not None:
             report.mismatched.append(mismatch)
             continue
         loads.append((target, source))
-        report.sources.update(dict.fromkeys(target.names, source.read_key))
-        if source.average is not None:
+        report.sources.update(dict.fromkeys(target.names, source.description))
+        if source.is_averaged:
             report.averaged.extend(target.names)
-        stored_dtype = reader.dtype(source.read_key)
-        if source.layout is not SAME or _torch_dtype(stored_dtype) != target.tensor.dtype:
+        stored_dtype = reader.dtype(source.read_keys[0])
+        if not source.is_unchanged or _torch_dtype(stored_dtype) != target.tensor.dtype:
             layout, dtype = source.layout.name, target.tensor.dtype
-            report.converted.append(Conversion(target.name, source.read_key, layout, stored_dtype, dtype))
+            report.converted.append(Conversion(target.name, source.description, layout, stored_dtype, dtype))
     _report_rest(reader, found, report)
     missing = set(report.missing)
     for target in targets if missing else ():
-        report.looked_for.update((name, list(possible_names(target))) for name in target.names if name in missing)
+        report.looked_for.update((name, possible_names(target)) for name in target.names if name in missing)
     report.remarks.extend(hints(reader, targets, loads, report))
     for key in reader.keys() if reader.object_graph is not None else ():
         variable = reader.variable_name(key)
@@ -241,12 +257,12 @@ def _plan(
         report.missing_slots.extend(slots.missing)
         report.hyperparameters.update(slots.state.hyperparameters)
     uncounted = [target for target in targets if target.name in without_counts - found.sources.keys()]
-    return _Plan(report, loads, uncounted, slots)
+    return _Plan(report, loads, filled, uncounted, slots)
 
 
 def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> None:
     """Report the stored tensors that are not loaded."""
-    used = {key for source in found.sources.values() for key in (source.key, source.read_key)}
+    used = {key for source in found.sources.values() for key in (*source.keys, *source.read_keys)}
     ignored = auxiliary_keys(reader) | found.apart | set(found.left_out)
     for key in reader.keys():
         if key in used:
@@ -280,12 +296,18 @@ def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
     return names
 
 
-def _mismatch(reader: CheckpointReader, target: Target, source: Source) -> Mismatch | None:
-    """Return why a stored tensor cannot be loaded into the target; None if it can."""
-    key, layout, wanted = source.read_key, source.layout, target.shape
-    shape, stored_dtype, dtype = reader.shape(key), reader.dtype(key), target.tensor.dtype
+def _mismatch(reader: CheckpointReader, target: Target, source: Source, shapes: Mapping[str, Shape]) -> Mismatch | None:
+    """Return why stored tensors cannot be loaded into the target; None if they can."""
+    key, layout, wanted = source.description, source.layout, target.shape
+    shape, dtype = shapes[source.read_keys[0]], target.tensor.dtype
+    dtypes = [reader.dtype(each) for each in source.read_keys]
+    stored_dtype = next((each for each in dtypes if not _converts(_torch_dtype(each), dtype)), dtypes[0])
     reason = ""
-    if not layout.fits(len(shape)) or (wanted is not None and layout.torch_shape(shape) != wanted):
+    try:
+        fits = wanted in (None, source.shape(shapes))
+    except InvalidArgumentError:
+        fits = False
+    if not fits:
         reason = size_mismatch(target.name, shape, layout.name, wanted)
     elif not _converts(_torch_dtype(stored_dtype), dtype):
         reason = f"dtype mismatch for {target.name}: {stored_dtype.short_name} in checkpoint, {dtype} in current model"
@@ -337,11 +359,11 @@ def _report_semantics(
         _log.warning("%s: %s", path, finding)
 
 
-def _own_memory(loads: Sequence[tuple[Target, Source]], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _own_memory(targets: Sequence[Target], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return contiguous values on the devices of their targets; no two of them share memory."""
     owned: list[torch.Tensor] = []
     seen: set[int] = set()
-    for (target, _), value in zip(loads, values, strict=True):
+    for target, value in zip(targets, values, strict=True):
         device = target.tensor.device
         own = value.contiguous().to("cpu" if device.type == "meta" else device)
         # One stored tensor may be loaded into two; if they shared memory, a change to one would change both.

@@ -14,9 +14,9 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.object_graph import ObjectGraph
 from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.auxiliary import OUTPUT, is_optimizer
 from torch_tfckpt.models.saved_optimizers import how_to_restore
-from torch_tfckpt.models.sources import Source
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.optimizers.slots import KNOWN_TO_TENSORFLOW, slot_names, slot_variables
 from torch_tfckpt.optimizers.tensorflow import FoundSlot, StatePlan, StoredOptimizer, plan_state
@@ -50,9 +50,9 @@ class SlotPlan:
 
     def state_dict(self, values: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Return the argument for the optimizer's load_state_dict. `values`: stored key -> tensor as stored."""
-        layouts = (self.loaded[identity_of(slot.parameter)][1].layout for slot in self.state.slots)
-        pairs = zip(layouts, self.state.slots, strict=True)
-        turned = [layout.to_torch(values[slot.key]).contiguous() for layout, slot in pairs]
+        sources = (self.loaded[identity_of(slot.parameter)][1] for slot in self.state.slots)
+        pairs = zip(sources, self.state.slots, strict=True)
+        turned = [source.of_slots().assemble([values[slot.key]]).contiguous() for source, slot in pairs]
         return self.state.state_dict(turned, keep_others=True)
 
 
@@ -79,6 +79,8 @@ def plan_slots(
         )
     known = {identity_of(target.tensor): (target, source) for target, source in loaded}
     parameters = [known[identity] for identity in map(identity_of, _parameters(optimizer)) if identity in known]
+    # The slots of variables that are joined are not looked for; the report says that their state is missing.
+    parameters = [(target, source) for target, source in parameters if len(source.parts) == 1]
     if reader.object_graph is None:
         stored, slots = _find_by_name(reader, optimizer, parameters)
     else:
@@ -169,7 +171,7 @@ def _named(graph: ObjectGraph, nodes: Iterable[int]) -> str:
 
 def _check(reader: CheckpointReader, source: Source, slot: FoundSlot) -> None:
     """Raise InvalidArgumentError if a slot does not fit its variable."""
-    shape, wanted = reader.shape(slot.key), reader.shape(source.read_key)
+    shape, wanted = reader.shape(slot.key), reader.shape(source.read_keys[0])
     dtype = value_dtype(slot.key, reader.dtype(slot.key))
     if shape != wanted or dtype.is_floating_point != slot.parameter.is_floating_point():
         kind = "" if shape != wanted else f" and dtype {dtype}"

@@ -5,33 +5,23 @@ save_model(model, "model/net", naming="tf")      # fc1/kernel, [in, out]
 save_model(model, "model/net", extra={"global_step": 7})
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.models.extra_values import extra_values
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
-from torch_tfckpt.models.layer_names import layout_by_rule, layout_of, written_variable_name
-from torch_tfckpt.models.layouts import Layout, layout_named
-from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
-from torch_tfckpt.saveables.module_tensors import ModuleTensor
+from torch_tfckpt.models.written_variables import written_names, written_variables
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
-from torch_tfckpt.saveables.stored_keys import SHARED
 from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.tensor_dict import save_file
-from torch_tfckpt.text import did_you_mean, quoted
-from torch_tfckpt.values import WritableValue, outside_modes
-
-KeysAndLayouts = Mapping[str, tuple[str, str | None]]
-"""State_dict key -> stored key and layout."""
+from torch_tfckpt.values import outside_modes
 
 _NAMINGS: Final = ("torch", "tf")
 
@@ -101,7 +91,7 @@ def save_model(
         return written
     with error_context(f"save_model to {fspath(prefix)}"):
         targets = targets_of(model)
-        values = _named(targets, naming, {} if mapper is None else as_key_mapper(mapper).inverse())
+        values = written_variables(targets, naming, {} if mapper is None else as_key_mapper(mapper).inverse())
         if extra is not None:
             values |= extra_values(extra, [*values, *_names_of(targets)])
     return save_file(values, prefix)
@@ -118,60 +108,5 @@ def _with_extra(model: nn.Module, extra: Mapping[str, object]) -> dict[str, obje
 def _names_of(targets: list[Target]) -> Iterator[str]:
     """Yield the names by which load_model would find the tensors of a module: torch's and TensorFlow's."""
     for target in targets:
-        for place in target.places:
-            yield place.name
-            yield _stored_as(place, target.tensor.dim(), "tf", {})[0]
-
-
-def _named(targets: list[Target], naming: str, mapped: KeysAndLayouts) -> dict[str, WritableValue]:
-    """Map each key to the value to store."""
-    _check_mapped(targets, mapped)
-    values: dict[str, WritableValue] = {}
-    names: dict[str, str] = {}
-    aliases: dict[str, str] = {}
-    for target in targets:
-        if is_lazy(target.tensor):
-            raise InvalidArgumentError(f"{quoted(target.name)} has no shape yet. Run the model once before saving it")
-        kept: dict[Layout, str] = {}  # layouts in which the tensor is stored, and their keys
-        for place in target.places:
-            key, layout = _stored_as(place, target.tensor.dim(), naming, mapped)
-            other = names.setdefault(key, place.name)
-            if other != place.name:
-                raise InvalidArgumentError(
-                    f"{quoted(other)} and {quoted(place.name)} are both stored as {quoted(key)}. Map one of them to "
-                    "another name"
-                )
-            # An alias is read with the layout that the name of the stored tensor implies.
-            implied = {at: layout_of(place.module, place.attribute, variable_name_of(at)) for at in kept.values()}
-            same = (at for each, at in kept.items() if each == implied[at])
-            first = None if place.name in mapped else next(same, None)
-            if first is not None:
-                aliases[key] = first
-            else:
-                kept[layout] = key
-                values[key] = layout.to_stored(target.tensor.detach())
-    if aliases:
-        values[SHARED] = json.dumps(aliases)
-    return values
-
-
-def _check_mapped(targets: list[Target], mapped: KeysAndLayouts) -> None:
-    """Raise InvalidArgumentError if a mapper names tensors that the module does not have."""
-    known = [name for target in targets for name in target.names]
-    for name in sorted(mapped.keys() - set(known)):
-        raise InvalidArgumentError(
-            f"the mapper maps {quoted(mapped[name][0])} to {quoted(name)}, which the module does not have. "
-            f"{did_you_mean(name, known)}".rstrip()
-        )
-
-
-def _stored_as(place: ModuleTensor, rank: int, naming: str, mapped: KeysAndLayouts) -> tuple[str, Layout]:
-    if place.name in mapped:
-        key, layout = mapped[place.name]
-        with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
-            return key, layout_by_rule(layout, place.module, place.attribute, variable_name_of(key), rank)
-    if naming == "torch":
-        return place.name, layout_named("same")
-    variable_name = written_variable_name(place.module, place.attribute)
-    name = place.name if variable_name == place.attribute else place.parent + variable_name
-    return name.replace(".", "/"), layout_of(place.module, place.attribute, variable_name)
+        yield from target.names
+        yield from written_names(target)

@@ -21,9 +21,9 @@ from typing import Final
 from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.layer_semantics import dense_after_flatten, layer_findings
 from torch_tfckpt.models.norm_semantics import norm_findings
-from torch_tfckpt.models.sources import Source
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.models.tensorflow_parts import tensorflow_parts, those
 from torch_tfckpt.saveables.load_report import SemanticFinding
@@ -82,7 +82,7 @@ def find_semantics(
 
 
 def _averages(loads: Sequence[tuple[Target, Source]], unused: Collection[str]) -> list[SemanticFinding]:
-    places = [target.places[0] for target, source in loads if source.key in unused]
+    places = [target.places[0] for target, source in loads if any(key in unused for key in source.keys)]
     if not places:
         return []
     modules = tuple(dict.fromkeys(place.parent[:-1] for place in places))

@@ -1,28 +1,30 @@
-"""Find the stored tensor, and its layout, from which each tensor of a module is loaded."""
+"""Find the stored tensors, and their layouts, from which each tensor of a module is loaded."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Literal
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import InvalidArgumentError, error_context
-from torch_tfckpt.format.tensor_names import short_key
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import averages as averages_among
 from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.layer_names import is_variable_name, layout_by_rule, layout_of, variable_names
+from torch_tfckpt.models.layer_names import AMBIGUOUS, Leaves
 from torch_tfckpt.models.layouts import SAME, Layout
+from torch_tfckpt.models.mapped_sources import MappedSources, mapped_sources
 from torch_tfckpt.models.stored_names import (
     Names,
     Naming,
+    StoredVariable,
     choose_naming,
     dotted,
     naming_below,
     stored_names,
     variable_name_of,
 )
-from torch_tfckpt.models.targets import Target
-from torch_tfckpt.saveables.module_tensors import ModuleTensor
+from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.saveables.stored_keys import same_stored
 from torch_tfckpt.text import quoted
 
@@ -31,34 +33,18 @@ Averages = Literal["warn", "ignore", "prefer", "only"]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Stored tensor from which a target is loaded."""
-
-    key: str  # of the variable
-    layout: Layout
-    variable_name: str  # last part of the name, "kernel"
-    average: str | None = None  # key of its moving average, if that is read instead
-
-    @property
-    def read_key(self) -> str:
-        """The key to read."""
-        return self.average or self.key
-
-
 @dataclass(slots=True)
 class Found:
     """Result of the search. Each target is identified by its first name."""
 
     sources: dict[str, Source] = field(default_factory=dict)
+    filled: dict[str, float] = field(default_factory=dict)  # name -> value of all elements, for lack of a variable
     prefix: str = ""  # as the checkpoint spells it
     below_prefix: set[str] = field(default_factory=set)  # keys; without a prefix, all of them
     apart: set[str] = field(default_factory=set)  # keys of further copies of tied tensors, which are not read
     left_out: list[str] = field(default_factory=list)  # keys that the mapper omits
-    strays: dict[str, str] = field(
-        default_factory=dict
-    )  # key -> name that the mapper maps it to, but that the module lacks
-    asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that the mapper maps to it; it is not stored
+    strays: dict[str, str] = field(default_factory=dict)  # key -> name to which it is mapped, but the module lacks
+    asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that is mapped to it, but is not stored
     not_averaged: list[str] = field(default_factory=list)  # names without an average, if only averages are wanted
     unused_rules: list[str] = field(default_factory=list)  # names and patterns of the mapper that match nothing
     remarks: list[str] = field(default_factory=list)  # for the report: warnings, and arguments that would find more
@@ -82,83 +68,62 @@ def find_sources(
     stored_averages = averages_among(reader.keys())
     averages = stored_averages if ema in ("prefer", "only") else {}
     found = Found()
-    taken = _apply(mapper, reader, targets, averages, found) if mapper is not None else set()
-    named = {mapped.target: key for key, mapped in mapper.names.items()} if mapper is not None else {}
+    mapped = MappedSources() if mapper is None else mapped_sources(mapper, reader, targets, averages)
+    found.left_out, found.strays, found.unused_rules = mapped.left_out, mapped.strays, mapped.unused_rules
+    for target in targets:
+        given = [mapped.sources[name] for name in target.names if name in mapped.sources]
+        if given:
+            found.sources[target.name] = given[0]
+            _note_apart(reader, target, [source.key for source in given], found)
+    named = {each.target: key for key, each in mapper.names.items()} if mapper is not None else {}
     left = [target for target in targets if target.name not in found.sources]
     for target in left:
         found.asked_for.update({name: named[name] for name in target.names if name in named})
     left = [target for target in left if not any(name in found.asked_for for name in target.names)]
-    _find_by_name(reader, left, averages, prefix, taken, found)
+    _find_by_name(reader, left, averages, prefix, mapped.taken, found)
+    _check_order_of_axes(reader, left, found)
+    _fill_the_rest(targets, found)
     for target in targets:
         source = found.sources.get(target.name)
         if source is None:
             continue
-        if source.key in averages:
-            found.sources[target.name] = Source(source.key, source.layout, source.variable_name, averages[source.key])
-        elif ema == "only" and not target.is_counter:
+        parts = [replace(part, average=averages.get(part.key)) for part in source.parts]
+        if any(part.average for part in parts):
+            found.sources[target.name] = replace(source, parts=tuple(parts))
+        if ema == "only" and not all(part.average for part in parts) and not target.is_counter:
             found.not_averaged.append(target.name)
     if ema in ("warn", "ignore") and stored_averages:
         _remark_on_averages(stored_averages, [target for target in left if target.name not in found.sources], found)
     return found
 
 
-def possible_names(target: Target) -> dict[str, ModuleTensor]:
-    """Return the names under which a target may be stored, its own first; each with its place."""
-    names = {place.name: place for place in target.places}
-    for place in target.places:
-        for variable_name in variable_names(place.module, place.attribute):
-            names.setdefault(place.parent + variable_name, place)
-    return names
+def possible_names(target: Target) -> list[str]:
+    """Return the names under which a target, or a part of it, may be stored, its own first."""
+    own = [place.name for place in target.places]
+    of_layers = (each.base + leaf for each in target.origins for leaf in each.origin.leaves())
+    return list(dict.fromkeys([*own, *of_layers]))
 
 
-def _apply(
-    mapper: KeyMapper,
-    reader: CheckpointReader,
-    targets: Sequence[Target],
-    averages: Mapping[str, str],
-    found: Found,
-) -> set[str]:
-    """Apply the mapper; return the keys that its rules match."""
-    places = {place.name: (target, place) for target in targets for place in target.places}
-    by_name: dict[str, tuple[str, Source]] = {}
-    taken: set[str] = set()
-    unused = dict.fromkeys(mapper.sources)
-    for key in dict.fromkeys((*reader.keys(), *averages)):
-        others = (name for name in reader.names_of(key) if name not in (key, short_key(key)))
-        names = (short_key(key), key, *others)
-        match = mapper.match(*names)
-        if match is None:
-            continue
-        mapped = match.mapped
-        unused.pop(match.rule, None)
-        taken.add(key)
-        if mapped.target is None:
-            found.left_out.append(key)
-        elif mapped.target in by_name:
-            raise InvalidArgumentError(
-                f"{reader.path}: {quoted(by_name[mapped.target][0])} and {quoted(key)} are both mapped to "
-                f"{quoted(mapped.target)}. Map one of them to None"
-            )
-        elif mapped.target not in places:
-            found.strays[key] = mapped.target
-        else:
-            _, place = places[mapped.target]
-            module, attribute = place.module, place.attribute
-            candidates = [variable_name_of(each) for each in (match.name, *names[2:], key)]
-            variable_name = next(
-                (each for each in candidates if is_variable_name(module, attribute, each)), candidates[0]
-            )
-            rank = len(reader.shape(averages.get(key, key)))
-            with error_context(f"{reader.path}: {quoted(match.name)}, mapped to {quoted(place.name)}"):
-                layout = layout_by_rule(mapped.layout, module, attribute, variable_name, rank)
-            by_name[mapped.target] = (key, Source(key, layout, variable_name))
-    found.unused_rules.extend(rule if isinstance(rule, str) else rule.pattern for rule in unused)
+def _fill_the_rest(targets: Sequence[Target], found: Found) -> None:
+    """Fill tensors that TensorFlow does not store for a layer whose other tensors are from TensorFlow's variables."""
+    from_tensorflow = {
+        name
+        for target in targets
+        for name in target.names
+        if (source := found.sources.get(target.name)) is not None
+        and any(source.variable_name in map(_last_part, each.origin.leaves()) for each in target.origins)
+        and source.variable_name != name.rpartition(".")[2]
+    }
     for target in targets:
-        given = [by_name[name][1] for name in target.names if name in by_name]
-        if given:
-            found.sources[target.name] = given[0]
-            _note_apart(reader, target, [source.key for source in given], found)
-    return taken
+        if target.name in found.sources or any(name in found.asked_for for name in target.names):
+            continue
+        for each in target.origins:
+            if each.origin.fill is not None and any(name in from_tensorflow for name, _ in each.siblings()):
+                found.filled[target.name] = each.origin.fill
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _remark_on_averages(averages: Mapping[str, str], missing: Sequence[Target], found: Found) -> None:
@@ -182,12 +147,11 @@ def _find_by_name(
 ) -> None:
     """Add a source for each target that is found by name."""
     _check_distinct(targets)
-    possible = {target.name: possible_names(target) for target in targets}
     wanted: dict[str, set[str]] = {}
-    for name, names in possible.items():
-        for each in names:
-            wanted.setdefault(each, set()).add(name)
-    counted = {target.name for target in targets if not target.is_counter}
+    for target in targets:
+        for each in possible_names(target):
+            wanted.setdefault(each, set()).add(target.name)
+    counted = {target.name for target in targets if not target.is_counter and not _may_be_filled(target)}
     with_wrapper = any(target.is_wrappers for target in targets)
     ways = stored_names(reader, averages, leave_out=taken, with_wrapper=with_wrapper)
     if prefix is None:
@@ -198,10 +162,15 @@ def _find_by_name(
     if naming.remark:
         found.remarks.append(naming.remark)
     found.below_prefix = set(reader.keys()) if not naming.prefix else naming.keys_below()
+    layers = _LayersByName(naming, targets)
     for target in targets:
-        source = _source_of(reader, target, possible[target.name], naming, found)
+        source = _source_of(reader, target, naming, layers, found)
         if source is not None:
             found.sources[target.name] = source
+
+
+def _may_be_filled(target: Target) -> bool:
+    return any(not each.origin.variables for each in target.origins)
 
 
 def _check_distinct(targets: Sequence[Target]) -> None:
@@ -218,27 +187,110 @@ def _check_distinct(targets: Sequence[Target]) -> None:
 
 
 def _source_of(
-    reader: CheckpointReader, target: Target, possible: Mapping[str, ModuleTensor], naming: Naming, found: Found
+    reader: CheckpointReader, target: Target, naming: Naming, layers: "_LayersByName", found: Found
 ) -> Source | None:
     """Return the source of a target, found by its own names or else by TensorFlow's; None if not found."""
-    own = {place.name for place in target.places}
-    for names in ([name for name in possible if name in own], [name for name in possible if name not in own]):
-        stored = {each: possible[name] for name in names for each in naming.find(name)}
-        if not stored:
+    candidates = [
+        (place.name, _by_own_name(reader, target, each)) for place in target.places for each in naming.find(place.name)
+    ]
+    if not candidates:
+        candidates = [(each.name, source) for each in target.origins for source in layers.sources(each)]
+    sources = {source.key: (name, source) for name, source in reversed(candidates)}
+    if not sources:
+        return None
+    if len({name for name, _ in sources.values()}) < len(sources):
+        keys = dict.fromkeys(source.key for _, source in candidates)
+        raise InvalidArgumentError(
+            f"{reader.path}: {quoted(target.name)} may be stored as {' or '.join(map(quoted, keys))}. Choose "
+            f"one of these keys with a KeyMapper"
+        )
+    first = candidates[0][1]
+    _note_apart(reader, target, list(dict.fromkeys(source.key for _, source in candidates)), found)
+    return first
+
+
+def _by_own_name(reader: CheckpointReader, target: Target, stored: StoredVariable) -> Source:
+    """Return the source for a tensor that is stored under torch's name.
+
+    In an object-based checkpoint, the variable of an attribute "weight" may be called "kernel", which implies a layout.
+    """
+    variable = reader.variable_name(stored.key)
+    leaf = "" if variable is None else variable_name_of(variable)
+    implied = [leaves[leaf] for each in target.origins for leaves in each.origin.variables if leaf in leaves]
+    return Source.of(stored.key, implied[0] if implied else SAME, stored.variable_name)
+
+
+def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], found: Found) -> None:
+    """Raise InvalidArgumentError for a "weight" that may be stored in TensorFlow's order of axes or in torch's.
+
+    It is if other tensors of the module have TensorFlow's names, and its shape fits both ways.
+    """
+    from_tensorflow = any(
+        source.variable_name in map(_last_part, each.origin.leaves())
+        and source.variable_name not in target.name.split(".")
+        for target in targets
+        if (source := found.sources.get(target.name)) is not None
+        for each in target.origins
+    )
+    for target in targets if from_tensorflow else ():
+        source = found.sources.get(target.name)
+        if source is None or not source.is_unchanged or source.variable_name not in AMBIGUOUS or target.shape is None:
             continue
-        if len({place.name for place in stored.values()}) < len({each.key for each in stored}):
-            raise InvalidArgumentError(
-                f"{reader.path}: {quoted(target.name)} may be stored as "
-                f"{' or '.join(quoted(each.key) for each in stored)}. Choose "
-                f"one of these keys with a KeyMapper"
-            )
-        _note_apart(reader, target, [each.key for each in stored], found)
-        (key, variable_name), place = next(iter(stored.items()))
-        # A hook may have renamed "weight" to "kernel" in the state_dict: then this is not TensorFlow's kernel.
-        is_renamed = place.name in own and variable_name == place.name.rpartition(".")[2] != place.attribute
-        layout = SAME if is_renamed else layout_of(place.module, place.attribute, variable_name)
-        return Source(key, layout, variable_name)
-    return None
+        shape = reader.shape(source.key)
+        of_layer = (layout for each in target.origins for leaves in each.origin.variables for layout in leaves.values())
+        for layout in dict.fromkeys(of_layer):
+            other = layout.resolved(shape, target.shape)
+            if len(shape) > 1 and other.fits(shape) and other.torch_shape(shape) == target.shape == shape:
+                rule = f"mapper={{{quoted(source.key)}: ({quoted(target.name)}, {quoted(layout.name)})}}"
+                raise InvalidArgumentError(
+                    f"{reader.path}: it is unknown whether the axes of {quoted(source.key)} are in TensorFlow's order "
+                    f"or in torch's: the name is torch's, but other variables have TensorFlow's names. Give the "
+                    f'layout, as in {rule}, or "same" instead of {quoted(layout.name)}'
+                )
+
+
+class _LayersByName:
+    """The variables of the layers of a module, as far as they are found by name.
+
+    Args:
+        targets: The tensors of the module; origins of attributes that it does not have are ignored.
+    """
+
+    def __init__(self, naming: Naming, targets: Sequence[Target]) -> None:
+        self._naming = naming
+        self._origins: dict[str, dict[int, list[LayerOrigin]]] = {}
+        for each in (each for target in targets for each in target.origins):
+            self._origins.setdefault(each.base, {}).setdefault(each.order, []).append(each)
+        self._chosen: dict[str, int] = {}
+
+    def sources(self, each: LayerOrigin) -> Iterator[Source]:
+        """Yield the sources of a tensor: several if a variable is stored under several of its names.
+
+        Nothing is yielded for a variant other than the one of which the most is stored.
+        """
+        if each.order != self._variant(each.base) or not each.origin.variables:
+            return
+        for chosen in product(*(self._find(each.base, leaves) for leaves in each.origin.variables)):
+            parts = tuple(SourcePart(stored.key, layout) for stored, layout in chosen)
+            yield Source(parts, chosen[0][0].variable_name, each.origin.axis, each.origin.bounds)
+
+    def _variant(self, base: str) -> int:
+        """Return the number of the first variant that is complete, or of which the most variables are stored."""
+        if base not in self._chosen:
+            variants = self._origins[base]
+            self._chosen[base] = max(variants, key=lambda order: (*self._score(base, variants[order]), -order))
+        return self._chosen[base]
+
+    def _score(self, base: str, origins: Sequence[LayerOrigin]) -> tuple[bool, int]:
+        needed = [
+            (each.origin.fill is None, bool(self._find(base, leaves)))
+            for each in origins
+            for leaves in each.origin.variables
+        ]
+        return all(stored for is_needed, stored in needed if is_needed), sum(stored for _, stored in needed)
+
+    def _find(self, base: str, leaves: Leaves) -> list[tuple[StoredVariable, Layout]]:
+        return [(each, layout) for leaf, layout in leaves.items() for each in self._naming.find(base + dotted(leaf))]
 
 
 def _note_apart(reader: CheckpointReader, target: Target, keys: Sequence[str], found: Found) -> None:

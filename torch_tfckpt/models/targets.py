@@ -4,7 +4,7 @@ A tensor with several names, such as a tied weight, is one target; a checkpoint 
 Extra state, and tensors that the module's state_dict omits, are not targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +13,35 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.models.layer_names import TensorOrigin, Variant, variants_of
 from torch_tfckpt.saveables.module_tensors import ModuleTensor, group_shared, module_tensors
 from torch_tfckpt.saveables.state_dicts import loads_state_dict, outermost
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
+from torch_tfckpt.saveables.wrappers import ModuleNames
 from torch_tfckpt.text import quoted
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOrigin:
+    """One way in which a tensor of a module may be made from TensorFlow's variables of a layer.
+
+    Attributes:
+        name: Name of the tensor.
+        base: Name of the layer, with which the names of its tensors and variables begin: "encoder.layer.0.".
+        variant: The tensors of the layer in this variant, by attribute.
+        order: Number of the variant in `variants_of`.
+        origin: How the tensor is made.
+    """
+
+    name: str
+    base: str
+    variant: Variant
+    order: int
+    origin: TensorOrigin
+
+    def siblings(self) -> Iterator[tuple[str, TensorOrigin]]:
+        """Yield the names and origins of all tensors of the layer, this one included."""
+        return ((self.base + attribute, origin) for attribute, origin in self.variant.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +50,12 @@ class Target:
 
     Attributes:
         is_loaded: Whether it is in a module that is restored by load_state_dict, which may change its shape.
+        origins: How it may be made from TensorFlow's variables.
     """
 
     places: Sequence[ModuleTensor]
     is_loaded: bool = False
+    origins: Sequence[LayerOrigin] = ()
 
     @property
     def tensor(self) -> torch.Tensor:
@@ -107,6 +134,17 @@ def targets_of(model: nn.Module) -> list[Target]:
     """Return the targets of a module, in the order of its state_dict."""
     loaded = {id(each) for _, part in outermost(model, loads_state_dict) for each in part.modules()}
     groups = group_shared(each for each in module_tensors(model) if each.persistent)
-    if not loaded:
-        return [Target(places) for places in groups]
-    return [Target(places, any(id(place.module) in loaded for place in places)) for places in groups]
+    origins: dict[str, list[LayerOrigin]] = {}
+    for base, module in ModuleNames(model).owners().items():
+        for order, variant in enumerate(variants_of(module)):
+            for attribute, origin in variant.items():
+                name = base + attribute
+                origins.setdefault(name, []).append(LayerOrigin(name, base, variant, order, origin))
+    return [
+        Target(
+            places,
+            any(id(place.module) in loaded for place in places),
+            [each for place in places for each in origins.get(place.name, ())],
+        )
+        for places in groups
+    ]

@@ -15,8 +15,8 @@ from typing import Final
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.layouts import SAME
-from torch_tfckpt.models.sources import Source
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.saveables.load_report import SemanticFinding
 from torch_tfckpt.saveables.module_tensors import ModuleTensor, own_tensors

@@ -121,6 +121,8 @@ class LoadReport:
         converted: Tensors whose axes were moved or whose dtype was changed.
         sources: Name -> stored key, for everything that was loaded.
         averaged: Names that were filled with a moving average.
+        filled: Name -> value of all elements, for tensors that TensorFlow does not store for a layer, such as the
+            weight of a BatchNorm that was built with scale=False.
         ignored: Stored keys that are not weights of this module: counters, optimizers, averages, tensors that the
             mapper omits or that are outside the prefix; and the additional keys of tied tensors.
         prefix: Prefix below which the module is stored, as the checkpoint spells it: "model/".
@@ -154,6 +156,7 @@ class LoadReport:
     converted: list[Conversion] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     averaged: list[str] = field(default_factory=list)
+    filled: dict[str, float] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     prefix: str = ""
     slots: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -178,7 +181,11 @@ class LoadReport:
         taken = ", ".join(f"{name}={value}" for name, value in self.hyperparameters.items())
         slots = [f"optimizer state of {counted(len(self.slots), 'parameter')}" + (f"; {taken}" if taken else "")]
         slots = slots if self.slots or taken else []
-        return "\n".join([head, *slots, *self.problems(), *self.advice(), *changed])
+        filled = [
+            f"{quoted(name)} is not stored for its layer: filled with {value:g}" for name, value in self.filled.items()
+        ]
+        filled = first_lines(filled, _LISTED)
+        return "\n".join([head, *slots, *self.problems(), *self.advice(), *filled, *changed])
 
     def problems(self) -> list[str]:
         """Return the problems as lines of text, worded as in load_state_dict; empty if everything fits.
