@@ -35,13 +35,19 @@ def test_known_names(module: nn.Module, attribute: str, stored: str, layout: Lay
     assert [leaves[stored] for leaves in layouts(module, attribute)] == [layout]
 
 
-@pytest.mark.parametrize("module", [nn.Bilinear(1, 1, 1), nn.Module(), nn.LSTM(1, 1, num_layers=2)], ids=str)
+@pytest.mark.parametrize(
+    "module", [nn.Bilinear(1, 1, 1), nn.Module(), nn.LSTM(1, 1, num_layers=2)], ids=lambda module: type(module).__name__
+)
 def test_unknown_modules(module: nn.Module) -> None:
     """Nothing is assumed about a module that is not known, and about stacked layers, which are stored one by one."""
     assert list(variants_of(module)) == []
 
 
-@pytest.mark.parametrize("module", [nn.Linear(1, 1), nn.Conv2d(1, 1, 1), nn.BatchNorm1d(1), nn.LSTM(1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "module",
+    [nn.Linear(1, 1), nn.Conv2d(1, 1, 1), nn.BatchNorm1d(1), nn.LSTM(1, 1)],
+    ids=lambda module: type(module).__name__,
+)
 def test_torch_s_own_name_of_a_weight_is_not_among_them(module: nn.Module) -> None:
     """It implies no layout: TensorFlow's programs and torch both use it, in different orders of axes."""
     names = {leaf for variant in variants_of(module) for origin in variant.values() for leaf in origin.leaves()}

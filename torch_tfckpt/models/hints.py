@@ -11,6 +11,7 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.layer_names import KERNELS
 from torch_tfckpt.models.layouts import LAYOUTS, SAME
+from torch_tfckpt.models.named_kinds import Kinds
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.saveables.load_report import LoadReport, Mismatch
@@ -35,6 +36,19 @@ def hints(
         yield (
             f"no layout is known for {listed(copied, _SHOWN)}: copied with the axes as stored. If they are in a "
             f"different order in the module, permute them after loading"
+        )
+
+
+def remarks_on_slots(stored: Kinds, report: LoadReport) -> Iterator[str]:
+    """Yield a remark about ignored tensors that only an equal shape shows to be optimizer state."""
+    ignored = set(report.ignored)
+    uncertain = [key for key in stored.uncertain if key in ignored]
+    if uncertain:
+        key = uncertain[0]
+        yield (
+            f"ignored as optimizer state: {listed(uncertain, _SHOWN)}, because the name begins with that of the stored "
+            f"tensor {quoted(stored.slots[key].variable)} and the shapes are equal. If it is a weight of the module, "
+            f"map it with a rule such as mapper={{{quoted(key)}: NAME}}"
         )
 
 

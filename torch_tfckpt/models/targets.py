@@ -124,6 +124,14 @@ class Target:
         for place in self.places:
             place.replace(new if place.is_parameter else value)
 
+    def set_count(self, count: int) -> None:
+        """Set n_averaged of an AveragedModel; on the meta device it is replaced by a tensor on the CPU."""
+        value = torch.full(self.tensor.shape, count, dtype=self.tensor.dtype, device="cpu")
+        if self.tensor.device.type == "meta":
+            self.replace(value)
+        else:
+            self.fill(value)
+
     def start_counting(self) -> None:
         """Replace num_batches_tracked on the meta device by a zero on the CPU."""
         if self.tensor.device.type == "meta":
