@@ -40,7 +40,7 @@ def hints(
 
 
 def remarks_on_slots(stored: Kinds, report: LoadReport) -> Iterator[str]:
-    """Yield a remark about ignored tensors that only an equal shape shows to be optimizer state."""
+    """Yield a remark about tensors ignored as optimizer state only because of their name and shape."""
     ignored = set(report.ignored)
     uncertain = [key for key in stored.uncertain if key in ignored]
     if uncertain:

@@ -59,9 +59,10 @@ class TensorOrigin:
 
     Attributes:
         variables: The variables that are joined, in order.
-        axis: Axis, in torch's order, along which they are joined, and of which `bounds` is a range.
-        bounds: The range that is this tensor; None: all of it.
-        fill: Value of all elements if no variable is stored, although others of the layer are. None: it is missing.
+        axis: Axis, in torch's order, along which they are joined; also the axis of `bounds`.
+        bounds: The part of the joined variables that this tensor contains; None: all of it.
+        fill: Value for all elements if none of the variables is stored, but other variables of the layer are. None:
+            the tensor is then missing.
         summed_with: Attribute to which a tensor without a variable is added when the layer is written: torch has two
             biases where TensorFlow has one.
     """

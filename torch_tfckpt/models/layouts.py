@@ -16,9 +16,9 @@
     gru_bias              bias [2, 3 x size], gates z, r, h         <-> [2 x 3 x size], gates r, z, n
     weight_norm           g [out]                                   <-> [out, 1, ...]
 
-A layout may have parameters: the lengths of axes that are parts of a stored or a held axis, and the `forget_bias` of
-"lstm_tf1", which TensorFlow adds at run time and torch has in its bias. Nothing is reshaped in any other way: a shape
-that does not fit is an error, because a reshape to the wanted shape would hide a wrong order.
+A layout may have parameters: the lengths of axes that are combined into one axis, in the checkpoint or in torch, and
+the `forget_bias` of "lstm_tf1", which TensorFlow adds at run time and torch includes in its bias. Nothing is reshaped
+in any other way: a shape that does not fit is an error, because reshaping it would hide a wrong axis order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -126,7 +126,7 @@ class Layout:
         return self
 
     def with_lengths(self, **known: int) -> "Layout":
-        """Return this layout with lengths of axes that it has; others are ignored."""
+        """Return this layout with the given axis lengths. Axes that it does not have are ignored."""
         names = {name for each in self.patterns for name in each.names}
         own = {name: length for name, length in known.items() if name in names}
         return replace(self, known=tuple((dict(self.known) | own).items())) if own else self
@@ -273,7 +273,7 @@ def _with_parameters(given: Mapping[Any, Any]) -> Layout:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if name not in axes or not number or (name != _FORGET_BIAS and (not isinstance(value, int) or value < 1)):
             raise InvalidArgumentError(
-                f'layout "{layout.name}": {name!r}={value!r} is not a parameter of it. Parameters, all numbers: '
+                f'layout "{layout.name}": invalid parameter {name!r}={value!r}. Parameters, all numbers: '
                 f"{', '.join(sorted(axes)) or 'none'}"
             )
     lengths = {name: value for name, value in given.items() if name not in ("kind", _FORGET_BIAS)}

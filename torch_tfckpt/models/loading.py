@@ -166,7 +166,7 @@ def load_model(
         stored = reader.get_tensors(dict.fromkeys(slot_keys))
     if plan.report.filled:
         names = listed(list(plan.report.filled), _LISTED)
-        _log.warning("%s: not stored for their layers, and filled with a constant: %s", reader.path, names)
+        _log.warning("%s: tensors not stored, and filled with a constant instead: %s", reader.path, names)
     tensors = {key: value for key, value in stored.items() if isinstance(value, torch.Tensor)}
     for target, number in plan.filled:
         tensor = target.tensor
@@ -381,8 +381,10 @@ def _report_semantics(
         names = dict.fromkeys(finding.name for finding in open_findings)
         lines = "\n  ".join(map(str, open_findings))
         raise InvalidArgumentError(
-            f"{path}: the weights do not tell whether this {type(model).__name__} computes the same:\n  {lines}\n"
-            f"Nothing was loaded. Change the module, or accept what is right: accept=({', '.join(map(quoted, names))},)"
+            f"{path}: the weights alone do not show whether this {type(model).__name__} computes the same "
+            f"function:\n  {lines}\n"
+            f"Nothing was loaded. Change the module, or, if it is correct, pass "
+            f"accept=({', '.join(map(quoted, names))},)"
         )
     for finding in open_findings:
         report.remarks.append(str(finding))

@@ -25,7 +25,7 @@ from torch_tfckpt.text import quoted
 
 @dataclass(slots=True)
 class MappedSources:
-    """What the rules of a mapper give.
+    """Result of applying the rules of a mapper.
 
     Attributes:
         sources: Name of a tensor -> its source.
@@ -144,7 +144,7 @@ def _add(
 
 
 def _single(here: _NamedTarget, mapped: _Mapped) -> tuple[Source, LayerOrigin | None]:
-    """Return the source for one stored tensor, and the origin of the layer that it follows from, if any."""
+    """Return the source for one stored tensor, and the layer origin that determined it, if any."""
     if mapped.layout is not None:
         return _by_layout(here, mapped, mapped.layout)
     candidates = list(_origins_of(here, mapped))
@@ -181,7 +181,7 @@ def _by_layout(here: _NamedTarget, mapped: _Mapped, layout: Layout) -> tuple[Sou
 
 
 def _origins_of(here: _NamedTarget, mapped: _Mapped) -> Iterable[tuple[LayerOrigin, Layout, str]]:
-    """Yield the ways to make the tensor of one variable with one of these names."""
+    """Yield the ways to build the target from a single variable that has one of the mapped names."""
     for name in mapped.names:
         for each in here.origins:
             if len(each.origin.variables) != 1:

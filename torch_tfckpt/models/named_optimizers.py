@@ -86,10 +86,11 @@ class NamedOptimizers:
                 yield state, slot_key
 
     def stored(self, optimizer: torch.optim.Optimizer, owner: Owner | None) -> StoredOptimizer:
-        """Return the counters and hyperparameters of a stored optimizer; None: those of the program.
+        """Return the counters and hyperparameters of a stored optimizer; if `owner` is None, only the global step.
 
         Raises:
-            InvalidArgumentError: several optimizers have different numbers of steps, and nothing tells whose is whose.
+            InvalidArgumentError: several optimizers have different numbers of steps, and it is unclear which number
+                belongs to this one.
         """
         if owner is not None and self._is_of_keras(owner[0]):
             return StoredOptimizer(self._reader, quoted(owner[0]), self._keras_numbers(owner[0]))

@@ -58,7 +58,7 @@ class NamedSlot:
         part: What its name adds to that of the variable: "Adam_1".
         scope: What precedes the name of the variable: "train"; else "".
         is_whole: Whether it has the shape of the variable.
-        is_certain: Whether more than an equal shape shows that it is a slot.
+        is_certain: Whether there is evidence, other than an equal shape, that it is a slot.
     """
 
     variable: str

@@ -257,7 +257,7 @@ def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], fo
 
 
 class _LayersByName:
-    """The variables of the layers of a module, as far as they are found by name.
+    """Finds the stored variables of a module's layers by name.
 
     Args:
         targets: The tensors of the module; origins of attributes that it does not have are ignored.

@@ -64,7 +64,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Its first name."""
+        """The first of its names in the state_dict."""
         return self.places[0].name
 
     @property
