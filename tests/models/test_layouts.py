@@ -23,6 +23,7 @@ def stored(draw: st.DrawFn, layout: Layout) -> tuple[Layout, torch.Tensor]:
         return layout, numbers(*draw(st.lists(st.integers(0, 4), max_size=4)))
     pattern = draw(st.sampled_from(layout.patterns))
     lengths = {name: draw(st.integers(1, 5)) for name in pattern.names}
+    lengths |= dict(layout.known)
     if layout.gates:
         last = pattern.stored[-1][-1]
         lengths[last] *= len(layout.gates)

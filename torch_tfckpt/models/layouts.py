@@ -50,6 +50,7 @@ class Layout:
         gates: For each block of the last stored axis, in torch's order, its number in TensorFlow's order.
         added: Amount added to each gate of a bias, in torch's order.
         functions: The transforms in both directions, instead of all others.
+        otherwise: Layout to use if this one does not give the wanted shape.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Layout:
     gates: tuple[int, ...] = ()
     added: tuple[float, ...] = ()
     functions: tuple[Transform, Transform] | None = None
+    otherwise: "Layout | None" = None
 
     def fits(self, stored: Shape) -> bool:
         """Return whether tensors of this stored shape can have this layout."""
@@ -123,7 +125,7 @@ class Layout:
                 if each.stored == each.held and not self.gates and not self.added:
                     return SAME
                 return replace(self, patterns=(each,), known=tuple(known.items()))
-        return self
+        return self if self.otherwise is None else self.otherwise.resolved(stored, wanted)
 
     def with_lengths(self, **known: int) -> "Layout":
         """Return this layout with the given axis lengths. Axes that it does not have are ignored."""
@@ -210,7 +212,7 @@ HEADS: Final = _layout("heads", "size -> size", "heads size -> (heads size)")
 LSTM_TF1: Final = _layout("lstm_tf1", "in out -> out in", "out -> out", gates=(0, 2, 1, 3), added=(0.0, 1.0, 0.0, 0.0))
 GRU: Final = _layout("gru", "in out -> out in", "out -> out", gates=(1, 0, 2))
 # Bias of a Keras GRU with reset_after=True: a row for the input, a row for the state.
-GRU_BIAS: Final = _layout("gru_bias", "rows out -> (rows out)", gates=(1, 0, 2))
+GRU_BIAS: Final = _layout("gru_bias", "rows out -> (rows out)", gates=(1, 0, 2)).with_lengths(rows=2)
 WEIGHT_NORM: Final = _layout(
     "weight_norm", "out -> out", "out -> out 1", "out -> out 1 1", "out -> out 1 1 1", "out -> out 1 1 1 1"
 )

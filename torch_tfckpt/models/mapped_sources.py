@@ -15,10 +15,11 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS, Leaves, TensorOrigin
+from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout, layout_of_rule
 from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
+from torch_tfckpt.models.tensor_origins import Leaves, TensorOrigin
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.text import quoted
 

@@ -11,7 +11,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.averages import stored_averages
 from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.layer_names import AMBIGUOUS, Leaves
+from torch_tfckpt.models.layer_names import AMBIGUOUS
 from torch_tfckpt.models.layouts import SAME, Layout
 from torch_tfckpt.models.mapped_sources import MappedSources, mapped_sources
 from torch_tfckpt.models.stored_names import (
@@ -25,6 +25,7 @@ from torch_tfckpt.models.stored_names import (
     variable_name_of,
 )
 from torch_tfckpt.models.targets import LayerOrigin, Target
+from torch_tfckpt.models.tensor_origins import Leaves
 from torch_tfckpt.saveables.stored_keys import same_stored
 from torch_tfckpt.text import listed, quoted
 
@@ -220,9 +221,10 @@ def _by_own_name(reader: CheckpointReader, target: Target, stored: StoredVariabl
     """Return the source for a tensor that is stored under torch's name.
 
     In an object-based checkpoint, the variable of an attribute "weight" may be called "kernel", which implies a layout.
+    TensorFlow's variables may have torch's name, too: the "bias" of a dense layer with heads has two axes.
     """
     variable = reader.variable_name(stored.key)
-    leaf = "" if variable is None else variable_name_of(variable)
+    leaf = stored.variable_name if variable is None else variable_name_of(variable)
     implied = [leaves[leaf] for each in target.origins for leaves in each.origin.variables if leaf in leaves]
     return Source.of(stored.key, implied[0] if implied else SAME, stored.variable_name)
 

@@ -13,10 +13,10 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, error_context
-from torch_tfckpt.models.layer_names import TensorOrigin
 from torch_tfckpt.models.layouts import SAME, Layout, LayoutLike, layout_of_rule
 from torch_tfckpt.models.mapped_sources import implied_layout
 from torch_tfckpt.models.targets import LayerOrigin, Target
+from torch_tfckpt.models.tensor_origins import TensorOrigin
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.saveables.stored_keys import SHARED
 from torch_tfckpt.text import did_you_mean, quoted
