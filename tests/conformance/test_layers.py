@@ -183,12 +183,14 @@ OF_KERAS_3 = {
 }
 CASES: dict[str, Case] = {
     "dense": plain(lambda: nn.Linear(3, 7)),
+    "dense_square": plain(lambda: nn.Linear(3, 3)),
     "dense_after_flatten": Case(
         ConvAndLinear, {"x/fc/_kernel": ("x.fc.weight", {"kind": "dense_after_flatten", "height": 5, "width": 7})},
         by=("",),
     ),
     "conv1d": mapped(lambda: nn.Conv1d(3, 5, 3)),
     "conv2d": mapped(lambda: nn.Conv2d(3, 5, (3, 1))),
+    "conv2d_square": mapped(lambda: nn.Conv2d(3, 3, 3)),
     "conv3d": mapped(lambda: nn.Conv3d(3, 5, (3, 1, 7))),
     "conv2d_grouped": mapped(lambda: nn.Conv2d(15, 21, (3, 5), groups=3)),
     "conv1d_grouped": mapped(lambda: nn.Conv1d(15, 21, 3, groups=3)),
@@ -230,6 +232,10 @@ CASES: dict[str, Case] = {
     "prelu_1d": plain(lambda: nn.PReLU(3)),
     "embedding": plain(lambda: nn.Embedding(11, 7)),
     "lstm": plain(lambda: nn.LSTM(3, 5, batch_first=True)),
+    "lstm_square": plain(lambda: nn.LSTM(3, 3, batch_first=True)),
+    "gru_square": plain(lambda: nn.GRU(3, 3, batch_first=True)),
+    "gru_of_cell": unrolled(lambda: nn.GRUCell(3, 5)),
+    "rnn_of_cell": unrolled(lambda: nn.RNNCell(3, 5)),
     "lstm_without_bias": plain(lambda: nn.LSTM(3, 5, bias=False, batch_first=True)),
     "lstm_of_cell": unrolled(lambda: nn.LSTMCell(3, 5)),
     "gru": plain(lambda: nn.GRU(3, 5, batch_first=True)),

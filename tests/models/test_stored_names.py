@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from model_files import save_objects
+from torch import nn
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.errors import InvalidArgumentError
@@ -154,3 +155,32 @@ def test_long_names_take_no_time(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="each of 2 prefixes"):
         chosen(tmp_path / "m", own("x"))
     assert time.process_time() - began < 5  # it would be minutes
+
+
+def test_cells_are_found_whatever_their_number(tmp_path: Path) -> None:
+    """Keras and TensorFlow number the cells of a program: the only one of a layer is found, of several none."""
+    kernels = {"kernel": torch.ones(3, 20), "recurrent_kernel": torch.ones(5, 20), "bias": torch.ones(20)}
+    layer = nn.ModuleDict({"a_cell": nn.LSTM(3, 5)})
+    one = {f"outer_cell_2/a_cell/lstm_cell_7/{name}": value for name, value in kernels.items()}
+    tfckpt.save_file(one, tmp_path / "one")
+    report = tfckpt.load_model(layer, tmp_path / "one")
+    assert report.prefix == "outer_cell_2/" and len(report.converted) == 2
+    two = {name.replace("cell_7", "cell_8"): value for name, value in one.items()}
+    tfckpt.save_file({**one, **two}, tmp_path / "two")
+    with pytest.raises(tfckpt.NotFoundError, match=r'Missing key\(s\): "a_cell.weight_ih_l0"'):
+        tfckpt.load_model(layer, tmp_path / "two")
+
+
+def test_cells_of_a_stack_are_found_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """By number, not by spelling: cell 10 comes after cell 9. Their count must be that of the layers."""
+    stored: dict[str, torch.Tensor] = {}
+    for number, inputs in ((9, 3), (10, 5)):
+        kernels = {"kernel": torch.ones(inputs, 20), "recurrent_kernel": torch.ones(5, 20), "bias": torch.ones(20)}
+        stored |= {f"x/stacked_rnn_cells/lstm_cell_{number}/{name}": value * number for name, value in kernels.items()}
+    tfckpt.save_file(stored, tmp_path / "m")
+    model = nn.ModuleDict({"x": nn.LSTM(3, 5, 2)})
+    tfckpt.load_model(model, tmp_path / "m")
+    state = model.state_dict()
+    assert state["x.bias_ih_l0"].unique().tolist() == [9] and state["x.weight_ih_l1"].unique().tolist() == [10]
+    with pytest.raises(tfckpt.NotFoundError, match=r'Missing key\(s\): "x.weight_ih_l0"'):
+        tfckpt.load_model(nn.ModuleDict({"x": nn.LSTM(3, 5, 3)}), tmp_path / "m")

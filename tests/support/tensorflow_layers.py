@@ -1,6 +1,6 @@
 """Layers of Keras and TensorFlow with their checkpoints, inputs and outputs, for tests/conformance/test_layers.py.
 
-All sizes are odd, and no two sizes of a layer are equal. Runs in the TensorFlow process only.
+All sizes are odd; kernels have different lengths of axes, and some are square. Runs in the TensorFlow process only.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -59,9 +59,11 @@ class _CrossAttention(_SelfAttention):
 # Name -> shape of the input, and the layer.
 _LAYERS: Mapping[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "dense": (VECTORS, lambda: layers.Dense(7, name="x")),
+    "dense_square": (VECTORS, lambda: layers.Dense(3, name="x")),
     "dense_after_flatten": (IMAGE, _MapThenDense),
     "conv1d": (SEQUENCE, lambda: layers.Conv1D(5, 3, name="x")),
     "conv2d": (IMAGE, lambda: layers.Conv2D(5, (3, 1), name="x")),
+    "conv2d_square": (IMAGE, lambda: layers.Conv2D(3, 3, name="x")),
     "conv3d": (VOLUME, lambda: layers.Conv3D(5, (3, 1, 7), name="x")),
     "conv2d_grouped": ((2, 7, 9, 15), lambda: layers.Conv2D(21, (3, 5), groups=3, name="x")),
     "conv1d_grouped": ((2, 7, 15), lambda: layers.Conv1D(21, 3, groups=3, name="x")),
@@ -99,6 +101,10 @@ _LAYERS: Mapping[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "prelu_1d": (VECTORS, lambda: layers.PReLU(name="x")),
     "embedding": ((3, 5), lambda: layers.Embedding(11, 7, name="x")),
     "lstm": (SEQUENCE, lambda: layers.LSTM(5, return_sequences=True, name="x")),
+    "lstm_square": (SEQUENCE, lambda: layers.LSTM(3, return_sequences=True, name="x")),
+    "gru_square": (SEQUENCE, lambda: layers.GRU(3, return_sequences=True, name="x")),
+    "gru_of_cell": (SEQUENCE, lambda: layers.RNN(layers.GRUCell(5), return_sequences=True, name="x")),
+    "rnn_of_cell": (SEQUENCE, lambda: layers.RNN(layers.SimpleRNNCell(5), return_sequences=True, name="x")),
     "lstm_without_bias": (SEQUENCE, lambda: layers.LSTM(5, use_bias=False, return_sequences=True, name="x")),
     "lstm_of_cell": (SEQUENCE, lambda: layers.RNN(layers.LSTMCell(5), return_sequences=True, name="x")),
     "gru": (SEQUENCE, lambda: layers.GRU(5, return_sequences=True, name="x")),

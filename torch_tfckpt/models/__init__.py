@@ -4,7 +4,9 @@
     key_mapper, key_rules, map_file   rules for names, and their form as TOML
     mapped_sources; rule_inverse, inverted_rules, written_variables
                                       apply rules to load; and backwards, to save
-    layouts, layer_names              orders of axes; TensorFlow's names for the variables of a layer
+    layouts, axis_patterns, assembly  transforms of one tensor; tensors that are made from several
+    layer_names, recurrent_layers, tensor_origins
+                                      TensorFlow's variables of a layer, and the tensors made from them
     stored_names, sources             find each tensor of a module in the checkpoint
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
                                       what weights do not tell, such as the epsilon of a BatchNorm

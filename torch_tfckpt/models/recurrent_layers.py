@@ -10,7 +10,7 @@
 The variables of one layer and direction have a path of up to three parts: which of several layers, such as "cells/0/"
 or "multi_rnn_cell/cell_0/"; the direction, "forward_layer/" or "bidirectional_rnn/fw/"; and the cell. Names of cells
 and directions that Keras and TensorFlow choose and number by themselves are written as `stored_names` numbers them:
-"cell[0/1]" is the only cell there, whatever its name and number, and "cell[1/3]" the second of three.
+"cell[1 of 1]" is the only cell there, whatever its name and number, and "cell[2 of 3]" the second of three.
 
 A stack of cells that runs in both directions is not the same as torch's stack of layers with two directions, in which
 each layer sees both directions of the one before; only names of the latter are known.
@@ -31,10 +31,10 @@ from torch_tfckpt.models.tensor_origins import Bounds, Leaves, TensorOrigin, Var
 
 _ONLY_LAYER: Final = ("", "rnn/", "multi_rnn_cell/cell_0/", "rnn/multi_rnn_cell/cell_0/")
 _DIRECTIONS: Final = (
-    ("forward_layer/", "forward[0/1]/", "bidirectional_rnn/fw/", "fw/"),
-    ("backward_layer/", "backward[0/1]/", "bidirectional_rnn/bw/", "bw/"),
+    ("forward_layer/", "forward[1 of 1]/", "bidirectional_rnn/fw/", "fw/"),
+    ("backward_layer/", "backward[1 of 1]/", "bidirectional_rnn/bw/", "bw/"),
 )
-_CELLS: Final = ("", "cell/", "cell[0/1]/")
+_CELLS: Final = ("", "cell/", "cell[1 of 1]/")
 # LSTMBlockCell with forget_bias=0 as which CudnnLSTM is saved.
 _CUDNN_CELL: Final = "cudnn_compatible_lstm_cell/"
 _WITHOUT_FORGET_BIAS: Final = replace(LSTM_TF1, added=())
@@ -89,7 +89,7 @@ def _layer_paths(layer: int, count: int) -> Iterator[str]:
     if count == 1:
         yield from _ONLY_LAYER
         return
-    yield from (f"cells/{layer}/", f"cell/cells/{layer}/", f"cells[0/1]/cell[{layer}/{count}]/")
+    yield from (f"cells/{layer}/", f"cell/cells/{layer}/", f"cells[1 of 1]/cell[{layer + 1} of {count}]/")
     yield from (f"{start}multi_rnn_cell/cell_{layer}/" for start in ("", "rnn/"))
     yield f"stack_bidirectional_rnn/cell_{layer}/"
 

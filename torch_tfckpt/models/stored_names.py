@@ -28,6 +28,7 @@ _LISTED: Final = 8  # candidates in a message
 _AUTOMATIC_PART: Final = re.compile(
     r"(?:(?P<direction>forward|backward)_\w*?|\w*?(?P<cell>cells?))(?:_(?P<number>\d{1,9}))?"
 )
+_NUMBERED_PART: Final = re.compile(r"\[\d+ of \d+\]")  # "cell[1 of 2]"
 _AUTOMATIC_NAME: Final = re.compile(r"(?:cells?|(?:forward|backward)_\w*)[_\d]*[./]")
 
 
@@ -80,7 +81,8 @@ class Names:
         owners: dict[str, set[str]] = {}
         for name, of in wanted.items():
             owners.setdefault(dotted(name), set()).update(of)
-        return prefixes_of_names(self._found, owners, ".")
+        found = prefixes_of_names(self._found, owners, ".")
+        return {prefix: of for prefix, of in found.items() if not _NUMBERED_PART.search(prefix)}
 
     def find(self, prefix: str, name: str) -> list[StoredVariable]:
         stored = self._found.get(prefix + dotted(name), [])
@@ -216,7 +218,7 @@ def _without_wrappers(names: list[tuple[str, str]], *, with_wrapper: bool) -> li
 
 
 def _numbered(names: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the names in which cells and directions are numbered by their order: "lstm/cell[0/1]/kernel".
+    """Return the names in which cells and directions are numbered by their order: "lstm/cell[1 of 1]/kernel".
 
     Keras and TensorFlow count the objects of a program, so that a cell may be called "lstm_cell_7". Its number among
     the cells at that place, and the count of these, are the same in every program.
@@ -237,7 +239,7 @@ def _numbered(names: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
             kind = _AUTOMATIC_PART.fullmatch(parts[at])
             if kind is not None:
                 those = ordered[tuple(parts[:at]), _kind(kind)]
-                changed[at] = f"{_kind(kind)}[{those.index(parts[at])}/{len(those)}]"
+                changed[at] = f"{_kind(kind)}[{those.index(parts[at]) + 1} of {len(those)}]"
                 result.append((".".join(changed), key))
     return result
 
