@@ -401,6 +401,10 @@ def test_weight_norm(tensorflow: TensorFlowProcess, tmp_path: Path, normed: Call
     assert_same_output(model, answer)
     save_model(model, tmp_path / "back", naming="tf")
     assert stored_bytes(tmp_path / "back") == variables(answer)
+    save_model(model, tmp_path / "torch")
+    again = randomized(Mapped(normed(nn.Conv2d(3, 5, (3, 1)))))
+    load_model(again, tmp_path / "torch")
+    assert_same_output(again, answer)
 
 
 def test_convolution_over_the_whole_map(answers: Answers) -> None:

@@ -103,7 +103,8 @@ def _weight_normed(module: nn.Module, variant: Variant) -> Variant:
 def _lengths(held: torch.Tensor | None) -> TensorOrigin:
     """Return the origin of the lengths for weight normalization, which have as many axes as the weight in torch."""
     rank = 0 if held is None or is_lazy(held) else held.dim()
-    layout = replace(WEIGHT_NORM, patterns=WEIGHT_NORM.patterns[max(rank - 1, 0) : rank or None])
+    patterns = WEIGHT_NORM.patterns[max(rank - 1, 0) : rank or None]
+    layout = replace(WEIGHT_NORM, patterns=patterns, otherwise=SAME)  # "weight_g" is also torch's name
     return TensorOrigin((_named(layout, "g", "weight_g"),))
 
 
