@@ -164,7 +164,7 @@ def test_tied_tensors_under_own_names(tmp_path: Path) -> None:
     [
         ({"naming": "keras"}, UnimplementedError, 'naming="keras" is not implemented yet'),
         ({"naming": "TF"}, InvalidArgumentError, "unknown naming 'TF'. Namings: torch, tf"),
-        ({"mapper": [("(.*)", r"\1")]}, UnimplementedError, "cannot be inverted"),
+        ({"mapper": [("(.*)/(.*)", r"\1")]}, UnimplementedError, "cannot be inverted"),
         ({"mapper": {"x": "fc.weigth"}}, InvalidArgumentError, 'mapper maps "x" to "fc.weigth", which .* "fc.weight"'),
         ({"mapper": {"fc.bias": ("fc.weight", "same")}}, InvalidArgumentError, "are both stored as"),
         ({"mapper": {"w": "fc.weight"}}, InvalidArgumentError, '"fc.weight", stored as "w": the layout of'),

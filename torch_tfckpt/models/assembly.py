@@ -48,12 +48,14 @@ class Source:
         variable_name: Last part of the name of the first variable: "kernel".
         axis: Axis, in torch's order, along which the parts are joined.
         bounds: The range of that axis that is the target; None: all of it.
+        added: Constant that is added at the end.
     """
 
     parts: tuple[SourcePart, ...]
     variable_name: str
     axis: int = 0
     bounds: Bounds | None = None
+    added: float = 0.0
 
     @classmethod
     def of(cls, key: str, layout: Layout, variable_name: str) -> "Source":
@@ -88,20 +90,21 @@ class Source:
     @property
     def is_unchanged(self) -> bool:
         """Whether the target is one stored tensor as it is."""
-        return len(self.parts) == 1 and self.bounds is None and self.layout.is_same
+        return len(self.parts) == 1 and self.bounds is None and self.layout.is_same and not self.added
 
     @property
     def description(self) -> str:
         """The keys that are read, for reports: "q/kernel + k/kernel", or "kernel[:, 0:4]" for a range."""
         joined = " + ".join(self.read_keys)
-        if self.bounds is None:
-            return joined
-        place = ":, " * self.axis + f"{self.bounds.start}:{self.bounds.stop}"
-        return f"{joined}[{place}]"
+        if self.bounds is not None:
+            place = ":, " * self.axis + f"{self.bounds.start}:{self.bounds.stop}"
+            joined = f"{joined}[{place}]"
+        return f"{joined} + {self.added:g}" if self.added else joined
 
     def of_slots(self) -> "Source":
         """Return the transform of the optimizer's slots of the variables: nothing is added to them."""
-        return replace(self, parts=tuple(replace(part, layout=replace(part.layout, added=())) for part in self.parts))
+        parts = tuple(replace(part, layout=replace(part.layout, added=())) for part in self.parts)
+        return replace(self, parts=parts, added=0.0)
 
     def resolved(self, shapes: Mapping[str, Shape], wanted: Shape | None) -> "Source":
         """Return the source with layouts that make `wanted` of tensors of these shapes, if there are such.
@@ -152,9 +155,9 @@ class Source:
         """Return the value made of one stored tensor for each part, in order."""
         made = [part.layout.to_torch(each) for part, each in zip(self.parts, stored, strict=True)]
         joined = made[0] if len(made) == 1 else torch.cat(made, self.axis)
-        if self.bounds is None:
-            return joined
-        return joined.narrow(self.axis, self.bounds.start, self.bounds.stop - self.bounds.start)
+        if self.bounds is not None:
+            joined = joined.narrow(self.axis, self.bounds.start, self.bounds.stop - self.bounds.start)
+        return joined + self.added if self.added else joined
 
 
 def _without(shape: Shape, axis: int) -> Shape:

@@ -1,54 +1,38 @@
-"""KeyMapper: rules that map the names in a TensorFlow checkpoint to names in a module's state_dict.
+r"""KeyMapper: rules that map the names in a TensorFlow checkpoint to names in a module's state_dict.
 
     KeyMapper({"dense/kernel": ("fc.weight", "dense"), "dense/bias": "fc.bias", "unused": None})
-    KeyMapper([(r"layer_(\\d+)/kernel", r"layers.\\1.weight"), (r"head/.*", None)])
+    KeyMapper([(r"layer_(\d+)/kernel", r"layers.\1.weight"), (r"head/.*", None)])
+    KeyMapper([KeyRule(("q/kernel", "k/kernel", "v/kernel"), "in_proj_weight", "dense")])
+    KeyMapper.from_file("map.toml")
 
 The direction is always stored key -> state_dict key. In a dictionary, a string is a literal name. In a list, a string
 is a regular expression that must match a whole name, and the first match is used. Both also accept compiled regular
 expressions.
 """
 
-import re
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeGuard, cast
+from typing import Any, Final, NamedTuple, Self, TypeGuard
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
-from torch_tfckpt.models.layouts import LayoutLike, layout_of_rule
+from torch_tfckpt.models.key_rules import (
+    CheckedRule,
+    KeyRule,
+    NameOrPattern,
+    RuleMatch,
+    TargetFunction,
+    check_rule,
+    source_text,
+    targets_of_rule,
+)
+from torch_tfckpt.models.layouts import LayoutLike
+from torch_tfckpt.models.map_file import read_map_file, write_map_file
+from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import quoted
 
-NameOrPattern = str | re.Pattern[str]
 _EXAMPLE: Final = '(r"(.*)/kernel", r"\\1.weight", "dense")'
 
-
-class KeyRule(NamedTuple):
-    """Rule for tensors whose whole name matches a pattern. KeyMapper validates the rule.
-
-    Attributes:
-        pattern: A regular expression, as a string or compiled.
-        target: State_dict key, with `\\1` and `\\g<name>` for groups; or a function that returns it for a match.
-            None or "": such tensors are omitted on purpose.
-        layout: Name of a layout, "conv1d"; a permutation of the stored axes, (2, 1, 0); a pattern, "width in out -> out
-            in width"; a layout with parameters, {"kind": "dense_after_flatten", "height": 5, "width": 5}; or a pair of
-            functions, to torch and back. None: the layout that the last part of the stored name implies for the module,
-            so that the "kernel" of a Linear is transposed. If the name implies none, and TensorFlow may store the axes
-            of the weight in a different order than torch, load_model and save_model raise an error that asks for a
-            layout.
-
-    Examples:
-        >>> import torch_tfckpt as tfckpt
-        >>> rule = tfckpt.KeyRule(r"layer_(\\d+)/kernel", r"layers.\\1.weight", "dense")
-        >>> tfckpt.KeyMapper([rule]).find("layer_3/kernel").target
-        'layers.3.weight'
-    """
-
-    pattern: NameOrPattern
-    target: "str | TargetFunction | None"
-    layout: LayoutLike | None = None
-
-
-TargetFunction = Callable[[re.Match[str]], str | None]
 RuleLike = (
     KeyRule
     | tuple[NameOrPattern, str | TargetFunction | None]
@@ -63,7 +47,8 @@ class KeyTarget:
     """Target of a stored tensor.
 
     Attributes:
-        target: State_dict key; None if the tensor is omitted.
+        target: State_dict key; None if the tensor is omitted; a tuple of keys if it is split. For a rule for modules,
+            the name of the module followed by what comes after the name of the layer: "fc.kernel".
         layout: The layout as the rule gives it; None if no rule gives one.
 
     Examples:
@@ -72,7 +57,7 @@ class KeyTarget:
         KeyTarget(target='fc.weight', layout='dense')
     """
 
-    target: str | None
+    target: str | tuple[str, ...] | None
     layout: LayoutLike | None
 
 
@@ -100,7 +85,7 @@ class KeyMapper:
 
     Args:
         rules: A dictionary name -> target, or name -> (target, layout); or a list of KeyRules or equivalent tuples.
-            A target of None or "" omits the tensor.
+            A target of None or "" omits the tensor; a list of targets splits it.
 
     Names are tried before patterns, and patterns in order; the first match is used. In an object-based checkpoint
     each tensor is tried under its key without "/.ATTRIBUTES/VARIABLE_VALUE", then under the whole key, then under the
@@ -109,6 +94,9 @@ class KeyMapper:
     Raises:
         InvalidArgumentError: an invalid pattern, group, target or layout (the message has the number of the rule); two
             names are mapped to one target.
+
+    Mappers with equal rules are equal. `KeyRule` describes rules for whole modules, for variables that are joined or
+    split, and for constants.
 
     Thread safety: may be used from several threads; a mapper does not change. A slow pattern is not
     interrupted.
@@ -124,32 +112,95 @@ class KeyMapper:
 
     def __init__(self, rules: Rules) -> None:
         _check_rules(rules)
-        self._names: dict[str, KeyTarget] = {}
-        self._patterns: list[tuple[re.Pattern[str], str | TargetFunction | None, LayoutLike | None]] = []
+        checked: list[CheckedRule] = []
         if isinstance(rules, Mapping):
             for number, (source, target) in enumerate(rules.items()):
                 place = f"rule {number} of the KeyMapper"
-                self._add(place, source, *_target_and_layout(place, target), is_name=isinstance(source, str))
+                literal = isinstance(source, str)
+                checked.append(check_rule(place, KeyRule(source, *_target_and_layout(place, target), literal=literal)))
         else:
             for number, rule in enumerate(rules):
                 place = f"rule {number} of the KeyMapper"
                 if not _is_rule(rule):
                     raise InvalidArgumentError(f"{place} is {rule!r}. Write a tuple such as {_EXAMPLE}")
-                self._add(place, *KeyRule(*rule), is_name=False)
-        self._check_targets()
+                checked.append(check_rule(place, KeyRule(*rule)))
+        self._set_rules("KeyMapper", checked)
+
+    @classmethod
+    def from_file(cls, path: AnyPath) -> Self:
+        r"""Read rules from a TOML file.
+
+        Args:
+            path: File with one table `[[rule]]` for each rule: docs/conversion/names.md describes them.
+
+        Raises:
+            InvalidArgumentError: the file is not TOML, is too large, or a rule is not valid; the message has the number
+                of the rule, from 1.
+            NotFoundError: there is no such file.
+
+        Examples:
+            >>> import pathlib, torch_tfckpt as tfckpt
+            >>> text = "[[rule]]\nmodule = 'bert/encoder/layer_(\\d+)'\nto = 'encoder.layer.\\1'\n"
+            >>> size = pathlib.Path("map.toml").write_text(text)
+            >>> tfckpt.KeyMapper.from_file("map.toml").find("bert/encoder/layer_3/output/kernel").target
+            'encoder.layer.3.output.kernel'
+        """
+        name, rules = read_map_file(path)
+        mapper = cls(())
+        mapper._set_rules(name, rules)
+        return mapper
+
+    def to_file(self, path: AnyPath) -> None:
+        """Write the rules to a TOML file, from which `from_file` makes an equal mapper.
+
+        Names come before patterns, which keep their order. An existing file is replaced.
+
+        Raises:
+            UnimplementedError: a target or a layout is a function; the message names it.
+            InvalidArgumentError: a name that cannot be written as UTF-8, or that is too long.
+            IncompleteSaveError: a file operation failed.
+
+        Examples:
+            >>> import torch_tfckpt as tfckpt
+            >>> mapper = tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense")})
+            >>> mapper.to_file("map.toml")
+            >>> tfckpt.KeyMapper.from_file("map.toml") == mapper
+            True
+            >>> print(open("map.toml").read().strip())
+            [[rule]]
+            name = "dense/kernel"
+            to = "fc.weight"
+            layout = "dense"
+        """
+        write_map_file(path, self.rules)
 
     def __repr__(self) -> str:
         return f"<KeyMapper of {len(self._names)} names, {len(self._patterns)} patterns>"
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, KeyMapper):
+            return NotImplemented
+        return [each.identity for each in self._patterns] == [each.identity for each in other._patterns] and {
+            name: each.identity for name, each in self._names.items()
+        } == {name: each.identity for name, each in other._names.items()}
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self._names), len(self._patterns)))
+
     @property
     def names(self) -> dict[str, KeyTarget]:
         """The rules for single names."""
-        return dict(self._names)
+        return {name: _key_target(rule, RuleMatch(rule, name, _literal(rule))) for name, rule in self._names.items()}
 
     @property
     def sources(self) -> list[NameOrPattern]:
-        """The left sides of all rules: names, then patterns."""
-        return [*self._names, *(pattern for pattern, _, _ in self._patterns)]
+        """The left sides of all rules: names, then patterns. Of variables that are joined, the first."""
+        return [*self._names, *(rule.source for rule in self._patterns if rule.sources)]
+
+    @property
+    def rules(self) -> list[CheckedRule]:
+        """All rules, those for names first."""
+        return [*self._names.values(), *self._patterns]
 
     def find(self, *names: str) -> KeyTarget | None:
         """Return the target of a stored tensor with these names; None if no rule matches."""
@@ -158,63 +209,70 @@ class KeyMapper:
 
     def match(self, *names: str) -> KeyMatch | None:
         """Return the target, the rule that matched and the name that it matched; None if no rule matches."""
+        found = self.matched(names, None)
+        if found is None:
+            return None
+        return KeyMatch(found.name, found.rule.sources[found.part], _key_target(found.rule, found))
+
+    def matched(self, names: Iterable[str], known: Container[str] | None) -> RuleMatch | None:
+        """Return how the first rule that matches does so.
+
+        Args:
+            names: The names of a stored tensor.
+            known: Dotted names of all that may be stored for the tensors of a module, by TensorFlow's names and its
+                own. A rule for modules matches only these. None: all names.
+        """
+        names = tuple(names)
         for name in names:
-            if name in self._names:
-                return KeyMatch(name, name, self._names[name])
-        for pattern, target, layout in self._patterns:
+            rule = self._names.get(name)
+            if rule is not None:
+                return rule.match(name, known)
+        for rule in self._patterns:
             for name in names:
-                match = pattern.fullmatch(name)
+                match = rule.match(name, known)
                 if match is not None:
-                    return KeyMatch(name, pattern, KeyTarget(_expanded(match, target), layout))
+                    return match
         return None
 
     def inverse(self) -> dict[str, tuple[str, LayoutLike | None]]:
-        """Return state_dict key -> (stored key, layout), the form in which `save_model` needs the rules.
+        """Return state_dict key -> (stored key, layout), if all rules map one name to one name.
+
+        `save_model` also inverts other rules.
 
         Raises:
-            UnimplementedError: the mapper has patterns, which may map many names to one target.
+            UnimplementedError: the mapper has patterns, which may map many names to one target; or a rule that splits,
+                joins, fills or adds.
 
         Examples:
             >>> import torch_tfckpt as tfckpt
             >>> tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense")}).inverse()
             {'fc.weight': ('dense/kernel', 'dense')}
         """
-        if self._patterns:
-            raise UnimplementedError(
-                f"the pattern {quoted(self._patterns[0][0].pattern)} of a KeyMapper cannot be inverted: it "
-                f"does not determine which name a state_dict key came from. To save, give names in a dictionary"
-            )
-        return {mapped.target: (name, mapped.layout) for name, mapped in self._names.items() if mapped.target}
+        found: dict[str, tuple[str, LayoutLike | None]] = {}
+        for rule in (*self._patterns, *self._names.values()):
+            if rule.name is None or len(rule.targets) > 1 or rule.add:
+                raise not_inverted(rule)
+            found.update((target, (rule.name, rule.layout)) for target in _literal(rule))
+        return found
 
-    def _add(self, place: str, source: object, target: object, layout: LayoutLike | None, *, is_name: bool) -> None:
-        if target is not None and not isinstance(target, str) and (is_name or not callable(target)):
-            raise InvalidArgumentError(
-                f"{place}: a target must be a state_dict key, or None to omit a tensor, not {target!r}"
-            )
-        if layout is not None:
-            try:
-                layout_of_rule(layout)
-            except InvalidArgumentError as error:
-                raise InvalidArgumentError(f"{place}: {error}") from None
-        if is_name:
-            assert isinstance(source, str) and (target is None or isinstance(target, str))
-            self._names[source] = KeyTarget(target or None, layout)
-            return
-        pattern = _compiled(place, source)
-        if target is None or isinstance(target, str):
-            _check_template(place, pattern, target or "")
-            self._patterns.append((pattern, target or None, layout))
-        else:
-            self._patterns.append((pattern, cast(TargetFunction, target), layout))
-
-    def _check_targets(self) -> None:
-        seen: dict[str, str] = {}
-        for name, mapped in self._names.items():
-            if mapped.target is not None and seen.setdefault(mapped.target, name) != name:
-                raise InvalidArgumentError(
-                    f"KeyMapper: {quoted(seen[mapped.target])} and {quoted(name)} are both mapped to "
-                    f"{quoted(mapped.target)}. Map one of them to None"
-                )
+    def _set_rules(self, place: str, rules: Iterable[CheckedRule]) -> None:
+        self._names: dict[str, CheckedRule] = {}
+        self._patterns: list[CheckedRule] = []
+        seen: dict[str, CheckedRule] = {}
+        for rule in rules:
+            if rule.name is None:
+                self._patterns.append(rule)
+            elif rule.name in self._names:
+                raise InvalidArgumentError(f"{rule.place}: there is another rule for the name {quoted(rule.name)}")
+            else:
+                self._names[rule.name] = rule
+            for target in targets_of_rule(rule):
+                other = seen.setdefault(target, rule)
+                if other is not rule:
+                    both = f"{quoted(source_text(other.source))} and {quoted(source_text(rule.source))}"
+                    raise InvalidArgumentError(
+                        f"{place}: {both} are both mapped to {quoted(target)}. Map one of them to None"
+                    )
 
 
 def as_key_mapper(mapper: KeyMapper | Rules) -> KeyMapper:
@@ -231,52 +289,37 @@ def _check_rules(rules: object) -> None:
 
 
 def _is_rule(rule: object) -> TypeGuard[RuleLike]:
-    return isinstance(rule, tuple) and 2 <= len(rule) <= 3
+    return isinstance(rule, KeyRule) or (isinstance(rule, tuple) and 2 <= len(rule) <= 3)
 
 
-def _expanded(match: re.Match[str], target: str | TargetFunction | None) -> str | None:
-    """Return the state_dict key for a match; None if the tensor is omitted."""
-    if target is None or isinstance(target, str):
-        return None if target is None else match.expand(target) or None
-    found = target(match)
-    if found is not None and not isinstance(found, str):
-        raise InvalidArgumentError(
-            f"the function for {quoted(match.re.pattern)} of a KeyMapper returned {found!r} for {quoted(match[0])}. "
-            f"Return a state_dict key, or None to omit the tensor"
+def _literal(rule: CheckedRule) -> tuple[str, ...]:
+    return tuple(targets_of_rule(rule))
+
+
+def _key_target(rule: CheckedRule, match: RuleMatch) -> KeyTarget:
+    targets = match.targets
+    return KeyTarget(targets if len(targets) > 1 else targets[0] if targets else None, rule.layout)
+
+
+def not_inverted(rule: CheckedRule) -> UnimplementedError:
+    """Return the error for a rule that does not determine the stored name of a tensor."""
+    if rule.name is not None or not rule.sources:
+        return UnimplementedError(
+            f"{rule.place}, for {quoted(source_text(rule.source))}, splits, fills or adds: that is more than one name "
+            f"for one target. save_model inverts such rules"
         )
-    return found or None
+    return UnimplementedError(
+        f"the pattern {quoted(source_text(rule.source))} of a KeyMapper cannot be inverted: it "
+        f"does not determine which name a state_dict key came from. To save, give names in a dictionary"
+    )
 
 
-def _target_and_layout(place: str, target: object) -> tuple[str | None, LayoutLike | None]:
+def _target_and_layout(place: str, target: object) -> tuple[Any, Any]:
     """Split the value of a dictionary item into target and layout."""
-    if target is None or isinstance(target, str):
+    if target is None or isinstance(target, str | list):
         return target, None
     if isinstance(target, tuple) and len(target) == 2:
         return target
     raise InvalidArgumentError(
         f'{place}: {target!r} is not a target. Write "fc.weight", ("fc.weight", "dense") or None'
     )
-
-
-def _compiled(place: str, source: object) -> re.Pattern[str]:
-    if isinstance(source, re.Pattern) and isinstance(source.pattern, str):
-        return source
-    if not isinstance(source, str):
-        raise InvalidArgumentError(f"{place}: {source!r} is neither a name nor a regular expression for strings")
-    try:
-        return re.compile(source)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise InvalidArgumentError(f"{place}: {quoted(source)} is not a regular expression: {error}") from error
-
-
-def _check_template(place: str, pattern: re.Pattern[str], target: str) -> None:
-    """Raise InvalidArgumentError if a target names a group that the pattern lacks."""
-    # A pattern with the same groups that matches the empty string.
-    names = {number: name for name, number in pattern.groupindex.items()}
-    groups = (f"(?P<{names[number]}>)" if number in names else "()" for number in range(1, pattern.groups + 1))
-    empty = re.compile("".join(groups)).fullmatch("")
-    assert empty is not None
-    try:
-        empty.expand(target)
-    except (re.error, IndexError) as error:
-        raise InvalidArgumentError(f"{place}: target {quoted(target)} of {quoted(pattern.pattern)}: {error}") from error

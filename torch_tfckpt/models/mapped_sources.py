@@ -3,24 +3,28 @@
 A rule without a layout gets the one that follows from the pair of stored name and module (see `layer_names`). A rule
 for a variable from which several tensors are made, such as the kernel of an LSTM cell of TensorFlow 1, may name any of
 them; the others follow. Several variables that rules map to one tensor are joined if the layer is known to be stored
-that way.
+that way. A rule may also join variables of its own choice, split one, or fill a tensor for which none is stored.
+What is stored below a layer that a rule maps to a module is only renamed here, and found by TensorFlow's names later.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.tensor_names import short_key
-from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.assembly import Source, SourcePart
+from torch_tfckpt.models.auxiliary import auxiliary_keys
 from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS, Leaves, TensorOrigin
+from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, source_text, targets_of_rule
+from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS, Bounds, Leaves, TensorOrigin
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout, layout_of_rule
-from torch_tfckpt.models.stored_names import variable_name_of
+from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import natural_order, quoted
+from torch_tfckpt.values import value_dtype
 
 
 @dataclass(slots=True)
@@ -33,6 +37,10 @@ class MappedSources:
         left_out: Keys that are omitted.
         strays: Key -> name to which it is mapped, but which the module does not have.
         unused_rules: Names and patterns that match nothing.
+        filled: Name of a tensor -> value of all elements.
+        absent: Name of a tensor -> the name or pattern that it is mapped from, but that is not stored.
+        below_modules: Dotted name below a module, such as "encoder.query.kernel", and the key that is mapped to it.
+        layouts: Key of these -> the layout that the rule gives.
     """
 
     sources: dict[str, Source] = field(default_factory=dict)
@@ -40,6 +48,10 @@ class MappedSources:
     left_out: list[str] = field(default_factory=list)
     strays: dict[str, str] = field(default_factory=dict)
     unused_rules: list[str] = field(default_factory=list)
+    filled: dict[str, float] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    below_modules: list[tuple[str, str]] = field(default_factory=list)
+    layouts: dict[str, Layout] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,23 @@ class _Mapped:
     layout: Layout | None  # the rule's
     matched: str  # the name that the rule matched
     names: Sequence[str]  # all names of the variable, the matched one first
+    match: RuleMatch | None = None
+
+    @property
+    def rule(self) -> CheckedRule:
+        """The rule that matched."""
+        assert self.match is not None
+        return self.match.rule
+
+    @property
+    def part(self) -> int:
+        """Number of its pattern, if variables are joined."""
+        return 0 if self.match is None else self.match.part
+
+    @property
+    def added(self) -> float:
+        """The constant that the rule adds."""
+        return 0.0 if self.match is None else self.match.rule.add
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,33 +103,174 @@ def mapped_sources(
         averages: Variable -> its moving average, if averages are wanted; the variable itself may not be stored.
 
     Raises:
-        InvalidArgumentError: two tensors are mapped to one and cannot be joined; a layout is unknown.
+        InvalidArgumentError: two tensors are mapped to one and cannot be joined; a layout is unknown; sizes do not fit.
     """
     result = MappedSources()
     places = {place.name: _NamedTarget(target, place) for target in targets for place in target.places}
+    modules = [rule for rule in mapper.rules if rule.is_module]
+    known = {dotted(name) for target in targets for name in target.possible_names} if modules else frozenset()
     by_name: dict[str, list[_Mapped]] = {}
-    unused = dict.fromkeys(mapper.sources)
+    joined: dict[tuple[str, int], list[_Mapped]] = {}  # name and rule -> parts
+    split: list[_Mapped] = []
+    unused = {id(rule): rule for rule in mapper.rules}
+    astray: dict[str, str] = {}
     for key in dict.fromkeys((*reader.keys(), *averages)):
         others = (name for name in reader.names_of(key) if name not in (key, short_key(key)))
         names = (short_key(key), key, *others)
-        match = mapper.match(*names)
+        match = mapper.matched(names, known)
         if match is None:
+            astray.update((key, path) for path in (_below_module(rule, names) for rule in modules) if path)
             continue
-        unused.pop(match.rule, None)
+        rule = match.rule
+        unused.pop(id(rule), None)
         result.taken.add(key)
-        if match.mapped.target is None:
+        missing = [target for target in match.targets if target not in places]
+        if not match.targets:
             result.left_out.append(key)
-        elif match.mapped.target not in places:
-            result.strays[key] = match.mapped.target
+        elif rule.is_module:
+            result.below_modules.append((match.targets[0], key))
+            if rule.layout is not None:
+                result.layouts[key] = layout_of_rule(rule.layout)
+        elif missing:
+            result.strays[key] = missing[0]
         else:
             shape = reader.shape(averages.get(key, key))
-            layout = None if match.mapped.layout is None else layout_of_rule(match.mapped.layout)
-            mapped = _Mapped(key, shape, layout, match.name, (match.name, *names[2:], key))
-            by_name.setdefault(match.mapped.target, []).append(mapped)
-    result.unused_rules.extend(rule if isinstance(rule, str) else rule.pattern for rule in unused)
+            layout = None if rule.layout is None else layout_of_rule(rule.layout)
+            mapped = _Mapped(key, shape, layout, match.name, (match.name, *names[2:], key), match)
+            if rule.add and not _is_floating(reader, averages.get(key, key)):
+                raise InvalidArgumentError(f"{reader.path}: {quoted(key)} has no floating-point values to add to")
+            if rule.is_join:
+                joined.setdefault((match.targets[0], id(rule)), []).append(mapped)
+            elif len(match.targets) > 1:
+                split.append(mapped)
+            else:
+                by_name.setdefault(match.targets[0], []).append(mapped)
+    _add_fills(result, places, unused)
+    if astray:
+        auxiliary = auxiliary_keys(reader)
+        result.strays.update((key, path) for key, path in astray.items() if key not in auxiliary)
+    result.absent.update((name, rule.name) for rule in unused.values() if rule.name for name in targets_of_rule(rule))
+    result.unused_rules.extend(source_text(rule.source) for rule in unused.values())
+    for (name, _), given in joined.items():
+        with error_context(f"{reader.path}: {quoted(given[0].matched)} and others, joined to {quoted(name)}"):
+            _add_joined(result, places[name], name, given)
+    for mapped in split:
+        with error_context(f"{reader.path}: {quoted(mapped.matched)}"):
+            _add_split(result, places, mapped)
+    of_rules = dict(result.sources)
     for name, given in by_name.items():
+        if name in of_rules:
+            _check_free(of_rules, name, given[0].key)
         _add(result, places, name, given, reader.path)
     return result
+
+
+def _is_floating(reader: CheckpointReader, key: str) -> bool:
+    """Return whether the values of a stored tensor are floating-point numbers."""
+    return value_dtype(key, reader.dtype(key)).is_floating_point
+
+
+def _below_module(rule: CheckedRule, names: Sequence[str]) -> str | None:
+    """Return what a rule for modules would call a tensor that the module does not have."""
+    found = (rule.match(name, None) for name in names)
+    return next((match.targets[0] for match in found if match is not None and match.targets), None)
+
+
+def _add_fills(result: MappedSources, places: Mapping[str, _NamedTarget], unused: dict[int, CheckedRule]) -> None:
+    for rule in [rule for rule in unused.values() if rule.fill is not None]:
+        names = list(targets_of_rule(rule))
+        if all(name in places for name in names):
+            del unused[id(rule)]
+        assert rule.fill is not None
+        result.filled.update(dict.fromkeys(names, rule.fill))
+
+
+def _add_joined(result: MappedSources, here: _NamedTarget, name: str, given: list[_Mapped]) -> None:
+    """Add the source of a tensor that a rule joins from several variables."""
+    rule = given[0].rule
+    count = len(rule.sources)
+    if count == 1:
+        given.sort(key=lambda mapped: natural_order(mapped.matched))
+    else:
+        for number, source in enumerate(rule.sources):
+            of_part = [mapped for mapped in given if mapped.part == number]
+            if len(of_part) > 1:
+                raise InvalidArgumentError(
+                    f"{quoted(of_part[0].key)} and {quoted(of_part[1].key)} both match {quoted(source_text(source))}. "
+                    f"Map one of them to None"
+                )
+            if not of_part:
+                result.absent[name] = source_text(source)
+                return
+        given.sort(key=lambda mapped: mapped.part)
+    parts = [SourcePart(each.key, _layout_of_part(here, each, at, len(given))) for at, each in enumerate(given)]
+    if rule.sizes is not None:
+        for part, mapped, size in zip(parts, given, rule.sizes, strict=True):
+            shape = part.layout.torch_shape(mapped.shape)
+            if rule.axis >= len(shape) or shape[rule.axis] != size:
+                raise InvalidArgumentError(
+                    f"{quoted(mapped.key)} is {shape_text(shape)} in torch's order, but the rule gives it size {size} "
+                    f"along axis {rule.axis}. Give the stored sizes"
+                )
+    _check_free(result.sources, name, given[0].key)
+    variable_name = variable_name_of(given[0].matched)
+    result.sources[name] = Source(tuple(parts), variable_name, rule.axis, added=rule.add)
+
+
+def _layout_of_part(here: _NamedTarget, mapped: _Mapped, at: int, count: int) -> Layout:
+    if mapped.layout is not None:
+        return mapped.layout
+    for each in here.origins:
+        for leaves in each.origin.variables[at : at + 1] if len(each.origin.variables) == count else ():
+            for name in mapped.names:
+                leaf = _leaf_of(name, leaves, loosely=True)
+                if leaf is not None:
+                    return leaves[leaf]
+    return _whole_layout(here, mapped)
+
+
+def _whole_layout(here: _NamedTarget, mapped: _Mapped) -> Layout:
+    """Return the layout that the name of a variable implies, if it were the whole tensor."""
+    if mapped.layout is not None:
+        return mapped.layout
+    of_layer = (layout for each, layout, _ in _origins_of(here, mapped) if each.origin.bounds is None)
+    found = next(of_layer, None)
+    if found is None:
+        _check_known(here, variable_name_of(mapped.matched), len(mapped.shape))
+    return found or SAME
+
+
+def _add_split(result: MappedSources, places: Mapping[str, _NamedTarget], mapped: _Mapped) -> None:
+    """Add the sources of the tensors into which a rule splits one variable."""
+    rule, names = mapped.rule, mapped.match.targets if mapped.match is not None else ()
+    wanted = [places[name].target.shape for name in names]
+    sizes = rule.sizes
+    if sizes is None and all(shape is not None and rule.axis < len(shape) for shape in wanted):
+        sizes = tuple(shape[rule.axis] for shape in wanted if shape is not None)
+    start = 0
+    for number, name in enumerate(names):
+        layout = _whole_layout(places[name], mapped)
+        if sizes is None:
+            held = layout.torch_shape(mapped.shape)
+            if rule.axis >= len(held) or held[rule.axis] % len(names):
+                raise InvalidArgumentError(
+                    f"{shape_text(held)} cannot be split into {len(names)} equal parts along axis {rule.axis}. Give "
+                    f"sizes"
+                )
+            sizes = (held[rule.axis] // len(names),) * len(names)
+        stop = start + sizes[number]
+        _check_free(result.sources, name, mapped.key)
+        bounds = Bounds(start, stop, sum(sizes))
+        part = SourcePart(mapped.key, layout)
+        result.sources[name] = Source((part,), variable_name_of(mapped.matched), rule.axis, bounds, rule.add)
+        start = stop
+
+
+def _check_free(sources: Mapping[str, Source], name: str, key: str) -> None:
+    if name in sources:
+        raise InvalidArgumentError(
+            f"{quoted(sources[name].key)} and {quoted(key)} are both mapped to {quoted(name)}. Map one of them to None"
+        )
 
 
 def implied_layout(target: Target, name: str, key: str, *, must_be_known: bool = False) -> Layout | None:
@@ -116,6 +286,15 @@ def implied_layout(target: Target, name: str, key: str, *, must_be_known: bool =
     if found is None and must_be_known:
         _check_known(here, variable_name_of(key), target.tensor.dim())
     return found
+
+
+def part_layout(target: Target, name: str, key: str, part: int, count: int) -> Layout:
+    """Return the layout that a stored name implies for one of the variables that are joined to a tensor.
+
+    InvalidArgumentError if it implies none, and axes may be in another order.
+    """
+    here = _NamedTarget(target, next(place for place in target.places if place.name == name))
+    return _layout_of_part(here, _Mapped(key, tuple(target.tensor.shape), None, key, (key,)), part, count)
 
 
 def _add(
@@ -135,7 +314,7 @@ def _add(
     [mapped] = given
     with error_context(f"{path}: {quoted(mapped.matched)}, mapped to {quoted(name)}"):
         source, used = _single(here, mapped)
-    result.sources[name] = source
+    result.sources[name] = replace(source, added=mapped.added)
     if used is None or used.origin.bounds is None:
         return
     for other, origin in used.siblings():

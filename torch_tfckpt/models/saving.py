@@ -43,7 +43,8 @@ def save_model(
             with the extension of another format (.safetensors, .pt, .h5 ...) is refused.
         naming: "torch": the names of the state_dict, unchanged. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
             layouts, for the modules that load_model knows; others keep torch's names and layouts.
-        mapper: Names and layouts that override those of `naming`; the same as for load_model, but without patterns.
+        mapper: Names and layouts that override those of `naming`: the same rules as for load_model, as far as they
+            determine the name under which a tensor is stored.
         extra: Name -> further value to store in the checkpoint. Python's numbers are stored as TensorFlow's variables
             of that value: an int as an int64 scalar, such as {"global_step": 7}; a float as float32; a bool as bool.
             Strings and lists of strings are stored as strings; tensors and numpy values in their own dtype.
@@ -56,7 +57,8 @@ def save_model(
             name; a layout that does not fit, or that is given neither by a rule nor by the name; a lazy parameter; a
             name of `extra` that the model uses, or a value that cannot be stored.
         TypeError: `model` is not a Module.
-        UnimplementedError: naming="keras"; a mapper with patterns; a dtype that TensorFlow lacks.
+        UnimplementedError: naming="keras"; a rule of the mapper that does not determine a name; a dtype that TensorFlow
+            lacks.
         IncompleteSaveError: a file operation failed; nothing was published, an earlier checkpoint is intact.
 
     A tensor with several names is stored once, under the first; the others are listed in a string tensor ".shared". It
@@ -91,7 +93,7 @@ def save_model(
         return written
     with error_context(f"save_model to {fspath(prefix)}"):
         targets = targets_of(model)
-        values = written_variables(targets, naming, {} if mapper is None else as_key_mapper(mapper).inverse())
+        values = written_variables(targets, naming, None if mapper is None else as_key_mapper(mapper))
         if extra is not None:
             values |= extra_values(extra, [*values, *_names_of(targets)])
     return save_file(values, prefix)

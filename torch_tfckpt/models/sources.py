@@ -75,14 +75,17 @@ def find_sources(
         if given:
             found.sources[target.name] = given[0]
             _note_apart(reader, target, [source.key for source in given], found)
-    named = {each.target: key for key, each in mapper.names.items()} if mapper is not None else {}
-    left = [target for target in targets if target.name not in found.sources]
+    filled = {target.name: mapped.filled[name] for target in targets for name in target.names if name in mapped.filled}
+    left = [target for target in targets if target.name not in found.sources and target.name not in filled]
     for target in left:
-        found.asked_for.update({name: named[name] for name in target.names if name in named})
-    left = [target for target in left if not any(name in found.asked_for for name in target.names)]
+        found.asked_for.update({name: mapped.absent[name] for name in target.names if name in mapped.absent})
+    without_rules = [target for target in left if not any(name in found.asked_for for name in target.names)]
+    _find_in_modules(reader, without_rules, mapped, found)
+    left = [target for target in without_rules if target.name not in found.sources]
     _find_by_name(reader, left, averages, prefix, mapped.taken, found)
-    _check_order_of_axes(reader, left, found)
+    _check_order_of_axes(reader, without_rules, found)
     _fill_the_rest(targets, found)
+    found.filled.update(filled)
     for target in targets:
         source = found.sources.get(target.name)
         if source is None:
@@ -99,9 +102,7 @@ def find_sources(
 
 def possible_names(target: Target) -> list[str]:
     """Return the names under which a target, or a part of it, may be stored, its own first."""
-    own = [place.name for place in target.places]
-    of_layers = (each.base + leaf for each in target.origins for leaf in each.origin.leaves())
-    return list(dict.fromkeys([*own, *of_layers]))
+    return target.possible_names
 
 
 def _fill_the_rest(targets: Sequence[Target], found: Found) -> None:
@@ -167,6 +168,24 @@ def _find_by_name(
         source = _source_of(reader, target, naming, layers, found)
         if source is not None:
             found.sources[target.name] = source
+
+
+def _find_in_modules(reader: CheckpointReader, targets: Sequence[Target], mapped: MappedSources, found: Found) -> None:
+    """Add a source for each target that is stored below the name of a layer that a rule maps to its module."""
+    if not mapped.below_modules:
+        return
+    keys = {key for _, key in mapped.below_modules}
+    naming = Naming(Names(mapped.below_modules, {key: variable_name_of(key) for key in keys}, unique=False), "")
+    layers = _LayersByName(naming, targets)
+    for target in targets:
+        source = _source_of(reader, target, naming, layers, found)
+        if source is None:
+            continue
+        parts = (
+            part if part.layout.is_same else replace(part, layout=mapped.layouts.get(part.key, part.layout))
+            for part in source.parts
+        )
+        found.sources[target.name] = replace(source, parts=tuple(parts))
 
 
 def _may_be_filled(target: Target) -> bool:

@@ -73,6 +73,12 @@ class Target:
         return [place.name for place in self.places]
 
     @property
+    def possible_names(self) -> list[str]:
+        """The names under which it, or a part of it, may be stored, its own first."""
+        of_layers = (each.base + leaf for each in self.origins for leaf in each.origin.leaves())
+        return list(dict.fromkeys([*self.names, *of_layers]))
+
+    @property
     def shape(self) -> Shape | None:
         """Its shape; None if it takes any shape: a lazy tensor, or one that load_state_dict may resize."""
         return None if self.is_loaded or is_lazy(self.tensor) else tuple(self.tensor.shape)

@@ -1,29 +1,28 @@
 """The variables that save_model writes for the tensors of a module: names, layouts, and how they are put together.
 
 With TensorFlow's names, each layer is written in the first of its variants (see `layer_names`): a tensor that is joined
-from several variables is cut into them, and tensors that are ranges of one variable are joined to it. This is the
-inverse of what load_model does.
+from several variables is cut into them, and tensors that are ranges of one variable are joined to it. Rules of a mapper
+do the same where they determine the names. This is the inverse of what load_model does.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch.nn.parameter import is_lazy
 
-from torch_tfckpt.errors import InvalidArgumentError, error_context
-from torch_tfckpt.models.layer_names import TensorOrigin
-from torch_tfckpt.models.layouts import SAME, Layout, LayoutLike, layout_of_rule
-from torch_tfckpt.models.mapped_sources import implied_layout
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.models.inverted_rules import InvertedRules, WrittenAs
+from torch_tfckpt.models.key_mapper import KeyMapper
+from torch_tfckpt.models.layer_names import Bounds, TensorOrigin
+from torch_tfckpt.models.layouts import SAME, Layout, layout_of_rule
+from torch_tfckpt.models.mapped_sources import implied_layout, part_layout
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.saveables.stored_keys import SHARED
-from torch_tfckpt.text import did_you_mean, quoted
+from torch_tfckpt.text import quoted
 from torch_tfckpt.values import WritableValue
-
-KeysAndLayouts = Mapping[str, tuple[str, LayoutLike | None]]
-"""State_dict key -> stored key and layout."""
 
 
 @dataclass(slots=True)
@@ -71,36 +70,47 @@ class _WrittenVariables:
             )
 
 
-def written_variables(targets: Sequence[Target], naming: str, mapped: KeysAndLayouts) -> dict[str, WritableValue]:
+def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper | None) -> dict[str, WritableValue]:
     """Return key -> value for all tensors of a module.
 
     Args:
         naming: "torch" or "tf".
-        mapped: Names and layouts that take precedence.
+        mapper: Rules that take precedence.
 
     Raises:
         InvalidArgumentError: two tensors with one key; a mapped name that the module does not have; a layout that does
-            not fit, or that neither the rule nor the name gives; a lazy parameter.
+            not fit, or that neither the rule nor the name gives; a lazy parameter; other values than a rule fills in.
+        UnimplementedError: a rule does not determine the name under which a tensor is stored.
     """
-    _check_mapped(targets, mapped)
+    rules = InvertedRules(mapper or KeyMapper(()), targets)
     variables = _WrittenVariables()
     for target in targets:
         if is_lazy(target.tensor):
             raise InvalidArgumentError(f"{quoted(target.name)} has no shape yet. Run the model once before saving it")
         kept: dict[Layout, str] = {}  # layouts in which the tensor is stored, and their keys
         for place in target.places:
-            if place.name not in mapped and naming == "tf" and _put_by_origin(variables, target, place):
+            if place.name in rules.filled:
+                _check_filled(target, place, rules.filled[place.name])
                 continue
-            key, layout = _stored_as(target, place, naming, mapped)
+            by_rule = rules.of(target, place.name)
+            if by_rule is not None and by_rule.is_several:
+                _put_by_rule(variables, target, place, by_rule, rules)
+                continue
+            below = naming == "tf" or _is_below_module(target, place, rules)
+            if by_rule is None and below and _put_by_origin(variables, target, place, rules):
+                continue
+            key, layout = _stored_as(target, place, by_rule, rules, below=below)
             # An alias is read with the layout that the name of the stored tensor implies.
             same = (at for each, at in kept.items() if each == (implied_layout(target, place.name, at) or SAME))
-            first = None if place.name in mapped else next(same, None)
+            first = None if by_rule is not None else next(same, None)
             if first is not None:
                 variables.put_alias(key, place.name, first)
             else:
                 kept[layout] = key
                 with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
-                    variables.put(key, place.name, layout.to_stored(target.tensor.detach()))
+                    value = target.tensor.detach()
+                    added = 0.0 if by_rule is None else by_rule.rule.add
+                    variables.put(key, place.name, layout.to_stored(value - added if added else value))
     return variables.all()
 
 
@@ -115,19 +125,73 @@ def written_names(target: Target) -> list[str]:
     return names
 
 
-def _put_by_origin(variables: _WrittenVariables, target: Target, place: ModuleTensor) -> bool:
+def _check_filled(target: Target, place: ModuleTensor, number: float) -> None:
+    """Raise InvalidArgumentError if a tensor has other values than the rule fills in when it is loaded."""
+    if bool((target.tensor.detach() != number).any()):
+        raise InvalidArgumentError(
+            f"{quoted(place.name)} has other values than {number:g}, which a rule fills in when it is loaded: they "
+            f"would be lost. Omit the rule to store them"
+        )
+
+
+def _put_by_rule(
+    variables: _WrittenVariables, target: Target, place: ModuleTensor, by_rule: WrittenAs, rules: InvertedRules
+) -> None:
+    """Add a tensor that a rule joins from several variables, or that is a part of one."""
+    rule, keys = by_rule.rule, by_rule.keys
+    value = target.tensor.detach() - rule.add if rule.add else target.tensor.detach()
+    with error_context(f"{quoted(place.name)}, stored as {quoted(keys[0])}{' and others' if len(keys) > 1 else ''}"):
+        if rule.axis >= value.dim():
+            raise InvalidArgumentError(f"the tensor has no axis {rule.axis}. Give another axis in the rule")
+        if len(keys) == 1:
+            layout = layout_of_rule(rule.layout) if rule.layout is not None else None
+            layout = layout or implied_layout(target, place.name, keys[0], must_be_known=True) or SAME
+            sizes = rule.sizes or rules.sizes_along(rule.axis, by_rule.targets)
+            start = sum(sizes[: by_rule.number])
+            length, wanted = value.shape[rule.axis], sizes[by_rule.number]
+            if length != wanted:
+                raise InvalidArgumentError(f"axis {rule.axis} has length {length}, but the rule gives it {wanted}")
+            origin = TensorOrigin(axis=rule.axis, bounds=Bounds(start, start + wanted, sum(sizes)))
+            variables.put_range(keys[0], " and ".join(by_rule.targets), origin, layout, value)
+            return
+        length = value.shape[rule.axis]
+        if rule.sizes is None and length % len(keys):
+            raise UnimplementedError(
+                f"axis {rule.axis} of length {length} is not {len(keys)} equal parts. Give sizes in the rule"
+            )
+        sizes = rule.sizes or (length // len(keys),) * len(keys)
+        if sum(sizes) != length:
+            raise InvalidArgumentError(
+                f"axis {rule.axis} has length {length}, but the sizes of the rule add up to {sum(sizes)}"
+            )
+        for number, (key, part) in enumerate(zip(keys, torch.split(value, list(sizes), rule.axis), strict=True)):
+            given = None if rule.layout is None else layout_of_rule(rule.layout)
+            layout = given or part_layout(target, place.name, key, number, len(keys))
+            variables.put(key, place.name, layout.to_stored(part))
+
+
+def _is_below_module(target: Target, place: ModuleTensor, rules: InvertedRules) -> bool:
+    """Return whether a rule for modules gives the names of a tensor's variables."""
+    written = _written(target, place.name)
+    if written is None:
+        return rules.below_module(place.name) is not None
+    origins = [written.origin, *(origin for _, origin in written.siblings())]
+    leaf = next(leaf for origin in origins for leaf in origin.leaves())
+    return rules.below_module(written.base + leaf) is not None
+
+
+def _put_by_origin(variables: _WrittenVariables, target: Target, place: ModuleTensor, rules: InvertedRules) -> bool:
     """Add a tensor that is not one whole variable; return whether it is such a tensor."""
     written = _written(target, place.name)
     if written is None or (len(written.origin.variables) == 1 and written.origin.bounds is None):
         return False
     origin, value = written.origin, target.tensor.detach()
-    keys = [
-        (_key(written.base, leaf), layout) for leaf, layout in (next(iter(each.items())) for each in origin.variables)
-    ]
+    keys = [_spelled(written.base, *next(iter(each.items())), rules) for each in origin.variables]
     if not keys:
         if origin.summed_with is not None and bool(value.count_nonzero()):
             [leaves] = written.variant[origin.summed_with].variables
-            variables.added[_key(written.base, next(iter(leaves)))] = value
+            key, _ = _spelled(written.base, *next(iter(leaves.items())), rules)
+            variables.added[key] = value
         return True
     if origin.bounds is not None:
         [(key, layout)] = keys
@@ -144,30 +208,37 @@ def _written(target: Target, name: str) -> LayerOrigin | None:
     return min(first, key=lambda each: len(each.base), default=None)
 
 
-def _stored_as(target: Target, place: ModuleTensor, naming: str, mapped: KeysAndLayouts) -> tuple[str, Layout]:
-    if place.name in mapped:
-        key, given = mapped[place.name]
+def _stored_as(
+    target: Target, place: ModuleTensor, by_rule: WrittenAs | None, rules: InvertedRules, *, below: bool
+) -> tuple[str, Layout]:
+    """Return the key and the layout of a tensor that is one variable.
+
+    Args:
+        below: Whether it has TensorFlow's name: because of `naming`, or of a rule for its module.
+    """
+    if by_rule is not None:
+        [key] = by_rule.keys
         with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
-            if given is not None:
-                return key, layout_of_rule(given)
+            if by_rule.rule.layout is not None:
+                return key, layout_of_rule(by_rule.rule.layout)
             implied = implied_layout(target, place.name, key, must_be_known=True)
             return key, implied or SAME
     written = _written(target, place.name)
-    if naming == "torch" or written is None:
-        return place.name if naming == "torch" else place.name.replace(".", "/"), SAME
-    leaf, layout = next(iter(written.origin.variables[0].items()))
-    return _key(written.base, leaf), layout
+    if not below:
+        return place.name, SAME
+    if written is None:
+        return _spelled("", place.name, SAME, rules)
+    return _spelled(written.base, *next(iter(written.origin.variables[0].items())), rules)
+
+
+def _spelled(base: str, leaf: str, layout: Layout, rules: InvertedRules) -> tuple[str, Layout]:
+    """Return the key and the layout of a variable that has TensorFlow's name."""
+    found = rules.below_module(base + leaf)
+    if found is None:
+        return _key(base, leaf), layout
+    key, given = found
+    return key, layout if given is None or layout.is_same else layout_of_rule(given)
 
 
 def _key(base: str, leaf: str) -> str:
     return (base + leaf).replace(".", "/")
-
-
-def _check_mapped(targets: Sequence[Target], mapped: KeysAndLayouts) -> None:
-    """Raise InvalidArgumentError if a mapper names tensors that the module does not have."""
-    known = [name for target in targets for name in target.names]
-    for name in sorted(mapped.keys() - set(known)):
-        raise InvalidArgumentError(
-            f"the mapper maps {quoted(mapped[name][0])} to {quoted(name)}, which the module does not have. "
-            f"{did_you_mean(name, known)}".rstrip()
-        )

@@ -1,0 +1,180 @@
+"""The rules of a KeyMapper backwards: as which variables are the tensors of a module stored?
+
+A rule is used only if it determines the stored name, and if the mapper leads from there back to the tensor. If several
+rules do, those count whose layout, or whose stored name, fits the module that has the tensor. What remains ambiguous,
+and a function, which has no inverse, is an error: nothing is stored under a name that nobody asked for.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch.nn.parameter import is_lazy
+
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.models.key_mapper import KeyMapper, not_inverted
+from torch_tfckpt.models.key_rules import ROOT_MODULE, CheckedRule, source_text, targets_of_rule
+from torch_tfckpt.models.layouts import LayoutLike, layout_of_rule
+from torch_tfckpt.models.mapped_sources import implied_layout
+from torch_tfckpt.models.rule_inverse import RuleInverse, may_be_target, rule_inverse
+from torch_tfckpt.models.stored_names import dotted
+from torch_tfckpt.models.targets import Target
+from torch_tfckpt.text import did_you_mean, quoted
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenAs:
+    """The variables of one tensor.
+
+    Attributes:
+        keys: Several if the tensor is joined from them.
+        targets: All tensors that one variable is split into, of which this is number `number`.
+    """
+
+    rule: CheckedRule
+    keys: tuple[str, ...]
+    targets: tuple[str, ...]
+    number: int
+
+    @property
+    def is_several(self) -> bool:
+        """Whether it is not one tensor that is one variable."""
+        return len(self.keys) > 1 or len(self.targets) > 1
+
+
+class InvertedRules:
+    """The inverse of a mapper for the tensors of one module.
+
+    Raises:
+        InvalidArgumentError: a rule for a name has a target that the module does not have.
+    """
+
+    def __init__(self, mapper: KeyMapper, targets: Sequence[Target]) -> None:
+        self._mapper = mapper
+        self._shapes: dict[str, Shape] = {}
+        for target in targets:
+            shape = () if is_lazy(target.tensor) else tuple(target.tensor.shape)
+            self._shapes.update(dict.fromkeys(target.names, shape))
+        modules = [rule for rule in mapper.rules if rule.is_module and rule.targets]
+        self._known = {dotted(name) for target in targets for name in target.possible_names} if modules else frozenset()
+        self._modules = [(rule, rule_inverse(rule.sources, rule.targets[0])) for rule in modules]
+        self._tensors = [
+            (rule, number, rule_inverse(rule.sources, target))
+            for rule in mapper.rules
+            if rule.sources and not rule.is_module
+            for number, target in enumerate(rule.targets)
+        ]
+        self.filled = {name: rule.fill for rule in mapper.rules if rule.fill is not None for name in _names(rule)}
+        for rule in mapper.rules:
+            for name in _names(rule):
+                if name not in self._shapes:
+                    raise InvalidArgumentError(
+                        f"the mapper maps {quoted(source_text(rule.source))} to {quoted(name)}, which the module does "
+                        f"not have. {did_you_mean(name, self._shapes)}".rstrip()
+                    )
+
+    def of(self, target: Target, name: str) -> WrittenAs | None:
+        """Return how a tensor is written; None if no rule is for it.
+
+        Raises:
+            UnimplementedError: a rule may be for it, but does not determine a name; or several do.
+        """
+        found: list[WrittenAs] = []
+        unknown: CheckedRule | None = None
+        for rule, number, inverse in self._tensors:
+            if rule.name is None and found and found[0].rule.name is not None:
+                break
+            names = self._names_of(rule, number, inverse, name)
+            if names is None or len(names) > 1:
+                unknown = unknown or rule
+            found += names if names is not None and len(names) == 1 else []
+        if len(found) > 1:
+            found = [each for each in found if _fits(target, name, each)] or found
+        if unknown is not None and not (found and found[0].rule.name is not None):
+            raise not_inverted(unknown)
+        if len(found) > 1:
+            raise UnimplementedError(
+                f"rules of the KeyMapper map both {quoted(found[0].keys[0])} and {quoted(found[1].keys[0])} to "
+                f"{quoted(name)}. To save, give one name in a dictionary"
+            )
+        return found[0] if found else None
+
+    def below_module(self, path: str) -> tuple[str, LayoutLike | None] | None:
+        """Return the key, and the layout of the rule, for what TensorFlow calls a variable of the module.
+
+        Args:
+            path: Name of a module and of its variable: "encoder.query.kernel".
+
+        Returns:
+            From the first rule for modules that is for it; None if there is none.
+
+        Raises:
+            UnimplementedError: as `of`.
+        """
+        path = dotted(path)
+        ends = [at for at in range(len(path)) if path[at] == "."] if self._modules else []
+        # The outermost module first: the names of those below it are then spelled with "/", as TensorFlow does.
+        inner = [(path[:at], path[at + 1 :]) for at in ends]
+        for rule, inverse in self._modules:
+            found: dict[str, str] = {}  # keys by their dotted spelling, in which "/" and "." are equal
+            for module, rest in [(ROOT_MODULE, path)] if rule.targets[0] == ROOT_MODULE else inner:
+                names = None if inverse is None else inverse.find(module)
+                if names is None:
+                    if may_be_target(rule.source, rule.targets[0], module):
+                        raise not_inverted(rule)
+                    continue
+                for [name] in names:
+                    key = f"{name}/{rest.replace('.', '/')}"
+                    match = self._mapper.matched((key,), self._known)
+                    if match is not None and match.rule is rule and match.targets == (path,):
+                        found.setdefault(dotted(key), key)
+            if len(found) > 1:
+                raise not_inverted(rule)
+            for key in found.values():
+                return key, rule.layout
+        return None
+
+    def sizes_along(self, axis: int, names: Sequence[str]) -> tuple[int, ...]:
+        """Return the lengths of tensors along an axis. InvalidArgumentError if the module lacks one, or the axis."""
+        for name in names:
+            if name not in self._shapes or axis >= len(self._shapes[name]):
+                raise InvalidArgumentError(
+                    f"the module has no tensor {quoted(name)} with an axis {axis} to store with it"
+                )
+        return tuple(self._shapes[name][axis] for name in names)
+
+    def _names_of(
+        self, rule: CheckedRule, number: int, inverse: RuleInverse | None, name: str
+    ) -> list[WrittenAs] | None:
+        """Return how a rule may write a tensor; None if that is not determined."""
+        if inverse is None or (rule.is_join and len(rule.sources) == 1):
+            return None if may_be_target(rule.source, rule.targets[number], name) else []
+        names = inverse.find(name)
+        if names is None:
+            return None
+        found = (self._leading_back(rule, each, number, name) for each in names)
+        return [each for each in found if each is not None]
+
+    def _leading_back(self, rule: CheckedRule, names: tuple[str, ...], number: int, name: str) -> WrittenAs | None:
+        targets: tuple[str, ...] = ()
+        for part, stored in enumerate(names):
+            match = self._mapper.matched((stored,), self._known)
+            if match is None or match.rule is not rule or match.part != part or match.targets[number] != name:
+                return None
+            targets = match.targets
+        return WrittenAs(rule, names, targets, number)
+
+
+def _names(rule: CheckedRule) -> Iterator[str]:
+    return targets_of_rule(rule)
+
+
+def _fits(target: Target, name: str, written: WrittenAs) -> bool:
+    """Return whether the layout of a rule, or what its stored name implies, fits the tensor."""
+    if written.rule.layout is None:
+        return implied_layout(target, name, written.keys[0]) is not None
+    try:
+        layout_of_rule(written.rule.layout).stored_shape(tuple(target.tensor.shape))
+    except InvalidArgumentError:
+        return False
+    return True
