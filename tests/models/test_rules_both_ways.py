@@ -273,3 +273,27 @@ def test_what_is_not_determined_is_not_guessed(tmp_path: Path, rule: Any) -> Non
     assert list(tmp_path.iterdir()) == []
     save_model(model, tmp_path / "m", mapper=[(r"x\d/(.*)", r"other.\1"), (".*/adam_.", None)])
     assert list(load_file(tmp_path / "m")) == ["fc.a.weight"]
+
+
+def test_a_rule_for_one_of_the_tensors_of_a_variable(tmp_path: Path) -> None:
+    """The others follow, in both directions: both weights of an LSTM cell of TensorFlow 1, both biases of a GRU."""
+    stored = {"cell/kernel": torch.randn(5, 12), "cell/bias": torch.randn(12)}
+    rules = {"cell/kernel": ("rnn.weight_hh_l0", "lstm_tf1"), "cell/bias": ("rnn.bias_ih_l0", "lstm_tf1")}
+    save_file(stored, tmp_path / "m")
+    model = tree(rnn=nn.LSTM(2, 3))
+    load_model(model, tmp_path / "m", mapper=rules)
+    save_model(model, tmp_path / "n", mapper={**rules})
+    again = load_file(tmp_path / "n")
+    assert torch.equal(again["cell/kernel"], stored["cell/kernel"])
+    torch.testing.assert_close(again["cell/bias"], stored["cell/bias"])  # forget_bias was added and subtracted
+    gru = {"g/kernel": torch.randn(2, 9), "g/recurrent_kernel": torch.randn(3, 9), "g/bias": torch.randn(2, 9)}
+    names = {"g/kernel": "rnn.weight_ih_l0", "g/recurrent_kernel": "rnn.weight_hh_l0", "g/bias": "rnn.bias_hh_l0"}
+    both_ways(tmp_path, tree(rnn=nn.GRU(2, 3)), gru, names)
+
+
+def test_a_gru_is_saved_by_tensorflow_s_names(tmp_path: Path) -> None:
+    """Without rules, too: both biases are the rows of one variable."""
+    model, other = tree(rnn=nn.GRU(2, 3, bidirectional=True)), tree(rnn=nn.GRU(2, 3, bidirectional=True))
+    save_model(model, tmp_path / "m", naming="tf")
+    load_model(other, tmp_path / "m")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in other.state_dict().items())

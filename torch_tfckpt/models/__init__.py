@@ -1,7 +1,10 @@
 """Load TensorFlow weights into torch modules: match stored tensors with parameters, convert layouts.
 
     loading, saving                   load_model, save_model
-    key_mapper, layouts, layer_names  rules for names; orders of axes; TensorFlow's names for the variables of a layer
+    key_mapper, key_rules, map_file   rules for names, and their form as TOML
+    mapped_sources; rule_inverse, inverted_rules, written_variables
+                                      apply rules to load; and backwards, to save
+    layouts, layer_names              orders of axes; TensorFlow's names for the variables of a layer
     stored_names, sources             find each tensor of a module in the checkpoint
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
                                       what weights do not tell, such as the epsilon of a BatchNorm

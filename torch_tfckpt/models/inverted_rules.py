@@ -5,7 +5,7 @@ rules do, those count whose layout, or whose stored name, fits the module that h
 and a function, which has no inverse, is an error: nothing is stored under a name that nobody asked for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch.nn.parameter import is_lazy
@@ -61,12 +61,20 @@ class InvertedRules:
         self._tensors = [
             (rule, number, rule_inverse(rule.sources, target))
             for rule in mapper.rules
-            if rule.sources and not rule.is_module
+            if rule.sources and rule.name is None and not rule.is_module
             for number, target in enumerate(rule.targets)
         ]
-        self.filled = {name: rule.fill for rule in mapper.rules if rule.fill is not None for name in _names(rule)}
+        self._named = {
+            target: WrittenAs(rule, (rule.name,), tuple(targets_of_rule(rule)), number)
+            for rule in mapper.rules
+            if rule.name is not None
+            for number, target in enumerate(targets_of_rule(rule))
+        }
+        self.filled = {
+            name: rule.fill for rule in mapper.rules if rule.fill is not None for name in targets_of_rule(rule)
+        }
         for rule in mapper.rules:
-            for name in _names(rule):
+            for name in targets_of_rule(rule):
                 if name not in self._shapes:
                     raise InvalidArgumentError(
                         f"the mapper maps {quoted(source_text(rule.source))} to {quoted(name)}, which the module does "
@@ -74,23 +82,23 @@ class InvertedRules:
                     )
 
     def of(self, target: Target, name: str) -> WrittenAs | None:
-        """Return how a tensor is written; None if no rule is for it.
+        """Return how a tensor is written; None if no rule is for it. Rules for names come first.
 
         Raises:
             UnimplementedError: a rule may be for it, but does not determine a name; or several do.
         """
+        if name in self._named:
+            return self._named[name]
         found: list[WrittenAs] = []
         unknown: CheckedRule | None = None
         for rule, number, inverse in self._tensors:
-            if rule.name is None and found and found[0].rule.name is not None:
-                break
             names = self._names_of(rule, number, inverse, name)
             if names is None or len(names) > 1:
                 unknown = unknown or rule
             found += names if names is not None and len(names) == 1 else []
         if len(found) > 1:
             found = [each for each in found if _fits(target, name, each)] or found
-        if unknown is not None and not (found and found[0].rule.name is not None):
+        if unknown is not None:
             raise not_inverted(unknown)
         if len(found) > 1:
             raise UnimplementedError(
@@ -163,10 +171,6 @@ class InvertedRules:
                 return None
             targets = match.targets
         return WrittenAs(rule, names, targets, number)
-
-
-def _names(rule: CheckedRule) -> Iterator[str]:
-    return targets_of_rule(rule)
 
 
 def _fits(target: Target, name: str, written: WrittenAs) -> bool:

@@ -76,11 +76,6 @@ class _Mapped:
         """Number of its pattern, if variables are joined."""
         return 0 if self.match is None else self.match.part
 
-    @property
-    def added(self) -> float:
-        """The constant that the rule adds."""
-        return 0.0 if self.match is None else self.match.rule.add
-
 
 @dataclass(frozen=True, slots=True)
 class _NamedTarget:
@@ -288,6 +283,24 @@ def implied_layout(target: Target, name: str, key: str, *, must_be_known: bool =
     return found
 
 
+def shared_origin(target: Target, name: str, key: str, layout: Layout | None) -> LayerOrigin | None:
+    """Return the layer of a tensor that is a range of the variable of this name; None if it is all of the variable.
+
+    Args:
+        layout: The layout of the rule.
+    """
+    here = _NamedTarget(target, next(place for place in target.places if place.name == name))
+    implied = (each for each, _, _ in _origins_of(here, _Mapped(key, (), None, key, (key,))))
+    given = (
+        each
+        for each in here.origins
+        for leaves in each.origin.variables
+        if layout is not None and any(known.name == layout.name for known in leaves.values())
+    )
+    found = next(implied if layout is None else given, None)
+    return found if found is not None and found.origin.bounds is not None else None
+
+
 def part_layout(target: Target, name: str, key: str, part: int, count: int) -> Layout:
     """Return the layout that a stored name implies for one of the variables that are joined to a tensor.
 
@@ -314,7 +327,7 @@ def _add(
     [mapped] = given
     with error_context(f"{path}: {quoted(mapped.matched)}, mapped to {quoted(name)}"):
         source, used = _single(here, mapped)
-    result.sources[name] = replace(source, added=mapped.added)
+    result.sources[name] = replace(source, added=mapped.rule.add)
     if used is None or used.origin.bounds is None:
         return
     for other, origin in used.siblings():

@@ -16,8 +16,8 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_
 from torch_tfckpt.models.inverted_rules import InvertedRules, WrittenAs
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layer_names import Bounds, TensorOrigin
-from torch_tfckpt.models.layouts import SAME, Layout, layout_of_rule
-from torch_tfckpt.models.mapped_sources import implied_layout, part_layout
+from torch_tfckpt.models.layouts import GRU_BIAS, SAME, Layout, layout_of_rule
+from torch_tfckpt.models.mapped_sources import implied_layout, part_layout, shared_origin
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.saveables.stored_keys import SHARED
@@ -53,6 +53,8 @@ class _WrittenVariables:
     def all(self) -> dict[str, WritableValue]:
         for key, (origin, layout, found) in self.ranges.items():
             joined = torch.cat([found[start] for start in sorted(found)], origin.axis)
+            if layout.name == GRU_BIAS.name:
+                layout = layout.with_lengths(rows=len(found))
             self.values[key] = layout.to_stored(joined)
         for key, amount in self.added.items():
             value = self.values[key]
@@ -84,6 +86,7 @@ def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper 
     """
     rules = InvertedRules(mapper or KeyMapper(()), targets)
     variables = _WrittenVariables()
+    ranges = _ranges(targets, rules)
     for target in targets:
         if is_lazy(target.tensor):
             raise InvalidArgumentError(f"{quoted(target.name)} has no shape yet. Run the model once before saving it")
@@ -95,6 +98,9 @@ def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper 
             by_rule = rules.of(target, place.name)
             if by_rule is not None and by_rule.is_several:
                 _put_by_rule(variables, target, place, by_rule, rules)
+                continue
+            if place.name in ranges:
+                variables.put_range(*ranges[place.name], target.tensor.detach())
                 continue
             below = naming == "tf" or _is_below_module(target, place, rules)
             if by_rule is None and below and _put_by_origin(variables, target, place, rules):
@@ -123,6 +129,29 @@ def written_names(target: Target) -> list[str]:
         base = "" if written is None else written.base
         names += [_key(base, leaf) for leaf in leaves] or [place.name.replace(".", "/")]
     return names
+
+
+def _ranges(targets: Sequence[Target], rules: InvertedRules) -> dict[str, tuple[str, str, TensorOrigin, Layout]]:
+    """Return the arguments of `put_range` for tensors that are ranges of a variable that a rule names.
+
+    A rule names one of the tensors that are made from such a variable; the others follow it.
+    """
+    found: dict[str, tuple[str, str, TensorOrigin, Layout]] = {}
+    for target in targets:
+        for place in target.places:
+            by_rule = rules.of(target, place.name)
+            if by_rule is None or by_rule.is_several:
+                continue
+            [key] = by_rule.keys
+            given = None if by_rule.rule.layout is None else layout_of_rule(by_rule.rule.layout)
+            shared = shared_origin(target, place.name, key, given)
+            layout = given or (implied_layout(target, place.name, key) if shared is not None else None)
+            if shared is None or layout is None or by_rule.rule.add:
+                continue
+            for other, origin in shared.siblings():
+                if origin.bounds is not None and origin.variables == shared.origin.variables:
+                    found.setdefault(other, (key, f"{shared.base}{key}", origin, layout))
+    return found
 
 
 def _check_filled(target: Target, place: ModuleTensor, number: float) -> None:
