@@ -2,7 +2,7 @@
 
 A rule is used only if it determines the stored name, and if the mapper leads from there back to the tensor. If several
 rules do, those count whose layout, or whose stored name, fits the module that has the tensor. What remains ambiguous,
-and a function, which has no inverse, is an error: nothing is stored under a name that nobody asked for.
+and a function, which has no inverse, is an error: no name is guessed.
 """
 
 from collections.abc import Sequence
@@ -114,7 +114,7 @@ class InvertedRules:
             path: Name of a module and of its variable: "encoder.query.kernel".
 
         Returns:
-            From the first rule for modules that is for it; None if there is none.
+            From the first rule for modules that is for it; None without such a rule.
 
         Raises:
             UnimplementedError: as `of`.

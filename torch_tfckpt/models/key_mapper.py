@@ -161,12 +161,12 @@ class KeyMapper:
             IncompleteSaveError: a file operation failed.
 
         Examples:
-            >>> import torch_tfckpt as tfckpt
+            >>> import pathlib, torch_tfckpt as tfckpt
             >>> mapper = tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense")})
             >>> mapper.to_file("map.toml")
             >>> tfckpt.KeyMapper.from_file("map.toml") == mapper
             True
-            >>> print(open("map.toml").read().strip())
+            >>> print(pathlib.Path("map.toml").read_text().strip())
             [[rule]]
             name = "dense/kernel"
             to = "fc.weight"
