@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from model_files import save_objects
+from torch import nn
 
 import torch_tfckpt as tfckpt
+from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, VARIABLE_VALUE, ObjectGraph, ObjectReference
 from torch_tfckpt.format.object_graph import SerializedTensor as Attribute
 from torch_tfckpt.format.object_graph import TrackableObject as Node
-from torch_tfckpt.models.auxiliary import VariableKind, auxiliary_keys, variable_kinds
+from torch_tfckpt.models.auxiliary import auxiliary_keys, variable_kinds
+from torch_tfckpt.models.loading import load_model
+from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.values import WritableValue
 
 
@@ -25,14 +29,16 @@ def beside(prefix: Path) -> set[str]:
     [
         ("global_step", True), ("a/global_step", True), ("global_steps", False), ("save_counter", True),
         ("beta1_power", True), ("x/beta2_power_12", True), ("beta3_power", False), ("v/Adam", True), ("v/Adam_1", True),
-        ("v/Momentum", True), ("v/RMSProp_2", True), ("v/adam_m", True), ("w/Adam", False), ("v/adam", False),
+        ("v/Momentum", True), ("v/RMSProp_2", True), ("v/adam_m", True), ("w/Adam", False), ("v/adam", True),
+        ("v/kernel", False), ("v/v", False),
         ("v_slot_vr", True), ("w_slot_v", False), ("v/ExponentialMovingAverage", True),
-        ("w/ExponentialMovingAverage", True), ("v", False), ("v/x", False), ("state/x", True), ("state", True),
+        ("w/ExponentialMovingAverage", True), ("v", False), ("v/x", True), ("state/x", True), ("state", True),
         ("states/x", False), ("v/Adam:0", True), ("v/ExponentialMovingAverage:0", True), ("global_step:0", True),
         ("opt/v/Adam_1", True), ("a/b/v/Momentum", True), ("opt/w/Adam", False), ("shadow/Adam", True),
         ("s/shadow/Adam", True), ("a/" * 30 + "v/Adam", False), ("training/Adam/v/m", True),
         ("training/Adam/v/vhat:0", True), ("training/Adam_1/shadow/rms", True), ("training/Adam/w/m", False),
-        ("training/Adam/v/x", False), ("training/SGD/momentum", True), ("training/SGD/lr:0", True),
+        ("training/Adam/v/x", True), ("training/v/x", False), ("training/SGD/momentum", True),
+        ("training/SGD/lr:0", True),
         ("training/SGD/x", False), ("SGD/lr", False),
     ],
 )  # fmt: skip
@@ -128,3 +134,107 @@ def test_whole_numbers_at_the_root_are_counters(tmp_path: Path) -> None:
     save_objects(tmp_path / "m", counters | others)
     keys = {f"{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in counters}
     assert beside(tmp_path / "m") == {*keys, OBJECT_GRAPH_KEY}
+
+
+KERNEL, BIAS = torch.ones(3, 2), torch.ones(2)
+MODEL = {
+    "fc/kernel": KERNEL, "fc/bias": BIAS, "bn/gamma": BIAS, "bn/beta": BIAS, "bn/moving_mean": BIAS,
+    "bn/moving_variance": BIAS,
+}  # fmt: skip
+NUMBER, COUNT = torch.tensor(1.0), torch.tensor(1)
+
+
+def net() -> nn.ModuleDict:
+    return nn.ModuleDict({"fc": nn.Linear(3, 2), "bn": nn.BatchNorm1d(2, eps=1e-3)})
+
+
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        ({"bn/renorm_mean": BIAS, "bn/renorm_stddev": BIAS, "bn/renorm_mean_weight": NUMBER}, VariableKind.OTHER),
+        ({"bn/renorm_stddev_weight": NUMBER, "bn/moving_stddev": BIAS}, VariableKind.OTHER),
+        ({"bn/moving_mean/biased": BIAS, "bn/moving_mean/local_step": NUMBER}, VariableKind.OTHER),
+        ({"bn/bn/moving_mean/biased": BIAS, "bn/bn/moving_mean/local_step": NUMBER}, VariableKind.OTHER),
+        ({"gone/biased": BIAS, "gone/local_step": NUMBER}, VariableKind.OTHER),
+        ({"fc/kernel/replica_1": KERNEL, "fc/kernel/replica_12": KERNEL}, VariableKind.OTHER),
+        ({"accuracy/total": NUMBER, "accuracy/count": NUMBER}, VariableKind.OTHER),
+        ({"current_loss_scale": NUMBER}, VariableKind.OPTIMIZER),
+        ({"amp/loss_scale": NUMBER, "amp/num_bad_steps": NUMBER}, VariableKind.OPTIMIZER),
+        ({"good_steps": COUNT, "epoch": COUNT, "Variable": COUNT, "global_step_1": COUNT}, VariableKind.COUNTER),
+        ({"x/iter": COUNT, "x/iterations": COUNT}, VariableKind.COUNTER),
+        ({"learning_rate": NUMBER, "train/learning_rate": NUMBER, "lr": NUMBER}, VariableKind.OPTIMIZER),
+        ({"SGD/iter": COUNT, "SGD/lr": NUMBER}, None),
+        ({"Adam/iter": COUNT, "Adam/decay": NUMBER, "Adam/rate_power": NUMBER, "Adam/m_0": KERNEL}, None),
+        ({"iteration": COUNT, "Adam/m/fc/kernel": KERNEL, "Adam/v/fc/kernel": KERNEL}, None),
+        ({"Adam/iter": COUNT, "Adam/fc/kernel/m": KERNEL}, None),
+        ({"Adam/m": KERNEL, "bn/gamma/Adam/replica_1": BIAS, "bn/gamma/Adam": BIAS, "Adam/iter": COUNT,
+          "Adam/lr": NUMBER}, None),
+    ],
+)  # fmt: skip
+def test_companions(tmp_path: Path, more: dict[str, torch.Tensor], kind: VariableKind | None) -> None:
+    """What accompanies variables and optimizers. A plain module with these names loads strictly and without remarks."""
+    tfckpt.save_file(MODEL | more, tmp_path / "m")
+    with tfckpt.load_checkpoint(tmp_path / "m") as reader:
+        kinds = variable_kinds(reader)
+    assert {name for name, found in kinds.items() if found is VariableKind.WEIGHT} == MODEL.keys()
+    assert kind is None or {kinds[name] for name in more} == {kind}
+    report = load_model(net(), tmp_path / "m")
+    assert set(report.ignored) == more.keys() and report.remarks == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fc/u",  # of spectral normalization: the layer computes with kernel / sigma
+        "renorm_mean", "fc/renorm_mean", "fc/moving_mean/biased", "fc/biased", "gone/replica_1", "total", "fc/total",
+        "fc/count", "loss_scale", "fc/local_step", "epoch", "fc/lr", "Adam/m/fc/bias", "fc/bias/beta",
+    ],
+)  # fmt: skip
+def test_other_tensors_are_unexpected(tmp_path: Path, name: str) -> None:
+    """A tensor with one element that the module lacks, and that nothing identifies, is never ignored."""
+    path = tfckpt.save_file(MODEL | {name: torch.ones(1)}, tmp_path / "m")
+    with pytest.raises(InvalidArgumentError, match=f'Unexpected key\\(s\\): "{name}"'):
+        load_model(net(), path)
+
+
+def test_slots_by_shape_alone_are_reported(tmp_path: Path) -> None:
+    """They are ignored, but the report names them; a module or a mapper that wants such a tensor gets it."""
+    path = tfckpt.save_file(MODEL | {"fc/kernel/sgd": 2 * KERNEL}, tmp_path / "m")
+    report = load_model(net(), path)
+    assert report.ignored == ["fc/kernel/sgd"]
+    assert len(report.remarks) == 1 and report.remarks[0].startswith('ignored as optimizer state: "fc/kernel/sgd"')
+    rules = {"fc/kernel/sgd": ("fc.weight", "dense"), "fc/kernel": None}
+    model = net()
+    report = load_model(model, path, mapper=rules)
+    assert report.remarks == [] and model.get_parameter("fc.weight").tolist() == [[2.0] * 3] * 2
+
+
+def test_a_tensor_of_the_module_is_a_weight(tmp_path: Path) -> None:
+    """Whatever its name says: parameters called like slots, averages, replicas and metrics."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Module()
+            self.fc.w = nn.Module()
+            names = ("Adam", "Adam_1", "ema", "replica_1", "total", "count", "biased", "d_opt")
+            for name in names:
+                self.fc.w.register_parameter(name, nn.Parameter(torch.zeros(2)))
+            self.learning_rate = nn.Parameter(torch.zeros(()))
+
+    values = {name.replace(".", "/"): torch.full(value.shape, 3.0) for name, value in Odd().named_parameters()}
+    path = tfckpt.save_file(values | {"fc/w": BIAS}, tmp_path / "m")
+    model = Odd()
+    report = load_model(model, path, mapper={"fc/w": None})
+    assert len(report.sources) == 9 and all((value == 3).all() for value in model.state_dict().values())
+
+
+def test_renorm_in_an_object_graph(tmp_path: Path) -> None:
+    """Variables of batch renormalization next to moving_mean are not weights of a torch BatchNorm."""
+    variables = {f"model/{name}": value for name, value in MODEL.items()}
+    others = {"model/bn/renorm_mean": BIAS, "model/bn/renorm_stddev": BIAS, "model/bn/moving_stddev": BIAS}
+    save_objects(tmp_path / "m", variables | others)
+    assert load_model(net(), tmp_path / "m").unexpected == []
+    save_objects(tmp_path / "n", variables | {"model/fc/renorm_mean": BIAS})
+    with pytest.raises(InvalidArgumentError, match="fc/renorm_mean"):
+        load_model(net(), tmp_path / "n")

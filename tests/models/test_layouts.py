@@ -23,6 +23,7 @@ def stored(draw: st.DrawFn, layout: Layout) -> tuple[Layout, torch.Tensor]:
         return layout, numbers(*draw(st.lists(st.integers(0, 4), max_size=4)))
     pattern = draw(st.sampled_from(layout.patterns))
     lengths = {name: draw(st.integers(1, 5)) for name in pattern.names}
+    lengths |= dict(layout.known)
     if layout.gates:
         last = pattern.stored[-1][-1]
         lengths[last] *= len(layout.gates)
@@ -122,8 +123,8 @@ def test_what_a_rule_may_give(given_layout: object, shape: tuple[int, ...], expe
         ("conv2", r'unknown layout "conv2"\. Closest: "conv2d"\. Layouts: same'),
         (3, r"3 is not a layout\. Give a name"), ((0, 0), r"\(0, 0\) is not a permutation"), ([], "is not a layout"),
         ("a b -> a", "both sides of the pattern must have the same names"), ("a ( -> a", "not a pattern of axes"),
-        ("a a -> a a", "each once"), ({"kind": "dense", "depth": 3}, "'depth'=3 is not a parameter of it"),
-        ({"kind": "dense_after_flatten", "height": 0}, "'height'=0 is not a parameter"),
+        ("a a -> a a", "each once"), ({"kind": "dense", "depth": 3}, "invalid parameter 'depth'=3"),
+        ({"kind": "dense_after_flatten", "height": 0}, "invalid parameter 'height'=0"),
         ({"height": 3}, 'unknown layout ""'), ({"kind": "same", "x": 1}, "Parameters, all numbers: none"),
     ],
 )  # fmt: skip

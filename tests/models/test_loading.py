@@ -243,7 +243,8 @@ def test_training_state_is_not_unexpected(tmp_path: Path, model: Small) -> None:
     beside = {"global_step", "beta1_power", "beta2_power_1", "scope/beta1_power", "fc/kernel/ExponentialMovingAverage"}
     for slot in ("Adam", "Adam_1", "Momentum", "RMSProp_2", "Adagrad", "adam_v"):
         beside.add(f"fc/kernel/{slot}")
-    tfckpt.save_file(stored | {key: torch.zeros(1) for key in [*beside, "gone/Adam"]}, tmp_path / "m")
+    shapes = {key: (3, 8) if key.startswith("fc/kernel") else () for key in [*beside, "gone/Adam"]}
+    tfckpt.save_file(stored | {key: torch.zeros(shape) for key, shape in shapes.items()}, tmp_path / "m")
     report = load_model(model, tmp_path / "m", strict=False)
     assert (set(report.ignored), report.unexpected) == (beside, ["gone/Adam"])
 

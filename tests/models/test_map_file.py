@@ -167,7 +167,7 @@ def test_what_is_written_is_read_as_equal(tmp_path_factory: pytest.TempPathFacto
         ("[[rule]]\nname = 'a'\nto = 'b'\nlayout = 'dens'", 'unknown layout "dens". Closest: "dense"'),
         ("[[rule]]\nname = 'a'\nto = 'b'\nlayout = 3", "layout 3 is not a layout"),
         ("[[rule]]\nname = 'a'\nto = 'b'\nlayout = []", "the layout is empty"),
-        ("[[rule]]\nname = 'a'\nto = 'b'\nlayout = {kind='dense', height=3}", "'height'=3 is not a parameter"),
+        ("[[rule]]\nname = 'a'\nto = 'b'\nlayout = {kind='dense', height=3}", "invalid parameter 'height'=3"),
         ("[[rule]]\nname = 'a'\nto = 'b'\nlayout = {kind=['dense']}", "unknown layout"),
         ("[[rule]]\nname = 'a'\nto = 'b'\naxis = 1", "neither joins nor splits, so it has no axis"),
         ("[[rule]]\nname = 'a'\nto = ['b', 'c']\naxis = -1", "axis -1 is not an axis, counted from 0"),

@@ -234,7 +234,7 @@ def test_the_model_itself(tmp_path: Path) -> None:
         (nn.TransformerEncoderLayer(4, 2, 8, activation="gelu"), {"gelu_form", "layer_norm_epsilon"}),
         (nn.TransformerEncoderLayer(4, 2, 8, layer_norm_eps=1e-6), set()),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "-".join(sorted(value)) or "none",
 )
 def test_settings(tmp_path: Path, layer: nn.Module, names: set[str]) -> None:
     """Torch's defaults are findings, other settings are not."""

@@ -10,7 +10,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.layouts import DENSE, SAME, Layout
+from torch_tfckpt.models.layouts import DENSE, HEADS, SAME, Layout
 from torch_tfckpt.models.sources import Found, find_sources, possible_names
 from torch_tfckpt.models.targets import targets_of
 
@@ -36,7 +36,7 @@ def test_the_mapper_speaks_first(tmp_path: Path) -> None:
     tfckpt.save_file({"fc/kernel": numbered(2, 2), "fc/bias": numbered(2), "k": numbered(2, 2)}, tmp_path / "m")
     model = nn.ModuleDict({"fc": nn.Linear(2, 2)})
     result = found(tmp_path / "m", model, KeyMapper({"k": ("fc.weight", "same")}))
-    assert result.sources == {"fc.weight": Source.of("k", SAME, "k"), "fc.bias": Source.of("fc/bias", SAME, "bias")}
+    assert result.sources == {"fc.weight": Source.of("k", SAME, "k"), "fc.bias": Source.of("fc/bias", HEADS, "bias")}
     result = found(tmp_path / "m", model, KeyMapper({"fc/kernel": None}))
     assert (set(result.sources), result.left_out) == ({"fc.bias"}, ["fc/kernel"])
     result = found(tmp_path / "m", model)
@@ -97,7 +97,7 @@ def test_a_rule_must_specify_a_layout_that_no_name_implies(tmp_path: Path) -> No
         found(tmp_path / "m", nn.Linear(3, 3), KeyMapper({"w": "weight", "b": "bias"}))
     for said, layout in (("same", SAME), ("dense", DENSE)):
         result = found(tmp_path / "m", nn.Linear(3, 3), KeyMapper({"w": ("weight", said), "b": "bias"}))
-        assert (result.sources["weight"].layout, result.sources["bias"].layout) == (layout, SAME)
+        assert (result.sources["weight"].layout, result.sources["bias"].layout) == (layout, HEADS)
     own = nn.ParameterDict({"table": numbered(3, 3)})
     for name in ("w", "kernel"):
         with pytest.raises(InvalidArgumentError, match=rf'the layout of "table" .* ends in "{name}" does not imply it'):

@@ -226,9 +226,7 @@ def _add_convert(verbs: Verbs) -> None:
     verb.add_argument("target", metavar="DST", help="a file; with --to tf a prefix; with --to safetensors a directory")
     verb.add_argument("--to", choices=FORMATS, help="format of DST; default: determined by its extension")
     verb.add_argument("--dtype", metavar="TYPE", help="type for floating-point tensors: bf16, float16, float32 ...")
-    verb.add_argument(
-        "--clamp", action="store_true", help="store values beyond the range of --dtype as the nearest in it"
-    )
+    verb.add_argument("--clamp", action="store_true", help="clamp values beyond the range of --dtype to that range")
     verb.add_argument("--max-shard-size", metavar="SIZE", help="split safetensors into files of at most SIZE, e.g. 5GB")
     verb.add_argument("--dry-run", action="store_true", help="report what would be written, and write nothing")
     verb.add_argument(
@@ -288,8 +286,8 @@ def _add_average(verbs: Verbs) -> None:
         "average",
         "average:average_paths",
         "Average several checkpoints of one model into one TensorFlow checkpoint.",
-        "Floating-point and complex tensors become means, also those of optimizers. All others,\n"
-        "and the object graph, are those of the last SRC. An existing DST is replaced.",
+        "Floating-point and complex tensors, including those of optimizers, are averaged. All\n"
+        "others, and the object graph, are taken from the last SRC. An existing DST is replaced.",
         epilog="SRC is any checkpoint or file that convert reads. A directory with a `checkpoint` file\n"
         "means all checkpoints that it lists, and --last N the last N of them.\n\n"
         "The last five checkpoints of a run, without optimizer state:\n"

@@ -297,7 +297,7 @@ class _Findings:
         self.counters: dict[str, str] = {}
 
     def look_at_scalar(self, name: str, values: Sequence[float], mean: float) -> None:
-        """Record a scalar that is a larger whole number in each checkpoint."""
+        """Record a scalar that looks like a counter: an integer that increases from checkpoint to checkpoint."""
         rising = all(before < after for before, after in pairwise(values))
         if len(values) > 1 and rising and all(value.is_integer() for value in values):
             self.counters[name] = f"{quoted(name)} ({values[0]:g} ... {values[-1]:g} became {mean:g})"

@@ -136,7 +136,7 @@ def _listed_in(directory: str, last: int | None, remarks: list[str]) -> list[str
         if others:
             raise InvalidArgumentError(
                 f"{place} lists only {len(present)} of the checkpoints in its directory, but at least {wanted} are "
-                f"wanted. Pass those to average by name; there are also {listed(others, _LISTED, printable)}"
+                f"needed. Pass the checkpoints to average by name. Not listed: {listed(others, _LISTED, printable)}"
             )
         remarks.append(f"{place} lists only {len(present)}{'' if last is None else f', and last is {last}'}")
     return present[-last:] if last is not None else present

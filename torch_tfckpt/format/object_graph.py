@@ -248,6 +248,19 @@ class ObjectGraph:
         attributes = self.nodes[node_id].attributes
         return next((each.checkpoint_key for each in attributes if each.name == VARIABLE_VALUE), None)
 
+    def named(self, full_name: str) -> tuple[int, ...]:
+        """Return the ids of the variables with this full name, in order; of all variables without one if it is ""."""
+        return tuple(self._by_full_name.get(full_name, ()))
+
+    @cached_property
+    def _by_full_name(self) -> dict[str, list[int]]:
+        ids: dict[str, list[int]] = {}
+        for node_id, node in enumerate(self.nodes):
+            for attribute in node.attributes:
+                if attribute.name == VARIABLE_VALUE:
+                    ids.setdefault(attribute.full_name, []).append(node_id)
+        return ids
+
     @cached_property
     def slot_variable_ids(self) -> frozenset[int]:
         """Ids of the nodes that are slot variables of an optimizer."""

@@ -10,7 +10,9 @@
                                       what weights do not tell, such as the epsilon of a BatchNorm
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
     targets, filling                  the tensors of a module that can be loaded; put values into them
-    auxiliary, optimizer_slots        variables that are not weights; the variables of optimizers
+    auxiliary, named_kinds            variables that are not weights, by objects and by names
+    named_slots, averages             what is a slot of a variable, and what is its moving average
+    optimizer_slots, named_optimizers the state of the parameters of an optimizer
 
 May use: torch modules and optimizers, `optimizers`, the checkpoint reader, savers (to save).
 Must not use: imported graphs, managers, conversion of whole files.

@@ -15,8 +15,8 @@ import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.models.layer_names import Bounds
 from torch_tfckpt.models.layouts import Layout
+from torch_tfckpt.models.tensor_origins import Bounds
 
 
 @dataclass(frozen=True, slots=True)

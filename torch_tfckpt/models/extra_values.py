@@ -1,4 +1,4 @@
-"""The further values of save_model(extra=): what each is stored as, and which names are free.
+"""Values passed as save_model(extra=): the type each is stored as, and which names are allowed.
 
     7          int64 scalar, as tf.train.get_or_create_global_step creates it
     0.5        float32 scalar, as tf.Variable(0.5)

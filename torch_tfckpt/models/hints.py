@@ -6,11 +6,15 @@ One line for each kind of problem, with the first affected tensor as an example,
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from torch import nn
+
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.layer_names import KERNELS
 from torch_tfckpt.models.layouts import LAYOUTS, SAME
+from torch_tfckpt.models.named_kinds import Kinds
+from torch_tfckpt.models.recurrent_layers import other_formula, reset_gate_reason
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.saveables.load_report import LoadReport, Mismatch
@@ -27,6 +31,7 @@ def hints(
 
     Cost: looks at the names of the unexpected tensors, if tensors are missing.
     """
+    yield from _other_formulas(targets, report)
     yield from _other_layouts(targets, report.mismatched)
     if report.missing and report.unexpected:
         yield from _unknown_layouts(reader, targets, report)
@@ -35,6 +40,19 @@ def hints(
         yield (
             f"no layout is known for {listed(copied, _SHOWN)}: copied with the axes as stored. If they are in a "
             f"different order in the module, permute them after loading"
+        )
+
+
+def remarks_on_slots(stored: Kinds, report: LoadReport) -> Iterator[str]:
+    """Yield a remark about tensors ignored as optimizer state only because of their name and shape."""
+    ignored = set(report.ignored)
+    uncertain = [key for key in stored.uncertain if key in ignored]
+    if uncertain:
+        key = uncertain[0]
+        yield (
+            f"ignored as optimizer state: {listed(uncertain, _SHOWN)}, because the name begins with that of the stored "
+            f"tensor {quoted(stored.slots[key].variable)} and the shapes are equal. If it is a weight of the module, "
+            f"map it with a rule such as mapper={{{quoted(key)}: NAME}}"
         )
 
 
@@ -50,8 +68,24 @@ def only_unexpected(report: LoadReport) -> str:
     )
 
 
+def _other_formulas(targets: Sequence[Target], report: LoadReport) -> Iterator[str]:
+    """Yield why the variables of a layer that computes something else than torch's cannot be loaded."""
+    of = {name: target for target in targets for name in target.names}
+    for mismatch in report.mismatched:
+        reason = other_formula(of[mismatch.name].places[0].module, mismatch.stored_shape)
+        if reason:
+            yield f"{quoted(short_key(mismatch.key))}: {reason}"
+            break
+    gates = next((key for key in report.unexpected if short_key(key).endswith("gates/kernel")), None)
+    for name in report.missing if gates is not None else ():
+        module = of[name].places[0].module
+        if gates is not None and isinstance(module, nn.GRU | nn.GRUCell):
+            yield f"{quoted(short_key(gates))}: stored by a GRUCell of TensorFlow 1, {reset_gate_reason(module)}"
+            break
+
+
 def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) -> Iterator[str]:
-    """Yield a hint for each layout with which mismatched tensors would fit: those of their layer, if it is known."""
+    """Yield a hint for each layout with which mismatched tensors would fit: those of their layer come first."""
     of = {name: target for target in targets for name in target.names} if mismatched else {}
     fitting: dict[str, list[Mismatch]] = {}
     for mismatch in mismatched:
@@ -63,7 +97,7 @@ def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) ->
             for leaves in each.origin.variables
             for layout in leaves.values()
         ]
-        for layout in [SAME, *(own or LAYOUTS.values())]:
+        for layout in [SAME, *own, *LAYOUTS.values()]:
             resolved = layout.resolved(shape, wanted)
             fits = wanted is not None and resolved.fits(shape) and resolved.torch_shape(shape) == wanted
             if fits and layout.name != mismatch.layout:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeGuard, cast
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.models.auxiliary import OUTPUT
+from torch_tfckpt.models.averages import OUTPUT
 from torch_tfckpt.models.layouts import LayoutLike, layout_of_rule
 from torch_tfckpt.text import quoted
 

@@ -16,9 +16,9 @@
     gru_bias              bias [2, 3 x size], gates z, r, h         <-> [2 x 3 x size], gates r, z, n
     weight_norm           g [out]                                   <-> [out, 1, ...]
 
-A layout may have parameters: the lengths of axes that are parts of a stored or a held axis, and the `forget_bias` of
-"lstm_tf1", which TensorFlow adds at run time and torch has in its bias. Nothing is reshaped in any other way: a shape
-that does not fit is an error, because a reshape to the wanted shape would hide a wrong order.
+A layout may have parameters: the lengths of axes that are combined into one axis, in the checkpoint or in torch, and
+the `forget_bias` of "lstm_tf1", which TensorFlow adds at run time and torch includes in its bias. Nothing is reshaped
+in any other way: a shape that does not fit is an error, because reshaping it would hide a wrong axis order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +50,7 @@ class Layout:
         gates: For each block of the last stored axis, in torch's order, its number in TensorFlow's order.
         added: Amount added to each gate of a bias, in torch's order.
         functions: The transforms in both directions, instead of all others.
+        otherwise: Layout to use if this one does not give the wanted shape.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Layout:
     gates: tuple[int, ...] = ()
     added: tuple[float, ...] = ()
     functions: tuple[Transform, Transform] | None = None
+    otherwise: "Layout | None" = None
 
     def fits(self, stored: Shape) -> bool:
         """Return whether tensors of this stored shape can have this layout."""
@@ -123,10 +125,10 @@ class Layout:
                 if each.stored == each.held and not self.gates and not self.added:
                     return SAME
                 return replace(self, patterns=(each,), known=tuple(known.items()))
-        return self
+        return self if self.otherwise is None else self.otherwise.resolved(stored, wanted)
 
     def with_lengths(self, **known: int) -> "Layout":
-        """Return this layout with lengths of axes that it has; others are ignored."""
+        """Return this layout with the given axis lengths. Axes that it does not have are ignored."""
         names = {name for each in self.patterns for name in each.names}
         own = {name: length for name, length in known.items() if name in names}
         return replace(self, known=tuple((dict(self.known) | own).items())) if own else self
@@ -135,6 +137,14 @@ class Layout:
     def is_same(self) -> bool:
         """Whether it changes nothing."""
         return self.name == SAME.name
+
+    @property
+    def changes_values(self) -> bool:
+        """Whether elements are in another order than as stored, or are changed."""
+        orders = (
+            [[part for axis in side for part in axis] for side in (each.stored, each.held)] for each in self.patterns
+        )
+        return bool(self.gates or self.added or self.functions) or any(stored != held for stored, held in orders)
 
     @property
     def _is_any(self) -> bool:
@@ -210,7 +220,7 @@ HEADS: Final = _layout("heads", "size -> size", "heads size -> (heads size)")
 LSTM_TF1: Final = _layout("lstm_tf1", "in out -> out in", "out -> out", gates=(0, 2, 1, 3), added=(0.0, 1.0, 0.0, 0.0))
 GRU: Final = _layout("gru", "in out -> out in", "out -> out", gates=(1, 0, 2))
 # Bias of a Keras GRU with reset_after=True: a row for the input, a row for the state.
-GRU_BIAS: Final = _layout("gru_bias", "rows out -> (rows out)", gates=(1, 0, 2))
+GRU_BIAS: Final = _layout("gru_bias", "rows out -> (rows out)", gates=(1, 0, 2)).with_lengths(rows=2)
 WEIGHT_NORM: Final = _layout(
     "weight_norm", "out -> out", "out -> out 1", "out -> out 1 1", "out -> out 1 1 1", "out -> out 1 1 1 1"
 )
@@ -273,7 +283,7 @@ def _with_parameters(given: Mapping[Any, Any]) -> Layout:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if name not in axes or not number or (name != _FORGET_BIAS and (not isinstance(value, int) or value < 1)):
             raise InvalidArgumentError(
-                f'layout "{layout.name}": {name!r}={value!r} is not a parameter of it. Parameters, all numbers: '
+                f'layout "{layout.name}": invalid parameter {name!r}={value!r}. Parameters, all numbers: '
                 f"{', '.join(sorted(axes)) or 'none'}"
             )
     lengths = {name: value for name, value in given.items() if name not in ("kind", _FORGET_BIAS)}

@@ -5,7 +5,7 @@ tensor of the module changed.
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -18,11 +18,14 @@ from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundE
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source
-from torch_tfckpt.models.auxiliary import auxiliary_keys, averages
+from torch_tfckpt.models.auxiliary import kinds
+from torch_tfckpt.models.averages import count_of_updates, stored_averages
 from torch_tfckpt.models.filling import fill
-from torch_tfckpt.models.hints import hints, only_unexpected
+from torch_tfckpt.models.hints import hints, only_unexpected, remarks_on_slots
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
+from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
+from torch_tfckpt.models.reading import read_values
 from torch_tfckpt.models.saved_optimizers import how_to_restore
 from torch_tfckpt.models.semantics import check_accept, find_semantics
 from torch_tfckpt.models.sources import Averages, Found, find_sources, possible_names
@@ -55,6 +58,7 @@ class _Plan:
     loads: Sequence[tuple[Target, Source]]  # only tensors that fit
     filled: Sequence[tuple[Target, float]]  # tensors that TensorFlow does not store for their layer
     uncounted: Sequence[Target]  # num_batches_tracked of modules whose statistics TensorFlow stored
+    averaged: Sequence[tuple[Target, int]]  # n_averaged of each AveragedModel that gets averages, and its new value
     slots: SlotPlan | None
 
 
@@ -95,7 +99,8 @@ def load_model(
             becomes zero if the checkpoint is TensorFlow's.
         ema: Whether to load moving averages instead of the variables. "warn": never, but the report and the log tell
             that they are stored; "ignore": never; "prefer": if a variable has one; "only": always, and a missing
-            average is an error.
+            average is an error. An AveragedModel that gets averages also gets its n_averaged: the number of steps, or 1
+            if that is not stored.
         optimizer: Adam, AdamW, Adagrad or SGD over parameters of the module. It gets the state of TensorFlow's
             optimizer of the same kind, converted to torch's units, and the hyperparameters that Keras stored (learning
             rate, betas, momentum). State that a Saver of this package stored is not read; a remark in the
@@ -124,7 +129,7 @@ def load_model(
     from TensorFlow, the forward method of a copy without memory is run once, symbolically, to see whether the one
     multiplies the flattened output of the other.
     Cost: one read of the values; host memory for all of them in addition to the module. With `assign` this memory
-    becomes the module's, and only tensors whose axes are moved are copied again.
+    becomes the module's; in addition, about 64 MiB or the largest tensor are needed, twice if axes are moved.
     Thread safety: no other thread may use the module during the call.
 
     Examples:
@@ -146,7 +151,7 @@ def load_model(
         found = find_sources(reader, targets, mapper=rules, ema=ema, prefix=prefix)
         plan = _plan(reader, targets, found, optimizer)
         _check_report(reader.path, model, plan.report, strict)
-        unused = averages(reader.keys()) if ema == "warn" else {}
+        unused = stored_averages(reader).of if ema == "warn" else {}
         found_semantics = find_semantics(
             model, plan.loads, unused_averages=unused, trains=optimizer is not None, accept=accept
         )
@@ -157,25 +162,25 @@ def load_model(
             for target in [*(target for target, _ in plan.loads), *(target for target, _ in plan.filled)]:
                 target.check_fillable()
         slot_keys = () if plan.slots is None else (key for keys in plan.slots.keys.values() for key in keys.values())
-        keys = (key for _, source in plan.loads for key in source.read_keys)
-        stored = reader.get_tensors(dict.fromkeys([*keys, *slot_keys]))
+        values = read_values(reader, plan.loads, own_memory=assign)
+        stored = reader.get_tensors(dict.fromkeys(slot_keys))
     if plan.report.filled:
         names = listed(list(plan.report.filled), _LISTED)
-        _log.warning("%s: not stored for their layers, and filled with a constant: %s", reader.path, names)
+        _log.warning("%s: tensors not stored, and filled with a constant instead: %s", reader.path, names)
     tensors = {key: value for key, value in stored.items() if isinstance(value, torch.Tensor)}
-    # Views of what was read, unless a conversion is needed.
-    values = [source.value(tensors).to(target.tensor.dtype) for target, source in plan.loads]
     for target, number in plan.filled:
-        values.append(torch.full(tuple(target.tensor.shape), number, dtype=target.tensor.dtype, device="cpu"))
+        tensor = target.tensor
+        device = "cpu" if tensor.is_meta else tensor.device
+        values.append(torch.full(tuple(tensor.shape), number, dtype=tensor.dtype, device=device))
     state = None if plan.slots is None else plan.slots.state_dict(tensors)
     changed = [*(target for target, _ in plan.loads), *(target for target, _ in plan.filled)]
-    if assign:
-        values = _own_memory(changed, values)
     # Load the optimizer first: it may raise an error, and then the module has not been changed yet.
     if optimizer is not None and state is not None:
         optimizer.load_state_dict(state)
     new_values = list(zip(changed, values, strict=True))
     plan.report.remarks.extend(fill(model, new_values, assign=assign, strict=strict in (True, "shapes", "semantics")))
+    for target, count in plan.averaged:
+        target.set_count(count)
     for target in plan.uncounted if assign else ():
         target.start_counting()
     return plan.report
@@ -215,9 +220,7 @@ def _plan(
             if target.name in found.filled and target.shape is not None:
                 filled.append((target, found.filled[target.name]))
                 report.filled.update(dict.fromkeys(target.names, found.filled[target.name]))
-            elif target.is_wrappers:
-                report.remarks.append(f"{quoted(target.name)} is not stored, and is unchanged")
-            elif target.name not in without_counts:
+            elif not target.is_wrappers and target.name not in without_counts:
                 report.missing.extend(target.names)
             continue
         shapes = {key: reader.shape(key) for key in source.read_keys}
@@ -234,6 +237,7 @@ def _plan(
         if not source.is_unchanged or _torch_dtype(stored_dtype) != target.tensor.dtype:
             layout, dtype = source.layout.name, target.tensor.dtype
             report.converted.append(Conversion(target.name, source.description, layout, stored_dtype, dtype))
+    averaged = list(_counts_of_averages(reader, targets, found, report))
     _report_rest(reader, found, report)
     missing = set(report.missing)
     for target in targets if missing else ():
@@ -253,17 +257,42 @@ def _plan(
     if optimizer is not None and slots is not None:
         if not slots.keys:
             report.remarks.extend(filter(None, [how_to_restore(reader, optimizer, found.prefix)]))
+        report.remarks.extend(slots.remarks)
         report.slots.update(slots.keys)
         report.missing_slots.extend(slots.missing)
         report.hyperparameters.update(slots.state.hyperparameters)
     uncounted = [target for target in targets if target.name in without_counts - found.sources.keys()]
-    return _Plan(report, loads, filled, uncounted, slots)
+    return _Plan(report, loads, filled, uncounted, averaged, slots)
+
+
+def _counts_of_averages(
+    reader: CheckpointReader, targets: Sequence[Target], found: Found, report: LoadReport
+) -> Iterator[tuple[Target, int]]:
+    """Yield n_averaged of each AveragedModel that gets moving averages, and its new value.
+
+    With 0, the first call of update_parameters would replace the averages by the values of the parameters.
+    """
+    for target in targets:
+        if not target.is_wrappers or target.name in found.sources:
+            continue
+        below = target.places[0].parent  # names omit the wrapper's part, "module."
+        if not any(name.startswith(below) for name in report.averaged):
+            report.remarks.append(f"{quoted(target.name)} is not stored, and is unchanged")
+            continue
+        steps = count_of_updates(reader)
+        count, origin = (
+            (1, "the number of averaged steps is not stored") if steps is None else (max(steps, 1), "the step")
+        )
+        report.remarks.append(f"{quoted(target.name)} is set to {count} ({origin}), so that averaging can continue")
+        yield target, count
 
 
 def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> None:
     """Report the stored tensors that are not loaded."""
     used = {key for source in found.sources.values() for key in (*source.keys, *source.read_keys)}
-    ignored = auxiliary_keys(reader) | found.apart | set(found.left_out)
+    stored = kinds(reader)
+    ignored = {key for key, kind in stored.of.items() if kind is not VariableKind.WEIGHT}
+    ignored |= found.apart | set(found.left_out)
     for key in reader.keys():
         if key in used:
             continue
@@ -274,6 +303,7 @@ def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> 
             report.ignored.append(key)
         else:
             report.unexpected.append(key)
+    report.remarks.extend(remarks_on_slots(stored, report))
     known = [name for key in (reader.keys() if found.asked_for else ()) for name in reader.names_of(key)]
     for name, key in found.asked_for.items():
         report.hints[name] = f"mapped from {quoted(key)}, which is not stored. {did_you_mean(key, known)}".strip()
@@ -351,24 +381,11 @@ def _report_semantics(
         names = dict.fromkeys(finding.name for finding in open_findings)
         lines = "\n  ".join(map(str, open_findings))
         raise InvalidArgumentError(
-            f"{path}: the weights do not tell whether this {type(model).__name__} computes the same:\n  {lines}\n"
-            f"Nothing was loaded. Change the module, or accept what is right: accept=({', '.join(map(quoted, names))},)"
+            f"{path}: the weights alone do not show whether this {type(model).__name__} computes the same "
+            f"function:\n  {lines}\n"
+            f"Nothing was loaded. Change the module, or, if it is correct, pass "
+            f"accept=({', '.join(map(quoted, names))},)"
         )
     for finding in open_findings:
         report.remarks.append(str(finding))
         _log.warning("%s: %s", path, finding)
-
-
-def _own_memory(targets: Sequence[Target], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return contiguous values on the devices of their targets; no two of them share memory."""
-    owned: list[torch.Tensor] = []
-    seen: set[int] = set()
-    for target, value in zip(targets, values, strict=True):
-        device = target.tensor.device
-        own = value.contiguous().to("cpu" if device.type == "meta" else device)
-        # One stored tensor may be loaded into two; if they shared memory, a change to one would change both.
-        if own.untyped_storage().data_ptr() in seen:
-            own = own.clone()
-        seen.add(own.untyped_storage().data_ptr())
-        owned.append(own)
-    return owned

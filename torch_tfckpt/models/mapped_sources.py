@@ -18,10 +18,11 @@ from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import auxiliary_keys
 from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, source_text, targets_of_rule
-from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS, Bounds, Leaves, TensorOrigin
+from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout, layout_of_rule
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
+from torch_tfckpt.models.tensor_origins import Bounds, Leaves, TensorOrigin
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.text import natural_order, quoted
 from torch_tfckpt.values import value_dtype
@@ -29,7 +30,7 @@ from torch_tfckpt.values import value_dtype
 
 @dataclass(slots=True)
 class MappedSources:
-    """What the rules of a mapper give.
+    """Result of applying the rules of a mapper.
 
     Attributes:
         sources: Name of a tensor -> its source.
@@ -336,7 +337,7 @@ def _add(
 
 
 def _single(here: _NamedTarget, mapped: _Mapped) -> tuple[Source, LayerOrigin | None]:
-    """Return the source for one stored tensor, and the origin of the layer that it follows from, if any."""
+    """Return the source for one stored tensor, and the layer origin that determined it, if any."""
     if mapped.layout is not None:
         return _by_layout(here, mapped, mapped.layout)
     candidates = list(_origins_of(here, mapped))
@@ -373,7 +374,7 @@ def _by_layout(here: _NamedTarget, mapped: _Mapped, layout: Layout) -> tuple[Sou
 
 
 def _origins_of(here: _NamedTarget, mapped: _Mapped) -> Iterable[tuple[LayerOrigin, Layout, str]]:
-    """Yield the ways to make the tensor of one variable with one of these names."""
+    """Yield the ways to build the target from a single variable that has one of the mapped names."""
     for name in mapped.names:
         for each in here.origins:
             if len(each.origin.variables) != 1:

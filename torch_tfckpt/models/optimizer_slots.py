@@ -1,12 +1,12 @@
 """Find the optimizer state of a model's parameters: in the object graph if there is one, else by name.
 
-A slot has the layout of its variable, and its axes are moved in the same way. The package `optimizers` interprets the
-state and converts it to torch's form.
+`named_optimizers` finds it by name. A slot has the layout of its variable, and its axes are moved in the same way. The
+package `optimizers` interprets the state and converts it to torch's form.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -15,14 +15,21 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.object_graph import ObjectGraph
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.models.assembly import Source
-from torch_tfckpt.models.auxiliary import OUTPUT, is_optimizer
+from torch_tfckpt.models.named_optimizers import NamedOptimizers, Owner
 from torch_tfckpt.models.saved_optimizers import how_to_restore
 from torch_tfckpt.models.targets import Target
-from torch_tfckpt.optimizers.slots import KNOWN_TO_TENSORFLOW, slot_names, slot_variables
+from torch_tfckpt.optimizers.slots import (
+    KNOWN_TO_TENSORFLOW,
+    is_optimizer,
+    slot_names,
+    slot_variables,
+)
 from torch_tfckpt.optimizers.tensorflow import FoundSlot, StatePlan, StoredOptimizer, plan_state
 from torch_tfckpt.saveables.identity import Identity, identity_of
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import listed, quoted
 from torch_tfckpt.values import value_dtype
+
+_LISTED: Final = 4  # keys in a message
 
 _Loaded = tuple[Target, Source]
 
@@ -33,6 +40,7 @@ class SlotPlan:
 
     state: StatePlan
     loaded: Mapping[Identity, _Loaded]
+    remarks: Sequence[str] = ()
 
     @property
     def keys(self) -> dict[str, dict[str, str]]:
@@ -82,15 +90,25 @@ def plan_slots(
     # The slots of variables that are joined are not looked for; the report says that their state is missing.
     parameters = [(target, source) for target, source in parameters if len(source.parts) == 1]
     if reader.object_graph is None:
-        stored, slots = _find_by_name(reader, optimizer, parameters)
+        stored, slots, unclear = _find_by_name(reader, optimizer, parameters)
     else:
-        stored, slots = _find_in_graph(reader, reader.object_graph, optimizer, parameters)
+        stored, slots, unclear = _find_in_graph(reader, reader.object_graph, optimizer, parameters)
     for slot in slots:
         _check(reader, known[identity_of(slot.parameter)][1], slot)
     plan = plan_state(optimizer, stored, slots, (target.tensor for target, _ in loaded))
     if plan.problem is not None:
         raise plan.problem
-    return SlotPlan(plan, known)
+    return SlotPlan(plan, known, list(_remarks(unclear)) if plan.missing else ())
+
+
+def _remarks(unclear: Sequence[str]) -> Iterator[str]:
+    """Yield what to do about slots from which the kind of their optimizer cannot be known."""
+    if unclear:
+        yield (
+            f"optimizer state of another kind, or of a kind that is not stored: {listed(unclear, _LISTED)}. If it is "
+            f"the same kind, rename the slots to TensorFlow's names (Adam and Adam_1, Momentum, Adagrad), as in "
+            f"`tfckpt convert SRC DST --rename '/sgd$' /Momentum`"
+        )
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, targets: Sequence[Target]) -> None:
@@ -108,21 +126,41 @@ def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
         yield from group["params"]
 
 
-_Found = tuple[StoredOptimizer, list[FoundSlot]]
+_Found = tuple[StoredOptimizer, list[FoundSlot], list[str]]  # and keys of slots whose optimizer's kind is not stored
 
 
 def _find_by_name(reader: CheckpointReader, optimizer: torch.optim.Optimizer, parameters: Sequence[_Loaded]) -> _Found:
-    """Find slots by name: "v/Adam" of "v", "v/Adam:0" of "v:0"."""
-    slots = []
+    """Find slots by name: "v/Adam" of "v", "v/Adam:0" of "v:0", also below a scope.
+
+    Raises:
+        InvalidArgumentError: there are slots of several optimizers.
+    """
+    stored = NamedOptimizers(reader)
+    slots: list[FoundSlot] = []
+    owners: dict[Owner, None] = {}
+    unclear: list[str] = []
     for target, source in parameters:
-        bare = source.key.removesuffix(OUTPUT)
-        for state, name in slot_names(optimizer).items():
-            key = f"{bare}/{name.suffix}{source.key[len(bare) :]}"
-            if key in reader:
-                slots.append(FoundSlot(target.tensor, state, key))
-    counters = ("global_step", "beta1_power", "beta2_power")
-    keys = {name: key for name in counters for key in (name + OUTPUT, name) if key in reader}
-    return StoredOptimizer(reader, "the optimizer", keys), slots
+        found = stored.states(optimizer, source.key)
+        if len(found) > 1:
+            raise InvalidArgumentError(
+                f"{reader.path}: {quoted(source.key)} has slots of {len(found)} optimizers, {_described(found)}, and "
+                f"it is unclear which ones to load. Omit optimizer"
+            )
+        owners.update(dict.fromkeys(found))
+        whole = (entry for states in found.values() for entry in states.items())
+        entries = [*stored.misshapen(optimizer, source.key), *whole]
+        slots += [FoundSlot(target.tensor, state, key) for state, key in entries]
+        unclear += [] if entries else stored.slots_of(source.key)
+    if len(owners) > 1:
+        raise InvalidArgumentError(
+            f"{reader.path}: the slots belong to several optimizers: {_described(owners)}. Load the modules that they "
+            f"train one at a time, each with an optimizer of its own, or omit optimizer"
+        )
+    return stored.stored(optimizer, next(iter(owners), None)), slots, unclear
+
+
+def _described(owners: Iterable[Owner]) -> str:
+    return " and ".join(quoted("/".join(filter(None, owner))) for owner in owners)
 
 
 def _find_in_graph(
@@ -161,8 +199,8 @@ def _find_in_graph(
     if not owners and len(nodes) == 1 and not slot_variables(graph, nodes[0]):
         owners = set(nodes)  # the only optimizer has no slots, like SGD without momentum
     if not owners:
-        return StoredOptimizer(reader, "the optimizer", {}), []
-    return StoredOptimizer.at(reader, graph, owners.pop()), slots
+        return StoredOptimizer(reader, "the optimizer", {}), [], []
+    return StoredOptimizer.at(reader, graph, owners.pop()), slots, []
 
 
 def _named(graph: ObjectGraph, nodes: Iterable[int]) -> str:

@@ -4,14 +4,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Literal
+from typing import Final, Literal
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.assembly import Source, SourcePart
-from torch_tfckpt.models.auxiliary import averages as averages_among
+from torch_tfckpt.models.averages import stored_averages
 from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.layer_names import AMBIGUOUS, Leaves
+from torch_tfckpt.models.layer_names import AMBIGUOUS
 from torch_tfckpt.models.layouts import SAME, Layout
 from torch_tfckpt.models.mapped_sources import MappedSources, mapped_sources
 from torch_tfckpt.models.stored_names import (
@@ -25,10 +25,13 @@ from torch_tfckpt.models.stored_names import (
     variable_name_of,
 )
 from torch_tfckpt.models.targets import LayerOrigin, Target
+from torch_tfckpt.models.tensor_origins import Leaves
 from torch_tfckpt.saveables.stored_keys import same_stored
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import listed, quoted
 
 Averages = Literal["warn", "ignore", "prefer", "only"]
+
+_LISTED: Final = 4  # keys in a remark
 
 _log = logging.getLogger(__name__)
 
@@ -65,11 +68,16 @@ def find_sources(
         NotFoundError: nothing is stored below `prefix`.
         DataLossError: the object graph, or a list of shared names, is damaged.
     """
-    stored_averages = averages_among(reader.keys())
-    averages = stored_averages if ema in ("prefer", "only") else {}
+    among_stored = stored_averages(reader)
+    averages = among_stored.of if ema in ("prefer", "only") else {}
     found = Found()
     mapped = MappedSources() if mapper is None else mapped_sources(mapper, reader, targets, averages)
     found.left_out, found.strays, found.unused_rules = mapped.left_out, mapped.strays, mapped.unused_rules
+    if ema in ("prefer", "only") and among_stored.unknown:
+        found.remarks.append(
+            f"it is not stored which variables these moving averages belong to, or one variable has several, so they "
+            f"are not loaded: {listed(among_stored.unknown, _LISTED)}. Load one with a rule in mapper="
+        )
     for target in targets:
         given = [mapped.sources[name] for name in target.names if name in mapped.sources]
         if given:
@@ -95,8 +103,8 @@ def find_sources(
             found.sources[target.name] = replace(source, parts=tuple(parts))
         if ema == "only" and not all(part.average for part in parts) and not target.is_counter:
             found.not_averaged.append(target.name)
-    if ema in ("warn", "ignore") and stored_averages:
-        _remark_on_averages(stored_averages, [target for target in left if target.name not in found.sources], found)
+    if ema in ("warn", "ignore") and among_stored.of:
+        _remark_on_averages(among_stored.of, [target for target in left if target.name not in found.sources], found)
     return found
 
 
@@ -182,7 +190,7 @@ def _find_in_modules(reader: CheckpointReader, targets: Sequence[Target], mapped
         if source is None:
             continue
         parts = (
-            part if part.layout.is_same else replace(part, layout=mapped.layouts.get(part.key, part.layout))
+            part if not part.layout.changes_values else replace(part, layout=mapped.layouts.get(part.key, part.layout))
             for part in source.parts
         )
         found.sources[target.name] = replace(source, parts=tuple(parts))
@@ -232,9 +240,10 @@ def _by_own_name(reader: CheckpointReader, target: Target, stored: StoredVariabl
     """Return the source for a tensor that is stored under torch's name.
 
     In an object-based checkpoint, the variable of an attribute "weight" may be called "kernel", which implies a layout.
+    TensorFlow's variables may have torch's name, too: the "bias" of a dense layer with heads has two axes.
     """
     variable = reader.variable_name(stored.key)
-    leaf = "" if variable is None else variable_name_of(variable)
+    leaf = stored.variable_name if variable is None else variable_name_of(variable)
     implied = [leaves[leaf] for each in target.origins for leaves in each.origin.variables if leaf in leaves]
     return Source.of(stored.key, implied[0] if implied else SAME, stored.variable_name)
 
@@ -269,7 +278,7 @@ def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], fo
 
 
 class _LayersByName:
-    """The variables of the layers of a module, as far as they are found by name.
+    """Finds the stored variables of a module's layers by name.
 
     Args:
         targets: The tensors of the module; origins of attributes that it does not have are ignored.

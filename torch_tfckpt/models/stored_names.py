@@ -8,7 +8,8 @@ All names of a module may be below a prefix, such as "model/". One of these thre
 the whole module, so that all layers come from one stored model. Several equally good choices are an error.
 """
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -16,13 +17,18 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph
 from torch_tfckpt.format.tensor_names import short_key
-from torch_tfckpt.models.auxiliary import AVERAGE, OUTPUT
+from torch_tfckpt.models.averages import AVERAGE, OUTPUT
 from torch_tfckpt.saveables.name_prefixes import prefixes_of_names
 from torch_tfckpt.saveables.stored_keys import shared_names
 from torch_tfckpt.saveables.wrappers import may_be_wrapped, stored_wrapper, without_wrappers, wrapper_prefix
 from torch_tfckpt.text import listed, quoted
 
 _LISTED: Final = 8  # candidates in a message
+# Parts of names that are chosen and numbered automatically: "lstm_cell_7", "stacked_rnn_cells", "forward_lstm_1".
+_AUTOMATIC_PART: Final = re.compile(
+    r"(?:(?P<direction>forward|backward)_\w*?|\w*?(?P<cell>cells?))(?:_(?P<number>\d{1,9}))?"
+)
+_AUTOMATIC_NAME: Final = re.compile(r"(?:cells?|(?:forward|backward)_\w*)[_\d]*[./]")
 
 
 class StoredVariable(NamedTuple):
@@ -108,6 +114,9 @@ class Objects:
     def find(self, prefix: str, name: str) -> list[StoredVariable]:
         *_, variable_name = parts = (prefix + name).split(".")
         node_id = self._node(parts)
+        if node_id is None and "/" in name:  # between parts, unless it is in a part
+            *_, variable_name = parts = dotted(prefix + name).split(".")
+            node_id = self._node(parts)
         return [
             StoredVariable(attribute.checkpoint_key, variable_name)
             for attribute in (() if node_id is None else self._graph.nodes[node_id].attributes)
@@ -174,6 +183,7 @@ def stored_names(
     shared = [(alias, key) for alias, key in shared_names(reader).items() if key in stored and alias not in stored]
     names = [*((key, key) for key in own), *shared]
     names += _without_wrappers(names, with_wrapper=with_wrapper)
+    names += _numbered(names)
     found: list[StoredNames] = [Names(names, {key: variable_name_of(key) for key in stored}, unique=False)]
     graph = reader.object_graph
     if graph is not None:
@@ -183,7 +193,9 @@ def stored_names(
             for variable in graph.variables()
             if variable.full_name and variable.checkpoint_key in own
         )
-        found.append(Names(named, {key: variable_name_of(name) for name, key in named}, unique=True))
+        found.append(
+            Names([*named, *_numbered(list(named))], {key: variable_name_of(name) for name, key in named}, unique=True)
+        )
     return found
 
 
@@ -201,6 +213,37 @@ def _without_wrappers(names: list[tuple[str, str]], *, with_wrapper: bool) -> li
         if prefix + bare != name:
             found.append((prefix + bare, key_of[name]))
     return found
+
+
+def _numbered(names: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the names in which cells and directions are numbered by their order: "lstm/cell[0/1]/kernel".
+
+    Keras and TensorFlow count the objects of a program, so that a cell may be called "lstm_cell_7". Its number among
+    the cells at that place, and the count of these, are the same in every program.
+    """
+    split = [(dotted(name).split("."), key) for name, key in names if _AUTOMATIC_NAME.search(name)]
+    siblings: dict[tuple[tuple[str, ...], str], set[tuple[int, str]]] = {}
+    for parts, _ in split:
+        for at, part in enumerate(parts[:-1]):
+            kind = _AUTOMATIC_PART.fullmatch(part)
+            if kind is not None:
+                number = kind["number"]
+                siblings.setdefault((tuple(parts[:at]), _kind(kind)), set()).add((int(number or 0), part))
+    ordered = {place: [part for _, part in sorted(found)] for place, found in siblings.items()}
+    result: list[tuple[str, str]] = []
+    for parts, key in split:
+        changed = list(parts)
+        for at in reversed(range(len(parts) - 1)):
+            kind = _AUTOMATIC_PART.fullmatch(parts[at])
+            if kind is not None:
+                those = ordered[tuple(parts[:at]), _kind(kind)]
+                changed[at] = f"{_kind(kind)}[{those.index(parts[at])}/{len(those)}]"
+                result.append((".".join(changed), key))
+    return result
+
+
+def _kind(part: re.Match[str]) -> str:
+    return part["direction"] or part["cell"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.models.layer_names import TensorOrigin, Variant, variants_of
+from torch_tfckpt.models.layer_names import variants_of
+from torch_tfckpt.models.tensor_origins import TensorOrigin, Variant
 from torch_tfckpt.saveables.module_tensors import ModuleTensor, group_shared, module_tensors
 from torch_tfckpt.saveables.state_dicts import loads_state_dict, outermost
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
@@ -64,7 +65,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Its first name."""
+        """The first of its names in the state_dict."""
         return self.places[0].name
 
     @property
@@ -129,6 +130,14 @@ class Target:
             vars(new).update(vars(parameter))
         for place in self.places:
             place.replace(new if place.is_parameter else value)
+
+    def set_count(self, count: int) -> None:
+        """Set n_averaged of an AveragedModel; on the meta device it is replaced by a tensor on the CPU."""
+        value = torch.full(self.tensor.shape, count, dtype=self.tensor.dtype, device="cpu")
+        if self.tensor.device.type == "meta":
+            self.replace(value)
+        else:
+            self.fill(value)
 
     def start_counting(self) -> None:
         """Replace num_batches_tracked on the meta device by a zero on the CPU."""

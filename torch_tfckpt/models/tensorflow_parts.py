@@ -108,6 +108,6 @@ def _owner(prefix: str, place: ModuleTensor) -> str:
 
 
 def _around(prefix: str) -> list[str]:
-    """Return the prefixes of the modules around one, from inside to outside: "a.b.c." -> ["a.b.", "a.", ""]."""
+    """Return the prefixes of the enclosing modules, innermost first: "a.b.c." -> ["a.b.", "a.", ""]."""
     parts = prefix.split(".")[:-1]
     return ["".join(f"{part}." for part in parts[:end]) for end in range(len(parts) - 1, -1, -1)]

@@ -7,17 +7,22 @@
     Adagrad       sum               accumulator     v/Adagrad      _accumulators
     SGD           momentum_buffer   momentum        v/Momentum     momentums
 
+In a name-based checkpoint, "Adam" is whatever the optimizer was called. `named_states` recognises Adam under other
+names by its powers (d_opt, d_opt_1 and d_opt/beta1_power) or by the letters of its slots (adam_m, adam_v). A single
+slot under another name may be Momentum's, Adagrad's or LARS's: that is not stored, so it is not converted.
+
 RMSprop is not in the table: TensorFlow adds epsilon inside the square root, so torch cannot continue from its state.
 
 Source: get_slot_names of tensorflow/python/training/*.py; keras/src/optimizers/*.py.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import torch
 
-from torch_tfckpt.format.object_graph import ObjectGraph, SlotVariable
+from torch_tfckpt.format.object_graph import ObjectGraph, SlotVariable, TrackableObject
 
 
 class SlotName(NamedTuple):
@@ -43,6 +48,14 @@ _SLOTS: Final[Mapping[type, Mapping[str, SlotName]]] = {
 }
 KNOWN_TO_TENSORFLOW: Final = tuple(_SLOTS)
 
+# Names of children that identify an optimizer: Keras 2, Keras 2.11 and later (two sets), loss scaling in Keras 2 and 3.
+_OF_OPTIMIZERS: Final = (
+    {"iter", "learning_rate"},
+    {"_iterations", "_learning_rate"},
+    {"_iterations", "_trainable_variables"},  # with a learning rate schedule, which is not stored
+    {"base_optimizer", "loss_scale"},
+    {"inner_optimizer", "dynamic_scale"},
+)
 # Keras 3 has no slot variables. It keeps lists that are parallel to its list of trainable variables.
 _TRAINED: Final = "_trainable_variables"
 _LISTS: Final = {
@@ -50,6 +63,8 @@ _LISTS: Final = {
     "_accumulators": "accumulator", "_linears": "linear",
 }  # fmt: skip
 _LISTS_OF_RMSPROP: Final = {"_velocities": "rms", "_momentums": "momentum", "_average_gradients": "mg"}
+_NUMBER: Final = re.compile(r"(.+)_(0|[1-9][0-9]{0,8})", re.DOTALL)
+_LONGEST_BEGINNING: Final = 16  # scopes that may precede the full name of a variable in that of a slot
 _NUMBERS: Final = {"_iterations": "iter", "_learning_rate": "learning_rate"}  # Keras 3's name -> Keras 2's
 
 
@@ -63,20 +78,109 @@ def slot_variables(graph: ObjectGraph, optimizer: int) -> tuple[SlotVariable, ..
     return graph.nodes[optimizer].slot_variables or tuple(_listed_slots(graph, optimizer))
 
 
+def stem_and_number(part: str) -> tuple[str, int]:
+    """Return the name of an optimizer, and the number of its slot: ("Adam", 0) for "Adam", ("Adam", 1) for "Adam_1"."""
+    numbered = _NUMBER.fullmatch(part) if part[-1:].isdigit() else None
+    return (part, 0) if numbered is None else (numbered[1], int(numbered[2]))
+
+
+def named_states(
+    optimizer: torch.optim.Optimizer, parts: Collection[str], has_powers: Callable[[str], bool]
+) -> dict[str, dict[str, str]]:
+    """Return the stored optimizers that may be of the kind of `optimizer`: name -> torch's state name -> part.
+
+    Args:
+        parts: Last parts of the names of the slots of one variable; the slots have its shape.
+        has_powers: Whether the stored optimizer of this name has the powers of both betas, as only Adams do.
+    """
+    required = {state: name for state, name in slot_names(optimizer).items() if state != MAXIMA}
+    if not required:
+        return {}
+    default = next(iter(required.values())).suffix
+    is_adam = isinstance(optimizer, ADAMS)
+    stems: dict[str, dict[int, str]] = {}
+    for part in parts:
+        stem, number = stem_and_number(part)
+        stems.setdefault(stem, {})[number] = part
+    found: dict[str, dict[str, str]] = {}
+    for stem, numbered in stems.items():
+        if stem != default and not (is_adam and len(numbered) > 1 and has_powers(stem)):
+            continue
+        # If several optimizers of one name train a variable, their slots are numbered consecutively.
+        for first in sorted({number - number % len(required) for number in numbered}):
+            name = f"{stem}_{first}" if first else stem
+            found[name] = {state: numbered[n] for n, state in enumerate(required, first) if n in numbered}
+    if is_adam:
+        found.update(_lettered(parts))
+        for states in found.values() if "vhat" in parts else ():
+            states[MAXIMA] = "vhat"
+    return found
+
+
+def _lettered(parts: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield Adams whose slots are named by letters: "adam_m" and "adam_v" of BERT, "lamb_m" and "lamb_v"."""
+    for part in parts:
+        family, letter = part[:-1], part[-1:]
+        if letter == "m" and f"{family}v" in parts and (not family or family.endswith("_")) and family != "slot_":
+            yield family.removesuffix("_"), {"exp_avg": part, "exp_avg_sq": f"{family}v"}
+
+
+def is_optimizer(node: TrackableObject) -> bool:
+    """Return whether an object has slot variables, or the children of a Keras optimizer."""
+    children = {child.local_name for child in node.children}
+    return bool(node.slot_variables) or any(known <= children for known in _OF_OPTIMIZERS)
+
+
+def listed_originals(graph: ObjectGraph, optimizer: int, list_name: str) -> list[tuple[int, int | None]]:
+    """Return each entry of an optimizer's list, and the variable that it belongs to; None if that is not stored.
+
+    Keras 3 also stores the list of the trainable variables, in the same order. Keras 2.11 to 2.15 do not, but the
+    full name of an entry is that of its variable, below a beginning that all entries share: "Adam/m/dense/kernel".
+    """
+    lists = _children(graph, optimizer)
+    entries = _children(graph, lists[list_name]) if list_name in lists else {}
+    if _TRAINED in lists:
+        trained = _children(graph, lists[_TRAINED])
+        return [(node_id, trained.get(position)) for position, node_id in entries.items()]
+    return list(_by_full_names(graph, set(entries.values())).items())
+
+
+def _by_full_names(graph: ObjectGraph, entries: Collection[int]) -> dict[int, int | None]:
+    found: dict[int, int | None] = {}
+    beginnings = set()
+    for entry in entries:
+        full_name = next((value.full_name for value in graph.nodes[entry].attributes), "")
+        originals: tuple[int, ...] = ()
+        rest = full_name
+        for _ in range(_LONGEST_BEGINNING):
+            rest = rest.partition("/")[2]
+            originals = graph.named(rest) if rest else ()
+            if originals:
+                break
+        if len(originals) != 1:
+            return dict.fromkeys(entries)
+        beginnings.add(full_name[: len(full_name) - len(rest)])
+        found[entry] = originals[0]
+    # If beginnings differ, an entry may be of a variable that is not stored, and whose name ends with that of another.
+    is_known = len(beginnings) == 1 and len(set(found.values())) == len(found)
+    return found if is_known else dict.fromkeys(entries)
+
+
+def _children(graph: ObjectGraph, node_id: int) -> dict[str, int]:
+    return {child.local_name: child.node_id for child in graph.nodes[node_id].children}
+
+
 def _listed_slots(graph: ObjectGraph, optimizer: int) -> Iterator[SlotVariable]:
-    lists = {child.local_name: graph.nodes[child.node_id] for child in graph.nodes[optimizer].children}
-    if _TRAINED not in lists:  # Keras 2.11 to 2.15, which do not store the order of the variables
-        return
-    trained = {child.local_name: child.node_id for child in lists[_TRAINED].children}
+    lists = _children(graph, optimizer)
     for name, slot in (_LISTS_OF_RMSPROP if "_average_gradients" in lists else _LISTS).items():
-        for child in lists[name].children if name in lists else ():
-            if child.local_name in trained:
-                yield SlotVariable(trained[child.local_name], slot, child.node_id)
+        for entry, original in listed_originals(graph, optimizer, name):
+            if original is not None:
+                yield SlotVariable(original, slot, entry)
 
 
 def number_nodes(graph: ObjectGraph, optimizer: int) -> dict[str, int]:
     """Return the children of an optimizer's node by name; for Keras 3, only numbers, by Keras 2 names."""
-    children = {child.local_name: child.node_id for child in graph.nodes[optimizer].children}
-    if _TRAINED in children:
+    children = _children(graph, optimizer)
+    if _TRAINED in children or _NUMBERS.keys() <= children.keys():
         return {_NUMBERS[name]: node_id for name, node_id in children.items() if name in _NUMBERS}
     return children

@@ -1,0 +1,148 @@
+"""The optimizers of a name-based checkpoint: the slots of each variable, counters and hyperparameters.
+
+    fc/kernel/Adam, fc/kernel/Adam_1, beta1_power, beta2_power            (scope "", name "Adam")
+    fc/kernel/d_opt, fc/kernel/d_opt_1, d_opt/beta1_power, ...            (scope "", name "d_opt")
+    train/fc/kernel/adam_m, train/fc/kernel/adam_v, train/global_step     (scope "train", name "adam")
+    training/Adam/fc/kernel/m, .../v, training/Adam/iter, .../lr          (scope "training/Adam", name "")
+
+The slots are those that `named_kinds` recognises; nothing else is searched. Powers in no scope, or in one that other
+optimizers may share, belong to an optimizer only if there is no other, or if their values are equal.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+import torch
+
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.models.auxiliary import kinds
+from torch_tfckpt.models.averages import OUTPUT
+from torch_tfckpt.models.named_kinds import POWERS
+from torch_tfckpt.models.named_slots import stem_of
+from torch_tfckpt.optimizers.slots import ADAMS, named_states, slot_names
+from torch_tfckpt.optimizers.tensorflow import StoredOptimizer
+from torch_tfckpt.text import listed, quoted
+
+Owner = tuple[str, str]
+"""Scope and name of a stored optimizer."""
+
+_GLOBAL_STEP: Final = "global_step"
+_POWERS: Final = ("beta1_power", "beta2_power")
+_KERAS_NAMES: Final[Mapping[str, Sequence[str]]] = {  # Keras 2's name -> other names
+    "iter": ("iterations",), "learning_rate": ("lr",), "beta_1": (), "beta_2": (), "momentum": (), "decay": (),
+}  # fmt: skip
+_IN_NO_SCOPE: Final = {"iter": ("iteration", "iterations"), "learning_rate": ("learning_rate",)}
+_LISTED: Final = 4  # keys in a message
+
+
+class NamedOptimizers:
+    """The optimizers of one checkpoint.
+
+    Raises:
+        DataLossError: the entry of a tensor is damaged.
+
+    Cost: looks at the entries of all tensors.
+    """
+
+    def __init__(self, reader: CheckpointReader) -> None:
+        self._reader = reader
+        found = kinds(reader)
+        self._slots, self._keras_scopes = found.slots, found.keras_scopes
+        self._names = {key.removesuffix(OUTPUT): key for key in reader.keys()}
+        self._powers = [name for name in self._names if POWERS.fullmatch(name)]
+        places = {name[: name.rfind("/") + 1] for name in self._powers}
+        self._places_of_both = {place for place in places if all(place + power in self._names for power in _POWERS)}
+        self._stems = {stem_of(slot.part) for slot in self._slots.values()}
+        self._parts: dict[str, dict[str, dict[str, str]]] = {}  # variable -> scope -> last part of the name -> key
+        for key, slot in self._slots.items():
+            self._parts.setdefault(slot.variable, {}).setdefault(slot.scope, {})[slot.part] = key
+
+    def states(self, optimizer: torch.optim.Optimizer, key: str) -> dict[Owner, dict[str, str]]:
+        """Return the state of a variable, from each stored optimizer of this kind: torch's state name -> key."""
+        found: dict[Owner, dict[str, str]] = {}
+        for scope, parts in self._parts.get(key.removesuffix(OUTPUT), {}).items():
+            if self._is_of_keras(scope):
+                named = {state: name.slot for state, name in slot_names(optimizer).items() if name.slot in parts}
+                states = {"": named} if named else {}
+            else:
+                whole = [part for part, slot_key in parts.items() if self._slots[slot_key].is_whole]
+                states = named_states(optimizer, whole, partial(self._has_powers, scope))
+            for name, own in states.items():
+                found[scope, name] = {state: parts[part] for state, part in own.items()}
+        return found
+
+    def slots_of(self, key: str) -> list[str]:
+        """Return the keys of all slots of a variable, of any kind of optimizer."""
+        return [each for parts in self._parts.get(key.removesuffix(OUTPUT), {}).values() for each in parts.values()]
+
+    def misshapen(self, optimizer: torch.optim.Optimizer, key: str) -> Iterator[tuple[str, str]]:
+        """Yield torch's state name and key of tensors with the name of a slot, but not its shape or type."""
+        bare = key.removesuffix(OUTPUT)
+        for state, name in slot_names(optimizer).items():
+            slot_key = f"{bare}/{name.suffix}{key[len(bare) :]}"
+            if slot_key in self._reader and slot_key not in self._slots:
+                yield state, slot_key
+
+    def stored(self, optimizer: torch.optim.Optimizer, owner: Owner | None) -> StoredOptimizer:
+        """Return the counters and hyperparameters of a stored optimizer; if `owner` is None, only the global step.
+
+        Raises:
+            InvalidArgumentError: several optimizers have different numbers of steps, and it is unclear which number
+                belongs to this one.
+        """
+        if owner is not None and self._is_of_keras(owner[0]):
+            return StoredOptimizer(self._reader, quoted(owner[0]), self._keras_numbers(owner[0]))
+        keys = self._global_step()
+        if owner is not None and isinstance(optimizer, ADAMS):
+            for power in _POWERS:
+                key = self._power(power, owner, is_needed=not keys)
+                keys |= {} if key is None else {power: key}
+        return StoredOptimizer(self._reader, "the optimizer", keys)
+
+    def _is_of_keras(self, scope: str) -> bool:
+        return scope in self._keras_scopes or f"{scope}/iter" in self._names or f"{scope}/iterations" in self._names
+
+    def _has_powers(self, scope: str, stem: str) -> bool:
+        """Return whether both powers of Adam belong to the optimizer called `stem`."""
+        is_only_one = len(self._stems) == 1 and bool(self._places_of_both)
+        return is_only_one or not self._places_of_both.isdisjoint(_own_places(scope, stem))
+
+    def _global_step(self) -> dict[str, str]:
+        if _GLOBAL_STEP in self._names:
+            return {_GLOBAL_STEP: self._names[_GLOBAL_STEP]}
+        scoped = [name for name in self._names if name.endswith(f"/{_GLOBAL_STEP}")]
+        return {_GLOBAL_STEP: self._names[scoped[0]]} if len(scoped) == 1 else {}
+
+    def _power(self, power: str, owner: Owner, *, is_needed: bool) -> str | None:
+        """Return the key of an optimizer's power of a beta; None if it is not stored or not known."""
+        for place in _own_places(*owner):
+            if place + power in self._names:
+                return self._names[place + power]
+        every = [name for name in self._powers if name[name.rfind("/") + 1 :].startswith(power)]
+        if len({str(self._reader.get_tensor(self._names[name])) for name in every}) == 1:
+            return self._names[every[0]]
+        if every and is_needed:
+            raise InvalidArgumentError(
+                f"{self._reader.path}: {listed(every, _LISTED)} differ, and it is unclear which of them belongs to the "
+                f"optimizer of these parameters, so its number of steps is unknown. Omit optimizer"
+            )
+        return None
+
+    def _keras_numbers(self, scope: str) -> dict[str, str]:
+        """Return the counter and the numbers of an optimizer of Keras, by Keras 2's names."""
+        found = {}
+        for name, others in _KERAS_NAMES.items():
+            places = [f"{scope}/{each}" for each in (name, *others)]
+            # Since Keras 2.11, the counter and the rate have no scope.
+            places += _IN_NO_SCOPE.get(name, ()) if len(self._keras_scopes) == 1 else ()
+            place = next((place for place in places if place in self._names), None)
+            if place is not None:
+                found[name] = self._names[place]
+        return found
+
+
+def _own_places(scope: str, stem: str) -> list[str]:
+    """Return the beginnings of the names of powers that belong to this optimizer alone."""
+    return list(dict.fromkeys([f"{scope}/{stem}/" if scope else f"{stem}/", f"{stem}/"]))
