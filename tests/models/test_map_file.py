@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError
-from torch_tfckpt.models.key_mapper import KeyMapper
+from torch_tfckpt.models.key_mapper import KeyMapper, rules_of
 from torch_tfckpt.models.key_rules import KeyRule
 
 EXAMPLE = r"""
@@ -140,7 +140,7 @@ def test_what_is_written_is_read_as_equal(tmp_path_factory: pytest.TempPathFacto
     tomllib.loads(path.read_bytes().decode())
     again = KeyMapper.from_file(path)
     assert again == mapper
-    assert [each.identity for each in again._rules] == [each.identity for each in mapper._rules]
+    assert [each.identity for each in rules_of(again)] == [each.identity for each in rules_of(mapper)]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, text: str, error: str) -> Non
     if "Example" in message:
         example = message.partition("Example")[2].partition(":\n")[2]
         (tmp_path / "map.toml").write_text(example)
-        assert KeyMapper.from_file(tmp_path / "map.toml")._rules
+        assert rules_of(KeyMapper.from_file(tmp_path / "map.toml"))
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

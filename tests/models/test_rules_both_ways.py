@@ -235,7 +235,7 @@ def test_what_does_not_fit_is_an_error(tmp_path: Path, rules: list[KeyRule], tex
     ("rules", "keys"),
     [
         ([("(.*)/kernel", r"\1.weight"), ("(.*)/bias", r"\1.bias")], {"fc/kernel", "fc/bias", "n/bias", "n/kernel"}),
-        # The kind of the module tells which of two rules for one target it is.
+        # The kind of the module decides between two rules for one target.
         (
             [("(.*)/kernel", r"\1.weight"), ("(.*)/gamma", r"\1.weight"), (r"(\w+)/bias", r"\1.bias")],
             {"fc/kernel", "n/gamma", "fc/bias", "n/bias"},
@@ -246,7 +246,7 @@ def test_what_does_not_fit_is_an_error(tmp_path: Path, rules: list[KeyRule], tex
     ],
 )  # fmt: skip
 def test_patterns_backwards(tmp_path: Path, rules: Any, keys: set[str]) -> None:
-    """A pattern is inverted where that gives one name which leads back to the tensor."""
+    """A pattern is inverted if that gives exactly one name, and the rules lead from it back to the tensor."""
     model = tree(fc=nn.Linear(2, 2), n=nn.LayerNorm(2))
     save_model(model, tmp_path / "m", mapper=rules)
     assert load_file(tmp_path / "m").keys() == keys

@@ -2,7 +2,7 @@
 
 A rule is used only if it determines the stored name, and if the mapper leads from there back to the tensor. If several
 rules do, those count whose layout, or whose stored name, fits the module that has the tensor. What remains ambiguous,
-and a function, which has no inverse, is an error: nothing is stored under a name that nobody asked for.
+and a function, which has no inverse, is an error: no name is guessed.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.models.key_mapper import KeyMapper, not_inverted
+from torch_tfckpt.models.key_mapper import KeyMapper, not_inverted, rule_match, rules_of
 from torch_tfckpt.models.key_rules import ROOT_MODULE, CheckedRule, source_text, targets_of_rule
 from torch_tfckpt.models.layouts import LayoutLike, layout_of_rule
 from torch_tfckpt.models.mapped_sources import implied_layout
@@ -55,25 +55,25 @@ class InvertedRules:
         for target in targets:
             shape = () if is_lazy(target.tensor) else tuple(target.tensor.shape)
             self._shapes.update(dict.fromkeys(target.names, shape))
-        modules = [rule for rule in mapper._rules if rule.is_module and rule.targets]
+        modules = [rule for rule in rules_of(mapper) if rule.is_module and rule.targets]
         self._known = {dotted(name) for target in targets for name in target.possible_names} if modules else frozenset()
         self._modules = [(rule, rule_inverse(rule.sources, rule.targets[0])) for rule in modules]
         self._tensors = [
             (rule, number, rule_inverse(rule.sources, target))
-            for rule in mapper._rules
+            for rule in rules_of(mapper)
             if rule.sources and rule.name is None and not rule.is_module
             for number, target in enumerate(rule.targets)
         ]
         self._named = {
             target: WrittenAs(rule, (rule.name,), tuple(targets_of_rule(rule)), number)
-            for rule in mapper._rules
+            for rule in rules_of(mapper)
             if rule.name is not None
             for number, target in enumerate(targets_of_rule(rule))
         }
         self.filled = {
-            name: rule.fill for rule in mapper._rules if rule.fill is not None for name in targets_of_rule(rule)
+            name: rule.fill for rule in rules_of(mapper) if rule.fill is not None for name in targets_of_rule(rule)
         }
-        for rule in mapper._rules:
+        for rule in rules_of(mapper):
             for name in targets_of_rule(rule):
                 if name not in self._shapes:
                     raise InvalidArgumentError(
@@ -114,7 +114,7 @@ class InvertedRules:
             path: Name of a module and of its variable: "encoder.query.kernel".
 
         Returns:
-            From the first rule for modules that is for it; None if there is none.
+            From the first rule for modules that is for it; None without such a rule.
 
         Raises:
             UnimplementedError: as `of`.
@@ -133,7 +133,7 @@ class InvertedRules:
                     continue
                 for [name] in names:
                     key = f"{name}/{rest.replace('.', '/')}"
-                    match = self._mapper._matched((key,), self._known)
+                    match = rule_match(self._mapper, (key,), self._known)
                     if match is not None and match.rule is rule and match.targets == (path,):
                         found.setdefault(dotted(key), key)
             if len(found) > 1:
@@ -166,7 +166,7 @@ class InvertedRules:
     def _leading_back(self, rule: CheckedRule, names: tuple[str, ...], number: int, name: str) -> WrittenAs | None:
         targets: tuple[str, ...] = ()
         for part, stored in enumerate(names):
-            match = self._mapper._matched((stored,), self._known)
+            match = rule_match(self._mapper, (stored,), self._known)
             if match is None or match.rule is not rule or match.part != part or match.targets[number] != name:
                 return None
             targets = match.targets

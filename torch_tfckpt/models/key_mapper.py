@@ -161,8 +161,7 @@ class KeyMapper:
             IncompleteSaveError: a file operation failed.
 
         Examples:
-            >>> import pathlib
-            >>> import torch_tfckpt as tfckpt
+            >>> import pathlib, torch_tfckpt as tfckpt
             >>> mapper = tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense")})
             >>> mapper.to_file("map.toml")
             >>> tfckpt.KeyMapper.from_file("map.toml") == mapper
@@ -173,7 +172,7 @@ class KeyMapper:
             to = "fc.weight"
             layout = "dense"
         """
-        write_map_file(path, self._rules)
+        write_map_file(path, rules_of(self))
 
     def __repr__(self) -> str:
         return f"<KeyMapper of {len(self._names)} names, {len(self._patterns)} patterns>"
@@ -198,11 +197,6 @@ class KeyMapper:
         """The left sides of all rules: names, then patterns. Of variables that are joined, the first."""
         return [*self._names, *(rule.source for rule in self._patterns if rule.sources)]
 
-    @property
-    def _rules(self) -> list[CheckedRule]:
-        """All rules, those for names first."""
-        return [*self._names.values(), *self._patterns]
-
     def find(self, *names: str) -> KeyTarget | None:
         """Return the target of a stored tensor with these names; None if no rule matches."""
         found = self.match(*names)
@@ -210,30 +204,10 @@ class KeyMapper:
 
     def match(self, *names: str) -> KeyMatch | None:
         """Return the target, the rule that matched and the name that it matched; None if no rule matches."""
-        found = self._matched(names, None)
+        found = rule_match(self, names, None)
         if found is None:
             return None
         return KeyMatch(found.name, found.rule.sources[found.part], _key_target(found.rule, found))
-
-    def _matched(self, names: Iterable[str], known: Container[str] | None) -> RuleMatch | None:
-        """Return how the first rule that matches does so.
-
-        Args:
-            names: The names of a stored tensor.
-            known: Dotted names of all that may be stored for the tensors of a module, by TensorFlow's names and its
-                own. A rule for modules matches only these. None: all names.
-        """
-        names = tuple(names)
-        for name in names:
-            rule = self._names.get(name)
-            if rule is not None:
-                return rule.match(name, known)
-        for rule in self._patterns:
-            for name in names:
-                match = rule.match(name, known)
-                if match is not None:
-                    return match
-        return None
 
     def inverse(self) -> dict[str, tuple[str, LayoutLike | None]]:
         """Return state_dict key -> (stored key, layout), if all rules map one name to one name.
@@ -279,6 +253,32 @@ class KeyMapper:
 def as_key_mapper(mapper: KeyMapper | Rules) -> KeyMapper:
     """Return `mapper` itself, or a KeyMapper with these rules."""
     return mapper if isinstance(mapper, KeyMapper) else KeyMapper(mapper)
+
+
+def rules_of(mapper: KeyMapper) -> list[CheckedRule]:
+    """Return all rules of a mapper, those for names first."""
+    return [*mapper._names.values(), *mapper._patterns]
+
+
+def rule_match(mapper: KeyMapper, names: Iterable[str], known: Container[str] | None) -> RuleMatch | None:
+    """Return how the first rule of a mapper that matches does so.
+
+    Args:
+        names: The names of a stored tensor.
+        known: Dotted names of all that may be stored for the tensors of a module, by TensorFlow's names and its
+            own. A rule for modules matches only these. None: all names.
+    """
+    names = tuple(names)
+    for name in names:
+        rule = mapper._names.get(name)
+        if rule is not None:
+            return rule.match(name, known)
+    for rule in mapper._patterns:
+        for name in names:
+            match = rule.match(name, known)
+            if match is not None:
+                return match
+    return None
 
 
 def _check_rules(rules: object) -> None:

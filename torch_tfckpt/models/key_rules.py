@@ -137,7 +137,7 @@ class CheckedRule:
         return (sources, self.targets, layout, *more)
 
     def match(self, name: str, known: Container[str] | None) -> RuleMatch | None:
-        """Return how the rule matches a stored name; None if it does not. See `KeyMapper.matched`."""
+        """Return how the rule matches a stored name; None if it does not. See `rule_match`."""
         if self.is_module:
             return self._match_module(name, known)
         for part, source in enumerate(self.sources):

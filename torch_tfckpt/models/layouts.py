@@ -139,6 +139,14 @@ class Layout:
         return self.name == SAME.name
 
     @property
+    def changes_values(self) -> bool:
+        """Whether elements are in another order than as stored, or are changed."""
+        orders = (
+            [[part for axis in side for part in axis] for side in (each.stored, each.held)] for each in self.patterns
+        )
+        return bool(self.gates or self.added or self.functions) or any(stored != held for stored, held in orders)
+
+    @property
     def _is_any(self) -> bool:
         return not self.patterns
 

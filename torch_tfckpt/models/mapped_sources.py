@@ -16,7 +16,7 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import auxiliary_keys
-from torch_tfckpt.models.key_mapper import KeyMapper
+from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, source_text, targets_of_rule
 from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout, layout_of_rule
@@ -103,17 +103,17 @@ def mapped_sources(
     """
     result = MappedSources()
     places = {place.name: _NamedTarget(target, place) for target in targets for place in target.places}
-    modules = [rule for rule in mapper._rules if rule.is_module]
+    modules = [rule for rule in rules_of(mapper) if rule.is_module]
     known = {dotted(name) for target in targets for name in target.possible_names} if modules else frozenset()
     by_name: dict[str, list[_Mapped]] = {}
     joined: dict[tuple[str, int], list[_Mapped]] = {}  # name and rule -> parts
     split: list[_Mapped] = []
-    unused = {id(rule): rule for rule in mapper._rules}
+    unused = {id(rule): rule for rule in rules_of(mapper)}
     astray: dict[str, str] = {}
     for key in dict.fromkeys((*reader.keys(), *averages)):
         others = (name for name in reader.names_of(key) if name not in (key, short_key(key)))
         names = (short_key(key), key, *others)
-        match = mapper._matched(names, known)
+        match = rule_match(mapper, names, known)
         if match is None:
             astray.update((key, path) for path in (_below_module(rule, names) for rule in modules) if path)
             continue

@@ -189,10 +189,11 @@ def _find_in_modules(reader: CheckpointReader, targets: Sequence[Target], mapped
         source = _source_of(reader, target, naming, layers, found)
         if source is None:
             continue
-        if target.tensor.dim() > 1:  # the layout of a rule is that of the kernel, not of the bias
-            parts = (replace(part, layout=mapped.layouts.get(part.key, part.layout)) for part in source.parts)
-            source = replace(source, parts=tuple(parts))
-        found.sources[target.name] = source
+        parts = (
+            part if not part.layout.changes_values else replace(part, layout=mapped.layouts.get(part.key, part.layout))
+            for part in source.parts
+        )
+        found.sources[target.name] = replace(source, parts=tuple(parts))
 
 
 def _may_be_filled(target: Target) -> bool:

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.models.inverted_rules import InvertedRules, WrittenAs
 from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.layouts import GRU_BIAS, SAME, Layout, layout_of_rule
+from torch_tfckpt.models.layouts import SAME, Layout, layout_of_rule
 from torch_tfckpt.models.mapped_sources import implied_layout, part_layout, shared_origin
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.models.tensor_origins import Bounds, TensorOrigin
@@ -53,8 +53,6 @@ class _WrittenVariables:
     def all(self) -> dict[str, WritableValue]:
         for key, (origin, layout, found) in self.ranges.items():
             joined = torch.cat([found[start] for start in sorted(found)], origin.axis)
-            if layout.name == GRU_BIAS.name:
-                layout = layout.with_lengths(rows=len(found))
             self.values[key] = layout.to_stored(joined)
         for key, amount in self.added.items():
             value = self.values[key]
@@ -266,7 +264,7 @@ def _spelled(base: str, leaf: str, layout: Layout, rules: InvertedRules) -> tupl
     if found is None:
         return _key(base, leaf), layout
     key, given = found
-    return key, layout if given is None or layout.is_same else layout_of_rule(given)
+    return key, layout if given is None or not layout.changes_values else layout_of_rule(given)
 
 
 def _key(base: str, leaf: str) -> str:
