@@ -187,7 +187,7 @@ def test_constants_are_filled_in_and_added(tmp_path: Path) -> None:
     assert state["fc.bias"].tolist() == [3.0, 6.0] and state["norm.weight"].tolist() == [0.5, 0.5]
     with torch.no_grad():
         model.get_parameter("norm.weight")[0] = 1.0
-    with pytest.raises(InvalidArgumentError, match=r'"norm.weight" has other values than 0\.5, which a rule fills in'):
+    with pytest.raises(InvalidArgumentError, match=r'"norm.weight" has values other than 0\.5, which a rule fills in'):
         save_model(model, tmp_path / "n", mapper=rules)
 
 

@@ -1,10 +1,10 @@
-"""Average the last checkpoints of a training into one version 2 checkpoint, as `tfckpt average` does.
+"""Average the last checkpoints of a training run into one version 2 checkpoint, as `tfckpt average` does.
 
     print(average(["run"], "run/average.ckpt", last=5))
 
 Floating-point and complex tensors become means. That includes optimizer state: the moments of Adam and beta1_power are
-averaged alike and stay consistent. Everything else, such as integers, bools, strings and the object graph, is that of
-the newest checkpoint, so the result continues with its global step.
+averaged alike and stay consistent. Everything else, such as integers, bools, strings and the object graph, is taken
+from the newest checkpoint, so training from the result continues at the newest global step.
 """
 
 import os
@@ -53,7 +53,7 @@ class AverageReport:
         dry_run: Whether nothing was written.
         files: Files of the average.
         averaged: Names of the tensors that are means.
-        newest: Names of the tensors that are those of the newest checkpoint, the last of `sources`.
+        newest: Names of the tensors that are taken from the newest checkpoint, the last of `sources`.
         nbytes: Bytes of all tensors.
         filtered: Names that `include` and `exclude` left out.
         unmatched_excludes: Patterns of `exclude` that matched nothing.
@@ -120,21 +120,21 @@ def average(
 
     Floating-point and complex tensors are averaged, including optimizer state, batch statistics and moving averages:
     added in float64, and rounded once to their own dtype. A value that is equal in all checkpoints is unchanged.
-    Integers, quantized numbers, bools, strings and variants are those of the newest checkpoint: the last one given.
+    Integers, quantized numbers, bools, strings and variants are taken from the newest checkpoint: the last one given.
     The object graph of object-based checkpoints (tf.train.Checkpoint, Keras) is kept byte for byte, unless `include` or
     `exclude` omit tensors; tf.train.Checkpoint.read restores the result.
 
     Args:
-        paths: Checkpoints or files of any format, as `src` of `convert`, oldest first; or one of them. A directory with
+        paths: Checkpoints or files of any format, as `src` of `convert`, oldest first; or one path. A directory with
             a `checkpoint` file means the checkpoints that this file lists. A checkpoint that is given several times
             counts once.
         dst: Prefix of the result. An existing checkpoint is replaced; it must not be one of `paths`. No `checkpoint`
             file is changed.
-        last: Average only so many checkpoints of each directory, the newest ones.
+        last: Average only this many of the newest checkpoints of each directory.
         include: As in `convert`.
         exclude: As in `convert`. For example, exclude=["/Adam", "beta._power"] omits the optimizer state.
-        newest: Regular expressions; tensors whose names contain a match of one of them are those of the newest
-            checkpoint, too, instead of means: newest=["learning_rate"].
+        newest: Regular expressions; tensors whose names contain a match of one of them are taken from the newest
+            checkpoint, too, and not averaged: newest=["learning_rate"].
         dry_run: Compare names, shapes and dtypes, report what would be done, and write nothing.
         progress: Called with (bytes read, total bytes).
 
@@ -253,7 +253,7 @@ def _is_averaged(place: str, name: str, info: TensorInfo) -> bool:
             return True
     if is_float:
         raise UnimplementedError(
-            f"{printable(place)}: tensor {quoted(name)}: torch cannot calculate with {info.type.name}. Exclude it, or "
+            f"{printable(place)}: tensor {quoted(name)}: torch has no arithmetic for {info.type.name}. Exclude it, or "
             f"take it from the newest checkpoint: newest=[...]"
         )
     return False

@@ -4,8 +4,8 @@
     ["run/m-9", "run/m-10"]   these two; the last one is called the newest, because its counters are kept
     ["a.safetensors", "b"]    any format that convert reads
 
-Several paths may lead to one checkpoint, as `run/m-10*` does with its .index and .data files: it counts once, at its
-first place.
+Several paths may lead to one checkpoint, as `run/m-10*` does with its .index and .data files: the checkpoint counts
+once, at its first position.
 """
 
 import os
@@ -33,14 +33,14 @@ _LISTED: Final = 8  # number of names or differences in a message
 
 @dataclass(slots=True)
 class Sources:
-    """Open checkpoints, oldest first, and what the report says about their choice."""
+    """The opened checkpoints, oldest first, and remarks for the report on how they were chosen."""
 
     opened: list[TensorSource] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     @property
     def newest(self) -> TensorSource:
-        """The last one."""
+        """The newest checkpoint: the last one."""
         return self.opened[-1]
 
 
@@ -70,7 +70,7 @@ def open_sources(paths: Sequence[str], last: int | None, stack: ExitStack) -> So
             try:
                 sources = Sources(_open_all(chosen, opening), remarks)
             except NotFoundError:
-                # A running training may have deleted a checkpoint since its state file was read: read it again.
+                # A training run in progress may have deleted a checkpoint since its state file was read: read it again.
                 if _expanded(paths, last)[0] == chosen:
                     raise
                 continue
@@ -105,7 +105,7 @@ def _expanded(paths: Sequence[str], last: int | None) -> tuple[list[str], list[s
 
 
 def _run_directory(path: str) -> str | None:
-    """Return the directory whose state file `path` is or contains; None for any other path."""
+    """Return the directory if `path` is a directory with a state file, or its state file; otherwise None."""
     storage = storage_of(path)
     if os.path.basename(path) == STATE_FILE and storage.exists(path) and not is_table(storage, path):
         return os.path.dirname(path) or os.curdir
@@ -145,7 +145,7 @@ def _listed_in(directory: str, last: int | None, remarks: list[str]) -> list[str
 def _unlisted(storage: Storage, directory: str, present: Sequence[str]) -> list[str]:
     """Return the checkpoints of the directory, of the same series, that its state file does not list.
 
-    A Saver that keeps all checkpoints lists only the newest, as does tf.train.Checkpoint.save.
+    A Saver that keeps all checkpoints lists only the newest one, as does tf.train.Checkpoint.save.
     """
     known = set(map(path_key, present))
     found = [os.path.join(directory, name) for name in prefixes_of(storage.list(directory))]

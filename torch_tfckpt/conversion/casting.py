@@ -1,8 +1,9 @@
-"""Convert the floating-point tensors of a conversion to another dtype, and account for what its range loses.
+"""Convert floating-point tensors to a different dtype, and report the values beyond its range.
 
-Fewer digits are what the caller asked for. A number beyond the range is not: float16 would turn 65,520 into infinity,
-and a float8 type into NaN or into its largest number, depending on the type. That is an error that lists all such
-tensors, unless the caller asks for the nearest number. Numbers so small that they become zero are counted.
+The caller asked for fewer digits, but not for changes to numbers beyond the range: float16 would turn 65,520 into
+infinity, and a float8 type into NaN or into its largest number, depending on the type. Such numbers are an error that
+lists all tensors with them, unless the caller asks for the nearest number. Numbers so small that they become zero are
+counted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +33,8 @@ class Casting:
         zeroed: Name in the source -> number of values other than zero that became zero.
 
     Raises:
-        InvalidArgumentError: `dtype` is not a floating-point type, or torch cannot convert to it; `clamp` without it.
+        InvalidArgumentError: `dtype` is not a floating-point type, or torch cannot convert to it; `clamp` without
+            `dtype`.
     """
 
     def __init__(self, dtype: torch.dtype | str | None, *, clamp: bool = False) -> None:
@@ -50,7 +52,7 @@ class Casting:
         """Return the properties of a tensor after the conversion.
 
         Raises:
-            UnimplementedError: torch cannot convert its elements, which are pairs of numbers, for example.
+            UnimplementedError: torch cannot convert its elements, for example because they are pairs of numbers.
         """
         info = source.info(name)
         cast = info.cast(self.dtype)
@@ -69,7 +71,7 @@ class Casting:
 
         Raises:
             InvalidArgumentError: values are beyond the range, without `clamp`. The message lists all tensors of
-                `source` with such values: the rest of it is read for this.
+                `source` with such values: the rest of `source` is read for this.
         """
         values = self._converted(source, names)
         if not self._clamp and any(loss.beyond for loss in self._losses.values()):
@@ -80,7 +82,7 @@ class Casting:
         return values
 
     def _converts(self, source: SelectedSource, name: str) -> bool:
-        """Return whether a tensor is to be converted, and has not been."""
+        """Return whether a tensor is to be converted, but has not been converted yet."""
         kind = source.info(name).type.dtype
         return kind is not None and kind.is_floating_point and source.old_name(name) not in self._losses
 

@@ -1,9 +1,9 @@
 """The mean of one tensor over several checkpoints, without holding all of them in memory.
 
-Values are added in float64, which is exact for all narrower types unless they differ by more than about 2**29 in size,
-and the mean is rounded once, to the type of the tensor. Guaranteed: a value that is equal in all checkpoints is
-unchanged, in every type; means of finite numbers are finite. A NaN gives NaN; an infinity gives infinity, or NaN if it
-meets the opposite one.
+Values are added in float64, which is exact for all narrower types unless their magnitudes differ by a factor of more
+than about 2**29, and the mean is rounded once, to the type of the tensor. Guaranteed: a value that is equal in all
+checkpoints is unchanged, in every type; means of finite numbers are finite. A NaN gives NaN; an infinity gives
+infinity, or NaN if another value is the infinity of the opposite sign.
 
 A large tensor of version 2 checkpoints is read and averaged block by block. In other formats a tensor can only be read
 whole.
@@ -36,7 +36,7 @@ class Mean:
         # Sums of float64 are scaled down by a power of two, which is exact, so that they cannot overflow.
         self._scale = 2.0 ** -ceil(log2(count))
         self._total: torch.Tensor | None = None
-        self._first: torch.Tensor | None = None  # of float64: the sum of equal numbers may have been rounded
+        self._first: torch.Tensor | None = None  # only for float64, where the sum of equal numbers may be rounded
         self._same: torch.Tensor | None = None
         self.finite = True
 
@@ -53,7 +53,7 @@ class Mean:
             numbers = numbers * self._scale
         if self._total is None:
             self._total = numbers.to(torch.float64)
-        else:  # torch does not add one-byte types to others
+        else:  # torch cannot add one-byte types to other types
             self._total += numbers.to(torch.float64) if numbers.dtype.itemsize == 1 else numbers
 
     def result(self, dtype: torch.dtype) -> torch.Tensor:
@@ -107,7 +107,7 @@ def blocks(shape: Shape, limit: int) -> Iterator[TensorSlice]:
 
     REQUIRES: the tensor has elements and at least one dimension.
 
-    Blocks are at least a quarter of `limit` on average, so there are few even if one dimension is long and thin.
+    Blocks are at least a quarter of `limit` on average, so there are few of them even if one dimension is very long.
     """
     axis = next((axis for axis in range(len(shape)) if element_count(shape[axis + 1 :]) <= limit), len(shape))
     inner = element_count(shape[axis + 1 :])
@@ -119,7 +119,7 @@ def blocks(shape: Shape, limit: int) -> Iterator[TensorSlice]:
 
 
 def _indices(shape: Shape) -> Iterator[tuple[Extent, ...]]:
-    """Yield the extents of each single position in some leading dimensions."""
+    """Yield, for each index of a tensor of this shape, an extent of length 1 per dimension."""
     if not shape:
         yield ()
         return

@@ -14,7 +14,7 @@ The file is stored next to the state file, as `<state file>.retention.json`, whi
     {"version": 1, "best": {"metric": "loss", "mode": "min", "k": 3}, "pins": ["m-3"], "protected": ["m-3"],
      "metrics": {"m-7": {"loss": 0.5}}}
 
-Paths in the file are relative to its directory and never lead out of that directory. Values that are not JSON numbers
+Paths in the file are relative to its directory and never point outside it. Values that are not JSON numbers
 are strings: "nan", "inf".
 
 Checkpoints that no longer exist are forgotten. If the file is damaged, the checkpoints that might have been pinned in

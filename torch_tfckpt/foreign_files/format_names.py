@@ -1,4 +1,7 @@
-"""The formats that `convert` writes, by file name and by kind of file. Imports no torch, for `tfckpt --help`."""
+"""The formats that `convert` writes, by file name and by kind of file.
+
+Does not import torch, so that `tfckpt --help` is fast.
+"""
 
 from collections.abc import Mapping
 from typing import Final

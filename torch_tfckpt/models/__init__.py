@@ -3,17 +3,17 @@
     loading, saving                   load_model, save_model
     key_mapper, key_rules, map_file   rules for names, and their form as TOML
     mapped_sources; rule_inverse, inverted_rules, written_variables
-                                      apply rules to load; and backwards, to save
+                                      apply rules to load, and their inverses to save
     layouts, axis_patterns, assembly  transforms of one tensor; tensors that are made from several
     layer_names, recurrent_layers, tensor_origins
                                       TensorFlow's variables of a layer, and the tensors made from them
     stored_names, sources             find each tensor of a module in the checkpoint
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
-                                      what weights do not tell, such as the epsilon of a BatchNorm
+                                      what weights do not show, such as the epsilon of a BatchNorm
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
     targets, filling                  the tensors of a module that can be loaded; put values into them
-    auxiliary, named_kinds            variables that are not weights, by objects and by names
-    named_slots, averages             what is a slot of a variable, and what is its moving average
+    auxiliary, named_kinds            identify variables that are not weights, by object and by name
+    named_slots, averages             find the slots and the moving average of a variable
     optimizer_slots, named_optimizers the state of the parameters of an optimizer
 
 May use: torch modules and optimizers, `optimizers`, the checkpoint reader, savers (to save).

@@ -1,11 +1,11 @@
-"""Source: the stored tensors from which a tensor of a module is made, and how.
+"""Source: the stored tensors from which a tensor of a module is made, and how it is made.
 
     kernel of a Dense                 one part, layout "dense"
     q/kernel, k/kernel, v/kernel      three parts, joined along axis 0 in torch's order of axes
-    kernel of an LSTMCell             one part, layout "lstm_tf1"; of its axis 1, weight_ih is the range 0:in
+    kernel of an LSTMCell             one part, layout "lstm_tf1"; weight_ih is the range 0:in of its axis 1
 
-Contract: every part is transformed by its layout, the parts are joined along `axis`, and `bounds` is taken. Shapes are
-checked before values are read: whatever does not fit is reported, never reshaped.
+Contract: every part is transformed by its layout, the parts are joined along `axis`, and the range `bounds` is taken.
+Shapes are checked before values are read: whatever does not fit is reported, never reshaped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ class Source:
         parts: At least one.
         variable_name: Last part of the name of the first variable: "kernel".
         axis: Axis, in torch's order, along which the parts are joined.
-        bounds: The range of that axis that is the target; None: all of it.
+        bounds: Range of that axis that makes up the target; None: the whole axis.
         added: Constant that is added at the end.
     """
 
@@ -59,7 +59,7 @@ class Source:
 
     @classmethod
     def of(cls, key: str, layout: Layout, variable_name: str) -> "Source":
-        """Return the source that is one whole variable."""
+        """Return the source that consists of one whole variable."""
         return cls((SourcePart(key, layout),), variable_name)
 
     @property
@@ -89,7 +89,7 @@ class Source:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the target is one stored tensor as it is."""
+        """Whether the target is one stored tensor, unchanged."""
         return len(self.parts) == 1 and self.bounds is None and self.layout.is_same and not self.added
 
     @property
@@ -102,12 +102,12 @@ class Source:
         return f"{joined} + {self.added:g}" if self.added else joined
 
     def of_slots(self) -> "Source":
-        """Return the transform of the optimizer's slots of the variables: nothing is added to them."""
+        """Return the source for optimizer slots of the variables: the same, but without added constants."""
         parts = tuple(replace(part, layout=replace(part.layout, added=())) for part in self.parts)
         return replace(self, parts=parts, added=0.0)
 
     def resolved(self, shapes: Mapping[str, Shape], wanted: Shape | None) -> "Source":
-        """Return the source with layouts that make `wanted` of tensors of these shapes, if there are such.
+        """Return the source with layouts that turn the stored shapes into `wanted`, if such layouts exist.
 
         Args:
             shapes: Stored shape by the keys that are read.
@@ -129,8 +129,8 @@ class Source:
         for other in made[1:]:
             if _without(other, self.axis) != _without(first, self.axis):
                 raise InvalidArgumentError(
-                    f"{' and '.join(map(shape_text, made))} cannot be joined along axis {self.axis}: they differ in "
-                    f"another axis"
+                    f"{' and '.join(map(shape_text, made))} cannot be joined along axis {self.axis}: their other "
+                    f"axes differ"
                 )
         if self.axis >= len(first):
             return first if len(made) == 1 and self.bounds is None else ()

@@ -2,7 +2,7 @@
 
 Auxiliary variables are step counters, slots and hyperparameters of optimizers, moving averages, strings, and the
 tensors of a state that such a string describes. In a name-based checkpoint, `named_kinds` recognises them; in an
-object-based one, the object graph has the owner of every tensor:
+object-based one, the object graph shows the owner of every tensor:
 
     below an optimizer, or a slot variable of one      optimizer state, or counters
     _model_variables_moving_average of an optimizer    moving averages
@@ -50,7 +50,7 @@ def variable_kinds(reader: CheckpointReader) -> dict[str, VariableKind]:
 
 
 def kinds(reader: CheckpointReader) -> Kinds:
-    """Return the kind of each variable, and which of them are not certain.
+    """Return the kind of each variable, and the variables whose kinds are uncertain.
 
     Raises:
         DataLossError: the object graph or the entry of a tensor is damaged.

@@ -1,14 +1,14 @@
 """Moving averages in a checkpoint: which stored tensor is the average of which variable.
 
-    fc/kernel/ExponentialMovingAverage           by name: the average of fc/kernel, which may not be stored itself
-    train/fc/kernel/ExponentialMovingAverage     the same, created in a scope; if fc/kernel is stored with this shape
+    fc/kernel/ExponentialMovingAverage           by name: the average of fc/kernel, which need not be stored
+    train/fc/kernel/ExponentialMovingAverage     the same, created in a scope, if fc/kernel is stored with this shape
     fc/kernel/ema                                tf.train.ExponentialMovingAverage(name="ema")
     optimizer/_model_variables_moving_average/0  Keras, use_ema=True: the average of optimizer/_trainable_variables/0
     slot variable "average" of fc/kernel         tfa.optimizers.MovingAverage and others, in the object graph
 
 Statistics of a batch normalization may have averages like any other variable. An average is only ever assigned by a
-name or by the object graph, never by its shape or its position among other averages. If that leaves several variables,
-or none, it is in `unknown`.
+name or by the object graph, never by its shape or its position among other averages. If several
+variables are possible, or none, the average is listed in `unknown`.
 
 Source: tensorflow/python/training/moving_averages.py; keras/src/optimizers/base_optimizer.py.
 """
@@ -46,8 +46,8 @@ class StoredAverages:
 
     Attributes:
         of: Key of a variable -> key of its average.
-        others: Keys of averages that are not needed, such as a second one of the same variable.
-        unknown: Keys of averages of which nothing tells the variable.
+        others: Keys of averages that are not needed, such as a second average of the same variable.
+        unknown: Keys of averages whose variables cannot be determined.
     """
 
     of: dict[str, str] = field(default_factory=dict)
@@ -73,9 +73,9 @@ def stored_averages(reader: CheckpointReader) -> StoredAverages:
 
 
 def count_of_updates(reader: CheckpointReader) -> int | None:
-    """Return the number of steps of the training whose averages are stored: global_step, or an optimizer's counter.
+    """Return the training step of the stored averages: global_step, or an optimizer's counter.
 
-    None if it is not stored, or there are several.
+    None if no such integer is stored, or if several with different values are stored.
 
     Raises:
         DataLossError: the object graph or a counter is damaged.
@@ -108,7 +108,7 @@ def _averages(node: TrackableObject) -> bool:
 def located(name: str, known: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Yield the variables that `name` may refer to, each with the scope that precedes it; the longest name first.
 
-    "train/fc/kernel" is the variable of that name before it is "fc/kernel" in the scope "train".
+    "train/fc/kernel" is first taken as the variable of that name, then as "fc/kernel" in the scope "train".
     """
     rest = name
     for _ in range(SCOPES + 1):

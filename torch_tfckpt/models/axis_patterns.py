@@ -2,11 +2,11 @@
 
     height width in out -> out in height width                move axes
     height width in times -> (in times) 1 height width        join two axes, and add an axis of length 1
-    (height width in) out -> out (in height width)            split an axis, and join its parts in another order
+    (height width in) out -> out (in height width)            split an axis, and join its parts in a different order
 
-A name is an axis, or a part of one in parentheses, the first part varying slowest; 1 is an axis of length 1. Both sides
-have the same names. A pattern never changes the number of elements, and fits only tensors of its rank with length 1
-where it has a 1. The length of at most one part of a joined axis may be unknown.
+A name is an axis or, in parentheses, a part of a joined axis, whose first part varies slowest; 1 is an axis of length
+1. Both sides have the same names. A pattern never changes the number of elements, and fits only tensors of its rank
+with length 1 where it has a 1. The length of at most one part of a joined axis may be unknown.
 """
 
 import math
@@ -38,7 +38,7 @@ class AxisPattern:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse a pattern. InvalidArgumentError if it is not one."""
+        """Parse a pattern. InvalidArgumentError if `text` is not a pattern."""
         left, arrow, right = text.partition(_ARROW)
         if not arrow:
             raise InvalidArgumentError(f"{quoted(text)} is not a pattern of axes, such as {_EXAMPLE}")
@@ -70,7 +70,9 @@ class AxisPattern:
         return AxisPattern(self.held, self.stored)
 
     def lengths(self, shape: Shape, known: Mapping[str, int]) -> dict[str, int] | None:
-        """Return the length of each named axis of a stored shape; None if the pattern does not fit, or one is unknown.
+        """Return the length of each named axis of a stored shape.
+
+        None if the pattern does not fit or a length is unknown.
 
         Args:
             known: Lengths that are given, for parts of joined axes.

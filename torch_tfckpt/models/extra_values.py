@@ -7,8 +7,8 @@
     "a"        string scalar; ["a", "b"]: string tensor [2]
     anything else that save_file stores, such as a tensor or a numpy number: in its own dtype
 
-Python's numbers follow TensorFlow, so that a variable of the same initial value restores them: TensorFlow does not
-convert dtypes when it restores.
+Python numbers get the dtypes that TensorFlow gives them, so that a variable created from the same value can be
+restored: TensorFlow does not convert dtypes during a restore.
 """
 
 import math
@@ -32,7 +32,7 @@ def extra_values(extra: Mapping[str, object], taken: Iterable[str]) -> dict[str,
     """Return name -> value to store.
 
     Args:
-        taken: The names under which the model is stored, or found by load_model.
+        taken: The names under which the model is stored, or under which load_model finds it.
 
     Raises:
         InvalidArgumentError: a name is not a string, is empty, reserved or taken; a value cannot be stored.

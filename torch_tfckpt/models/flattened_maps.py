@@ -1,4 +1,4 @@
-"""Which Linear layers of a module multiply a flattened feature map?
+"""Find the Linear layers of a module that multiply a flattened feature map.
 
     conv -> relu -> pool -> flatten -> fc        fc does: its columns are ordered channels, height, width
     conv -> global average pool -> flatten -> fc fc does not: each channel has one value
@@ -15,7 +15,7 @@ Contract:
 
 The symbolic run uses proxies of torch.fx on a copy of the module, with tensors on the meta device and without hooks:
 nothing is computed, and the module does not change. Unlike torch.fx.Tracer it patches no class, so other threads may
-run other modules meanwhile. What a forward method does besides tensor operations, such as printing, happens once.
+run other modules meanwhile. Side effects of a forward method, such as printing, happen once.
 """
 
 import copy
@@ -43,7 +43,7 @@ _GLOBAL_POOLS: Final = (
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
     nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
 )  # fmt: skip
-# Functions and methods that keep the order. Of an operation that matches none of these patterns nothing is known.
+# Functions and methods that keep the order. Nothing is known about operations that match none of these patterns.
 _KEEPING: Final = re.compile(
     r"\w*(?:relu6?|elu|celu|silu|mish|tanh|sigmoid|hardswish|softplus|softsign|softmax|dropout[123]?d?)_?"
     r"|\w+_norm|normalize|[a-z]+_pool[123]d(?:_with_indices)?|interpolate|upsample|pad"
@@ -54,7 +54,7 @@ _CONVOLUTION: Final = re.compile(r"conv(?:_transpose)?[123]d")
 _REDUCING: Final = ("mean", "sum", "amax", "amin")
 _JOINING: Final = ("cat", "concat", "concatenate")
 _RESHAPING: Final = ("flatten", "view", "reshape")
-# Afterwards axes have moved, or the result is a number or a product.
+# Operations that move axes, or whose result is a number or a product.
 _ENDING: Final = (
     "permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "T", "mT", "H", "mH", "einsum",
     "matmul", "bmm", "mm", "linear", "size", "dim", "numel", "shape", "ndim", "dtype", "device",
@@ -69,7 +69,7 @@ class FlattenedInput:
     Attributes:
         linear: The layer.
         channels: Channels of the map; None if not known.
-        is_certain: Whether this follows from the traced forward method.
+        is_certain: Whether the layer certainly does so, according to the traced forward method.
     """
 
     linear: nn.Linear
@@ -79,7 +79,7 @@ class FlattenedInput:
 
 @dataclass(frozen=True, slots=True)
 class _FeatureMap:
-    """What is known of a value: it comes from a convolution, and its channels are before its positions."""
+    """Value that comes from a convolution, with its channels before its positions."""
 
     channels: int | None
     certain: bool = True
@@ -87,7 +87,7 @@ class _FeatureMap:
 
 
 class _Unknown:
-    """The value that enters a part of a module that was traced on its own."""
+    """The input of a part of a module, if the part was traced on its own."""
 
 
 _State = _FeatureMap | _Unknown | None
@@ -107,7 +107,7 @@ def flattened_inputs(model: nn.Module) -> list[FlattenedInput]:
     is_complete = False
     try:
         run = _SymbolicRun(_on_meta(root))
-    except Exception:  # copying a module may run any code of the user's
+    except Exception:  # copying a module may run arbitrary user code
         run = None
     if run is not None:
         originals = dict(zip(map(id, run.parts), parts, strict=True))
@@ -164,7 +164,7 @@ class _SymbolicRun(fx.proxy.GraphAppendingTracer):
         yield from self._linear_layers_of(self.parts[0], None)
 
     def create_arg(self, a: Any) -> Any:
-        """Return an argument as a graph keeps it. Tensors and objects do not matter here."""
+        """Return an argument in the form stored in a graph. Tensors and objects do not matter here."""
         try:
             return super().create_arg(a)
         except NotImplementedError:
@@ -175,7 +175,7 @@ class _SymbolicRun(fx.proxy.GraphAppendingTracer):
             if not _is_layer(part):
                 try:
                     return type(part).forward(part, *args, **kwargs)
-                except Exception:  # it depends on values, or does not consist of torch's functions
+                except Exception:  # the method depends on values, or calls functions that torch.fx cannot trace
                     self.is_complete = False
             return self.create_proxy("call_module", f"parts.{number}", args, kwargs)
 
@@ -188,7 +188,7 @@ class _SymbolicRun(fx.proxy.GraphAppendingTracer):
         unrun = [part]
         try:
             type(part).forward(part, *self._arguments(part))
-        except Exception:  # as above
+        except Exception:  # as in `_recorded`
             self.is_complete = False
         else:
             unrun = []
@@ -229,7 +229,7 @@ def _finding(linear: nn.Linear, given: _State) -> FlattenedInput | None:
         return None
     if linear.in_features == 0:  # a lazy layer
         return FlattenedInput(linear, given.channels, is_certain=False)
-    # A width that is not a multiple of the channels: other values were joined to the map.
+    # If the width is not a multiple of the number of channels, other values were concatenated with the map.
     fits = given.channels is not None and linear.in_features % given.channels == 0
     return FlattenedInput(linear, given.channels if fits else None, given.certain and fits)
 
@@ -293,7 +293,7 @@ def _flattened(given: _FeatureMap, start: object, end: object) -> _State:
 
 
 def _joined(node: fx.Node, maps: list[_FeatureMap], *, complete: bool) -> _State:
-    """Return what is known of maps, and of other values, that were concatenated."""
+    """Return what is known about the concatenation of maps and, possibly, other values."""
     flat = any(each.flat for each in maps)
     channels = [each.channels for each in maps if each.channels is not None]
     if complete and not flat and _argument(node, 1, "dim", 0) in (1, -3) and len(channels) == len(maps):
@@ -310,7 +310,7 @@ def _is_one(size: object) -> bool:
 
 
 def _removes_order(dim: object) -> bool:
-    """Return whether these axes, which are reduced, are the channels or all positions of a map."""
+    """Return whether the reduced axes are the channels, or all positions, of a map."""
     axes = set(dim) if isinstance(dim, tuple | list) else {dim}
     return 1 in axes or axes in ({2, 3}, {-1, -2}, {2, 3, 4}, {-1, -2, -3})
 

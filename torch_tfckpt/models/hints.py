@@ -50,14 +50,14 @@ def remarks_on_slots(stored: Kinds, report: LoadReport) -> Iterator[str]:
     if uncertain:
         key = uncertain[0]
         yield (
-            f"ignored as optimizer state: {listed(uncertain, _SHOWN)}, because the name begins with that of the stored "
-            f"tensor {quoted(stored.slots[key].variable)} and the shapes are equal. If it is a weight of the module, "
-            f"map it with a rule such as mapper={{{quoted(key)}: NAME}}"
+            f"ignored as optimizer state: {listed(uncertain, _SHOWN)}, because the name begins with the name of the "
+            f"stored tensor {quoted(stored.slots[key].variable)} and the shapes are equal. If it is a weight of the "
+            f"module, map it with a rule such as mapper={{{quoted(key)}: NAME}}"
         )
 
 
 def only_unexpected(report: LoadReport) -> str:
-    """Return what to pass if nothing is missing but the checkpoint has other tensors; otherwise ""."""
+    """Return what to pass if the only problem is that the checkpoint has additional tensors; otherwise ""."""
     if report.missing or report.missing_slots or report.mismatched or not report.unexpected:
         return ""
     rule = f"mapper={{{quoted(short_key(report.unexpected[0]))}: None}}"
@@ -69,7 +69,7 @@ def only_unexpected(report: LoadReport) -> str:
 
 
 def _other_formulas(targets: Sequence[Target], report: LoadReport) -> Iterator[str]:
-    """Yield why the variables of a layer that computes something else than torch's cannot be loaded."""
+    """Yield why the variables of a layer that computes a different function from torch's cannot be loaded."""
     of = {name: target for target in targets for name in target.names}
     for mismatch in report.mismatched:
         reason = other_formula(of[mismatch.name].places[0].module, mismatch.stored_shape)
@@ -85,7 +85,7 @@ def _other_formulas(targets: Sequence[Target], report: LoadReport) -> Iterator[s
 
 
 def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) -> Iterator[str]:
-    """Yield a hint for each layout with which mismatched tensors would fit: those of their layer come first."""
+    """Yield a hint for each layout that would make mismatched tensors fit, layouts for their layer first."""
     of = {name: target for target in targets for name in target.names} if mismatched else {}
     fitting: dict[str, list[Mismatch]] = {}
     for mismatch in mismatched:

@@ -73,8 +73,8 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
         NotFoundError, DataLossError: there is no checkpoint; a value is damaged.
 
     If it raises, nothing was assigned. Layouts are not changed: a Keras Dense kernel stays [in, out]. A scope
-    without variables is a warning in the log, not an error, because TensorFlow ignores it; filled variables are logged
-    at INFO. In TensorFlow, the last of two tensors mapped to one variable wins, a scope may lack its "/", and a
+    without variables is logged as a warning and is not an error, because TensorFlow ignores it; filled variables are
+    logged at INFO. In TensorFlow, the last of two tensors mapped to one variable wins, a scope may lack its "/", and a
     variable in a scope gets the stored shape; here these are errors.
 
     Cost: one read of each tensor, or up to one for each part of a partitioned variable; host memory for all of them.
@@ -305,8 +305,8 @@ def _check_shape(reader: CheckpointReader, assignment: _Assignment) -> None:
             raise InvalidArgumentError(
                 f"Shape of variable {escaped(assignment.label)} ({shape_text(part.tensor.shape)}) doesn't match with "
                 f"shape of tensor {escaped(assignment.key)} ({shape_text(stored)}) from checkpoint reader. Map "
-                f"the tensor to a variable of the stored shape, or to a list of slices of one. To reshape the tensor "
-                f"first, use load_variable"
+                f"the tensor to a variable of the stored shape, or to a list of slices of such a variable. To "
+                f"reshape the tensor first, use load_variable"
             )
 
 

@@ -1,8 +1,9 @@
-"""The rules of a KeyMapper backwards: as which variables are the tensors of a module stored?
+"""Invert the rules of a KeyMapper: find the variables in which the tensors of a module are stored.
 
-A rule is used only if it determines the stored name, and if the mapper leads from there back to the tensor. If several
-rules do, those count whose layout, or whose stored name, fits the module that has the tensor. What remains ambiguous,
-and a function, which has no inverse, is an error: no name is guessed.
+A rule is used only if it determines the stored name, and if the mapper maps that name back to the tensor. If several
+rules meet this condition, those whose layout or stored name fits the module that has the tensor are preferred. If the
+name is still ambiguous, or if the target of a rule is a function, which has no inverse, an error is raised: no name is
+guessed.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,8 @@ class WrittenAs:
 
     Attributes:
         keys: Several if the tensor is joined from them.
-        targets: All tensors that one variable is split into, of which this is number `number`.
+        targets: All tensors that one variable is split into.
+        number: Index of this tensor in `targets`.
     """
 
     rule: CheckedRule
@@ -38,7 +40,7 @@ class WrittenAs:
 
     @property
     def is_several(self) -> bool:
-        """Whether it is not one tensor that is one variable."""
+        """Whether several variables are joined, or one variable is split."""
         return len(self.keys) > 1 or len(self.targets) > 1
 
 
@@ -82,10 +84,10 @@ class InvertedRules:
                     )
 
     def of(self, target: Target, name: str) -> WrittenAs | None:
-        """Return how a tensor is written; None if no rule is for it. Rules for names come first.
+        """Return how a tensor is written; None if no rule applies to it. Rules for names come first.
 
         Raises:
-            UnimplementedError: a rule may be for it, but does not determine a name; or several do.
+            UnimplementedError: a rule may apply, but does not determine a stored name; or several rules apply.
         """
         if name in self._named:
             return self._named[name]
@@ -103,25 +105,25 @@ class InvertedRules:
         if len(found) > 1:
             raise UnimplementedError(
                 f"rules of the KeyMapper map both {quoted(found[0].keys[0])} and {quoted(found[1].keys[0])} to "
-                f"{quoted(name)}. To save, give one name in a dictionary"
+                f"{quoted(name)}. To save, map one of them by name, in a dictionary"
             )
         return found[0] if found else None
 
     def below_module(self, path: str) -> tuple[str, LayoutLike | None] | None:
-        """Return the key, and the layout of the rule, for what TensorFlow calls a variable of the module.
+        """Return the key of a TensorFlow variable of the module, and the layout of the rule that gives it.
 
         Args:
             path: Name of a module and of its variable: "encoder.query.kernel".
 
         Returns:
-            From the first rule for modules that is for it; None without such a rule.
+            The result of the first rule for modules that applies; None if none applies.
 
         Raises:
             UnimplementedError: as `of`.
         """
         path = dotted(path)
         ends = [at for at in range(len(path)) if path[at] == "."] if self._modules else []
-        # The outermost module first: the names of those below it are then spelled with "/", as TensorFlow does.
+        # The outermost module first: names of modules below it are then spelled with "/", as in TensorFlow.
         inner = [(path[:at], path[at + 1 :]) for at in ends]
         for rule, inverse in self._modules:
             found: dict[str, str] = {}  # keys by their dotted spelling, in which "/" and "." are equal
@@ -143,18 +145,22 @@ class InvertedRules:
         return None
 
     def sizes_along(self, axis: int, names: Sequence[str]) -> tuple[int, ...]:
-        """Return the lengths of tensors along an axis. InvalidArgumentError if the module lacks one, or the axis."""
+        """Return the lengths of tensors along an axis.
+
+        Raises:
+            InvalidArgumentError: the module lacks one of the tensors, or a tensor has no such axis.
+        """
         for name in names:
             if name not in self._shapes or axis >= len(self._shapes[name]):
                 raise InvalidArgumentError(
-                    f"the module has no tensor {quoted(name)} with an axis {axis} to store with it"
+                    f"the module has no tensor {quoted(name)} with axis {axis}, which the rule requires"
                 )
         return tuple(self._shapes[name][axis] for name in names)
 
     def _names_of(
         self, rule: CheckedRule, number: int, inverse: RuleInverse | None, name: str
     ) -> list[WrittenAs] | None:
-        """Return how a rule may write a tensor; None if that is not determined."""
+        """Return how a rule may write a tensor; None if the rule does not determine it."""
         if inverse is None or (rule.is_join and len(rule.sources) == 1):
             return None if may_be_target(rule.source, rule.targets[number], name) else []
         names = inverse.find(name)
@@ -174,7 +180,7 @@ class InvertedRules:
 
 
 def _fits(target: Target, name: str, written: WrittenAs) -> bool:
-    """Return whether the layout of a rule, or what its stored name implies, fits the tensor."""
+    """Return whether the layout that the rule gives, or that the stored name implies, fits the tensor."""
     if written.rule.layout is None:
         return implied_layout(target, name, written.keys[0]) is not None
     try:

@@ -92,8 +92,8 @@ class KeyMapper:
     path of its object ("model.fc.kernel") and the full name of the variable ("fc/kernel").
 
     Raises:
-        InvalidArgumentError: an invalid pattern, group, target or layout (the message has the number of the rule); two
-            names are mapped to one target.
+        InvalidArgumentError: an invalid pattern, group, target or layout (the message contains the number of the
+            rule); two names are mapped to one target.
 
     Mappers with equal rules are equal. `KeyRule` describes rules for whole modules, for variables that are joined or
     split, and for constants.
@@ -134,8 +134,8 @@ class KeyMapper:
             path: File with one table `[[rule]]` for each rule: docs/conversion/names.md describes them.
 
         Raises:
-            InvalidArgumentError: the file is not TOML, is too large, or a rule is not valid; the message has the number
-                of the rule, from 1.
+            InvalidArgumentError: the file is not TOML, is too large, or a rule is not valid; the message contains
+                the number of the rule, from 1.
             NotFoundError: there is no such file.
 
         Examples:
@@ -151,7 +151,7 @@ class KeyMapper:
         return mapper
 
     def to_file(self, path: AnyPath) -> None:
-        """Write the rules to a TOML file, from which `from_file` makes an equal mapper.
+        """Write the rules to a TOML file that `from_file` reads back as an equal mapper.
 
         Names come before patterns, which keep their order. An existing file is replaced.
 
@@ -194,7 +194,7 @@ class KeyMapper:
 
     @property
     def sources(self) -> list[NameOrPattern]:
-        """The left sides of all rules: names, then patterns. Of variables that are joined, the first."""
+        """The left sides of all rules: names, then patterns. For a join, only its first pattern."""
         return [*self._names, *(rule.source for rule in self._patterns if rule.sources)]
 
     def find(self, *names: str) -> KeyTarget | None:
@@ -261,12 +261,12 @@ def rules_of(mapper: KeyMapper) -> list[CheckedRule]:
 
 
 def rule_match(mapper: KeyMapper, names: Iterable[str], known: Container[str] | None) -> RuleMatch | None:
-    """Return how the first rule of a mapper that matches does so.
+    """Return the match of the first rule of a mapper that matches one of the names.
 
     Args:
         names: The names of a stored tensor.
-        known: Dotted names of all that may be stored for the tensors of a module, by TensorFlow's names and its
-            own. A rule for modules matches only these. None: all names.
+        known: Dotted names of everything that may be stored for a module's tensors: TensorFlow's names and the
+            module's own. A rule for modules matches only these. None: such a rule matches any name.
     """
     names = tuple(names)
     for name in names:
@@ -306,8 +306,8 @@ def not_inverted(rule: CheckedRule) -> UnimplementedError:
     """Return the error for a rule that does not determine the stored name of a tensor."""
     if rule.name is not None or not rule.sources:
         return UnimplementedError(
-            f"{rule.place}, for {quoted(source_text(rule.source))}, splits, fills or adds: that is more than one name "
-            f"for one target. save_model inverts such rules"
+            f"{rule.place}, for {quoted(source_text(rule.source))}, splits, fills or adds, so it does not map one "
+            f"name to one target. save_model inverts such rules"
         )
     return UnimplementedError(
         f"the pattern {quoted(source_text(rule.source))} of a KeyMapper cannot be inverted: it "

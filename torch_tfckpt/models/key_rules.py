@@ -7,8 +7,8 @@ r"""Rules of a KeyMapper, checked: which stored names a rule is for, and to whic
     split     one name or pattern, several targets qkv/kernel                    -> q.weight, k.weight, v.weight
     fill      no name                                                            -> norm.weight
 
-Contract: everything that is wrong with a rule is found when it is checked, except what only a module or a checkpoint
-can tell. A name is expanded to at most `_MAX_TARGET` characters.
+Contract: every error in a rule is found when the rule is checked, except errors that depend on a module or a
+checkpoint. A name is expanded to at most `_MAX_TARGET` characters.
 """
 
 import math
@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, TypeGuard, cast
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.averages import OUTPUT
 from torch_tfckpt.models.layouts import LayoutLike, layout_of_rule
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import counted, quoted
 
 NameOrPattern = str | re.Pattern[str]
 TargetFunction = Callable[[re.Match[str]], str | None]
@@ -35,8 +35,8 @@ class KeyRule(NamedTuple):
     """Rule for tensors whose whole name matches a pattern. KeyMapper validates the rule.
 
     Attributes:
-        pattern: A regular expression, as a string or compiled. A tuple of them: variables that are joined to one
-            tensor, in this order; one pattern in a tuple joins all variables that match, in the order of their
+        pattern: A regular expression, as a string or compiled. A tuple of patterns: variables that are joined
+            into one tensor, in this order; one pattern in a tuple joins all variables that match, in the order of their
             numbers. None for `fill`.
         target: State_dict key, with `\\1` and `\\g<name>` for groups; or a function that returns it for a match.
             None or "": such tensors are omitted on purpose. A tuple of keys: one variable is split into several
@@ -47,14 +47,15 @@ class KeyRule(NamedTuple):
             so that the "kernel" of a Linear is transposed. If the name implies none, and TensorFlow may store the axes
             of the weight in a different order than torch, load_model and save_model raise an error that asks for a
             layout.
-        axis: Axis along which variables are joined, or one is split, in torch's order: 0 is the outputs of a Linear.
-        sizes: Lengths of the parts along `axis`. None: as the module has them if one variable is split; equal, to save
-            variables that are joined.
-        fill: Value of all elements of the tensors `target`, for which no variable is stored.
-        add: Constant that TensorFlow adds when it runs the model, and torch has in its weights.
+        axis: Axis, in torch's order, along which variables are joined or a variable is split: 0 is the output axis of
+            a Linear.
+        sizes: Lengths of the parts along `axis`. None: the lengths in the module if a variable is split; equal lengths
+            to save variables that are joined.
+        fill: Value of all elements of the tensors that `target` names, for which no variable is stored.
+        add: Constant that TensorFlow adds when it runs the model, and that torch includes in its weights.
         module: The pattern matches the name of a layer, and the target is the name of a module, "." for the model
-            itself. What is stored below is named and laid out as TensorFlow does it for modules of that kind.
-            With a layout, it replaces the one for tensors whose axes are not in torch's order.
+            itself. The variables below that layer have TensorFlow's names and layouts for modules of that kind.
+            A layout in the rule replaces the layout of those whose axes are not in torch's order.
         literal: The pattern is a name, as in a dictionary.
 
     Examples:
@@ -89,8 +90,8 @@ class RuleMatch(NamedTuple):
     """How a rule matches a stored tensor."""
 
     rule: "CheckedRule"
-    name: str  # of the names of the tensor, the one that matched
-    targets: tuple[str, ...]  # empty: it is omitted
+    name: str  # which of the tensor's names matched
+    targets: tuple[str, ...]  # empty: the tensor is omitted
     part: int = 0  # number of the pattern, if variables are joined
 
 
@@ -193,7 +194,7 @@ def check_rule(place: str, given: KeyRule) -> CheckedRule:
     parts = len(targets) if is_split else len(sources) if is_join else 0
     _check_numbers(place, given, parts, is_split=is_split)
     if is_join and is_split:
-        raise InvalidArgumentError(f"{place} joins and splits. Write one target for several variables, or the reverse")
+        raise InvalidArgumentError(f"{place} joins and splits. Write several patterns or several targets, not both")
     if is_join and not targets:
         raise InvalidArgumentError(f"{place} joins variables without a target. To omit them, write a rule for each")
     if given.module and (is_join or is_split or given.add or given.literal):
@@ -202,7 +203,7 @@ def check_rule(place: str, given: KeyRule) -> CheckedRule:
             f"precedence if it comes first"
         )
     if given.fill is not None and (layout is not None or given.add):
-        raise InvalidArgumentError(f"{place}: a tensor that is filled has no layout and nothing to add")
+        raise InvalidArgumentError(f"{place}: a rule with fill cannot have a layout or add")
     sizes = None if given.sizes is None else tuple(given.sizes)
     fill = None if given.fill is None else float(given.fill)
     return CheckedRule(
@@ -236,7 +237,7 @@ def below_module(module: str, stored: str) -> str:
 
 
 def pattern_text(pattern: re.Pattern[str]) -> str:
-    """Return a pattern as a string that compiles to it: flags are written into it."""
+    """Return a string that compiles to an equal pattern; it includes the pattern's flags."""
     missing = pattern.flags & ~re.compile(pattern.pattern).flags
     letters = "".join(letter for letter in "aimsx" if missing & re.RegexFlag[letter.upper()])
     return f"(?{letters}){pattern.pattern}" if letters else pattern.pattern
@@ -255,8 +256,8 @@ def _sources(place: str, given: KeyRule, *, is_join: bool) -> tuple[NameOrPatter
     if given.pattern is None or given.fill is not None:
         if given.pattern is not None or given.fill is None:
             raise InvalidArgumentError(
-                f'{place}: a rule without a pattern gives fill, and no other does: KeyRule(None, "norm.weight", '
-                f"fill=1.0)"
+                f"{place}: give either a pattern or fill, not both or neither. With fill: KeyRule(None, "
+                f'"norm.weight", fill=1.0)'
             )
         return ()
     if given.literal:
@@ -289,7 +290,7 @@ def _targets(place: str, given: KeyRule, *, is_split: bool) -> tuple[str | Targe
         if given.fill is not None or given.add or given.layout is not None:
             what = "fill" if given.fill is not None else "add" if given.add else "layout"
             if what != "layout":
-                raise InvalidArgumentError(f"{place}: a tensor that is omitted has no {what}. Give a target")
+                raise InvalidArgumentError(f"{place}: {what} has no effect on a tensor that is omitted. Give a target")
         return ()
     if not isinstance(given.target, str) and (given.literal or given.fill is not None or not callable(given.target)):
         raise InvalidArgumentError(
@@ -300,12 +301,12 @@ def _targets(place: str, given: KeyRule, *, is_split: bool) -> tuple[str | Targe
 
 def _check_numbers(place: str, given: KeyRule, parts: int, *, is_split: bool) -> None:
     if not _is_int(given.axis) or not 0 <= given.axis <= _MAX_AXIS:
-        raise InvalidArgumentError(f"{place}: axis {given.axis!r} is not an axis, counted from 0 in torch's order")
+        raise InvalidArgumentError(f"{place}: invalid axis {given.axis!r}. Count from 0, in torch's order")
     for what, number in (("fill", given.fill), ("add", given.add)):
         if number is not None and not (_is_number(number) and math.isfinite(number)):
             raise InvalidArgumentError(f"{place}: {what} {number!r} is not a finite number, such as 1.0")
     if not isinstance(given.module, bool) or not isinstance(given.literal, bool):
-        raise InvalidArgumentError(f"{place}: module and literal are True or False")
+        raise InvalidArgumentError(f"{place}: module and literal must be True or False")
     if parts and given.fill is None:
         if given.sizes is None:
             return
@@ -313,12 +314,13 @@ def _check_numbers(place: str, given: KeyRule, parts: int, *, is_split: bool) ->
         if not _is_list(lengths) or not all(_is_int(each) and each > 0 for each in lengths):
             raise InvalidArgumentError(f"{place}: sizes {given.sizes!r} is not a list of lengths, such as [64, 64, 8]")
         if len(lengths) != parts or parts == 1:
-            what = "targets" if is_split else "patterns"
+            what = "target" if is_split else "pattern"
             raise InvalidArgumentError(
-                f"{place} has {len(lengths)} sizes for {parts} {what}. Give one for each of them"
+                f"{place} has {counted(len(lengths), 'size')} for {counted(parts, what)}. Give "
+                f"one size for each of at least two {what}s"
             )
     elif given.axis or given.sizes is not None:
-        raise InvalidArgumentError(f"{place} neither joins nor splits, so it has no axis and no sizes")
+        raise InvalidArgumentError(f"{place} neither joins nor splits, so it cannot have axis or sizes")
 
 
 def _is_int(value: object) -> TypeGuard[int]:
@@ -326,7 +328,7 @@ def _is_int(value: object) -> TypeGuard[int]:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    # Integers of more digits than a float can hold are not numbers here.
+    # Integers of 2**64 or more are rejected: the largest ones do not fit into a float.
     return isinstance(value, float) or (_is_int(value) and abs(value) < 2**64)
 
 

@@ -46,7 +46,7 @@ _BIAS: Final = TensorOrigin(({"bias": SAME, "biases": SAME, "b": SAME},))
 
 
 def variants_of(module: nn.Module) -> Sequence[Variant]:
-    """Return the ways in which TensorFlow may store a layer; the first is used to save. Empty: an unknown module."""
+    """Return the ways in which TensorFlow may store a layer; saving uses the first. Empty: unknown module."""
     for kind, variants in _OF_LAYERS:
         if isinstance(module, kind):
             return variants(module)
@@ -88,7 +88,7 @@ def _conv_transpose(layout: Layout) -> Callable[[Any], Sequence[Variant]]:
 
 
 def _weight_normed(module: nn.Module, variant: Variant) -> Variant:
-    """Return the variant, with direction and length of the weight if it has weight normalization."""
+    """Return the variant; with weight normalization, also the direction and length of the weight."""
     (kernel,) = variant["weight"].variables
     direction = TensorOrigin(({"v": kernel["kernel"], **kernel},))
     if parametrize.is_parametrized(module, "weight"):
@@ -101,7 +101,7 @@ def _weight_normed(module: nn.Module, variant: Variant) -> Variant:
 
 
 def _lengths(held: torch.Tensor | None) -> TensorOrigin:
-    """Return the origin of the lengths for weight normalization, which have as many axes as the weight in torch."""
+    """Return the origin of the lengths for weight normalization; in torch they have the weight's rank."""
     rank = 0 if held is None or is_lazy(held) else held.dim()
     patterns = WEIGHT_NORM.patterns[max(rank - 1, 0) : rank or None]
     layout = replace(WEIGHT_NORM, patterns=patterns, otherwise=SAME)  # "weight_g" is also torch's name

@@ -1,4 +1,4 @@
-"""What weights do not tell about layers: padding, activations, the order of a flattened map, biases added later."""
+"""Findings on layer settings that the weights do not show, such as padding and activations."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -19,32 +19,33 @@ _LINEAR_MODES: Final = ("linear", "bilinear", "trilinear")
 
 
 def layer_findings(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
-    """Return the findings that follow from single layers."""
+    """Return the findings on individual layers."""
     return [
         *_padding([part for part in parts if isinstance(part.module, _ConvNd | _MaxPoolNd | _AvgPoolNd)]),
         *findings_on(
             "gelu_form",
             [part for part in parts if _is_exact_gelu(part.module)],
             "GELU in {those} is the exact form, torch's default; GPT-2, and Google's code of BERT and ALBERT, use the "
-            'tanh form. If the model does, set approximate="tanh"',
+            'tanh form. If the model uses the tanh form, set approximate="tanh"',
         ),
         *findings_on(
             "leaky_relu_slope",
             [part for part in parts if isinstance(part.module, nn.LeakyReLU) and _has_torch_slope(part.module)],
-            "negative_slope=0.01, torch's default, in {those}; the default of tf.nn.leaky_relu is 0.2, that of Keras's "
-            "LeakyReLU 0.3. Set the slope that the model was built with",
+            "negative_slope=0.01, torch's default, in {those}; the default is 0.2 in tf.nn.leaky_relu and 0.3 in "
+            "Keras's LeakyReLU. Set the slope that the model was built with",
         ),
         *findings_on(
             "hard_sigmoid_form",
             [part for part in parts if isinstance(part.module, nn.Hardsigmoid)],
             "Hardsigmoid in {those} is relu6(x + 3) / 6, as in Keras 3; in Keras 1 and 2 hard_sigmoid is "
-            "clip(0.2 * x + 0.5, 0, 1). If the model has that, replace the module",
+            "clip(0.2 * x + 0.5, 0, 1). If the model uses the second form, replace the module",
         ),
         *findings_on(
             "upsample_alignment",
             [part for part in parts if isinstance(part.module, nn.Upsample) and _has_torch_alignment(part.module)],
             "linear interpolation in {those} takes pixels as areas, as Keras and tf.image.resize do; TensorFlow 1's "
-            "resize_bilinear takes them as points. If the model has that with align_corners=True, set the same here; "
+            "resize_bilinear takes them as points. If the model uses "
+            "resize_bilinear with align_corners=True, set the same here; "
             'with align_corners=False, replace the module as shown in "upsample_alignment" of '
             "docs/conversion/semantics.md",
         ),
@@ -54,7 +55,7 @@ def layer_findings(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
 
 def dense_after_flatten(model: nn.Module, parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
     """Return the finding on Linear layers whose inputs are flattened feature maps."""
-    # Whoever gave another layout, such as "dense_after_flatten", decided on the order.
+    # A rule with a different layout, such as "dense_after_flatten", means that the user chose the order.
     linear = (part for part in parts if isinstance(part.module, nn.Linear))
     dense = {id(part.module): part for part in linear if DENSE.name in part.layouts}
     found = [each for each in flattened_inputs(model) if id(each.linear) in dense] if dense else []
@@ -113,7 +114,7 @@ def _is_convolution(module: nn.Module) -> bool:
 
 
 def _is_shifted(module: nn.Module) -> bool:
-    """Return whether a layer with stride and padding looks at other positions than with TensorFlow's SAME padding.
+    """Return whether a padded layer with stride reads other positions than with TensorFlow's SAME padding.
 
     This assumes inputs whose sizes are multiples of the stride.
     """
@@ -125,13 +126,13 @@ def _is_shifted(module: nn.Module) -> bool:
 
 
 def _same_padding(module: nn.Module) -> list[tuple[int, int]]:
-    """Return how much TensorFlow's SAME padding adds, or crops if transposed, before and after each axis."""
+    """Return how much SAME padding adds, or crops in a transposed convolution, at both ends of each axis."""
     totals = [max(extent - stride, 0) for extent, stride, _ in _axes(module)]
     return [(total // 2, total - total // 2) for total in totals]
 
 
 def _axes(module: Any) -> list[tuple[int, int, int]]:
-    """Return extent of the kernel, stride and padding for each axis; one for all axes if the settings are numbers."""
+    """Return (kernel extent, stride, padding) for each axis; one tuple if all settings are numbers."""
     padding = 0 if isinstance(module.padding, str) else module.padding  # "same" is only for stride 1
     given = (module.kernel_size, module.stride, padding, getattr(module, "dilation", 1))
     values = [tuple(value) if isinstance(value, tuple | list) else (value,) for value in given]
@@ -148,7 +149,7 @@ def _averages_padding(module: Any) -> bool:
 def _is_exact_gelu(module: nn.Module) -> bool:
     if isinstance(module, nn.GELU):
         return module.approximate == "none"
-    # Layers that keep the function as an attribute, such as TransformerEncoderLayer; classes of other libraries.
+    # Also layers that keep the function as an attribute, such as TransformerEncoderLayer, and other libraries' GELU.
     return any(value is functional.gelu for value in vars(module).values()) or type(module).__name__ == "GELU"
 
 

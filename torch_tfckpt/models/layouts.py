@@ -1,4 +1,4 @@
-"""Layouts: how TensorFlow stores a weight, how a torch module holds it, and the invertible transform between the two.
+"""Layouts: how TensorFlow and torch store a weight, and the invertible transform between the two.
 
     same                  unchanged
     dense                 kernel [in, out], also with heads ([in, heads, size], [heads, size, out]) or as a 1x1
@@ -49,7 +49,7 @@ class Layout:
         known: Lengths of axes that a shape does not determine.
         gates: For each block of the last stored axis, in torch's order, its number in TensorFlow's order.
         added: Amount added to each gate of a bias, in torch's order.
-        functions: The transforms in both directions, instead of all others.
+        functions: The transforms in both directions, used instead of patterns, gates and amounts.
         otherwise: Layout to use if this one does not give the wanted shape.
     """
 
@@ -112,7 +112,7 @@ class Layout:
     def resolved(self, stored: Shape, wanted: Shape | None) -> "Layout":
         """Return this layout with the one pattern, and the lengths, that turn `stored` into `wanted`.
 
-        The result can be inverted. Without such a pattern, the layout itself is returned.
+        The result can be inverted. If no pattern does so, `otherwise` is resolved; without it, this layout is returned.
 
         Args:
             wanted: Shape in the module; None if it takes any shape.
@@ -135,12 +135,12 @@ class Layout:
 
     @property
     def is_same(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether the layout changes nothing."""
         return self.name == SAME.name
 
     @property
     def changes_values(self) -> bool:
-        """Whether elements are in another order than as stored, or are changed."""
+        """Whether the layout reorders the stored elements or changes their values."""
         orders = (
             [[part for axis in side for part in axis] for side in (each.stored, each.held)] for each in self.patterns
         )
@@ -243,7 +243,7 @@ def layout_of_rule(given: LayoutLike | Layout) -> Layout:
             mapping with the name as "kind" and the parameters; a pair of functions, to torch and back; or a Layout.
 
     Raises:
-        InvalidArgumentError: it is none of these; an unknown name or parameter.
+        InvalidArgumentError: `given` is none of these; an unknown name or parameter.
     """
     if isinstance(given, Layout):
         return given

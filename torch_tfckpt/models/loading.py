@@ -92,22 +92,23 @@ def load_model(
         mapper: Rules for names and layouts, which override everything else.
         strict: The mismatches that raise an error. True: all. "names": missing and unexpected names; tensors
             whose shape or dtype does not fit are not loaded. "shapes": only shapes and dtypes that do not fit.
-            "semantics": all, and what weights do not tell, such as the epsilon of a BatchNorm, unless it is accepted.
+            "semantics": all, and findings on settings that weights do not show, such as the epsilon of a BatchNorm,
+            unless they are listed in `accept`.
             False: none; see the report.
         assign: Replace the module's tensors by new ones, as load_state_dict(assign=True) does. The new tensors are on
             the same devices, or on the CPU if the module is on the meta device. num_batches_tracked on the meta device
             becomes zero if the checkpoint is TensorFlow's.
-        ema: Whether to load moving averages instead of the variables. "warn": never, but the report and the log tell
-            that they are stored; "ignore": never; "prefer": if a variable has one; "only": always, and a missing
-            average is an error. An AveragedModel that gets averages also gets its n_averaged: the number of steps, or 1
-            if that is not stored.
+        ema: Whether to load moving averages instead of the variables. "warn": never, but the report and the log
+            mention that they are stored; "ignore": never; "prefer": for variables that have an average; "only":
+            always, and a missing average is an error. An AveragedModel that gets averages also gets its n_averaged: the
+            number of steps, or 1 if the number is not stored.
         optimizer: Adam, AdamW, Adagrad or SGD over parameters of the module. It gets the state of TensorFlow's
             optimizer of the same kind, converted to torch's units, and the hyperparameters that Keras stored (learning
             rate, betas, momentum). State that a Saver of this package stored is not read; a remark in the
             report, or the error, says how to restore it.
         prefix: Common prefix of all names of the module; "" for no prefix. None: it is detected.
-        accept: Names of findings in `LoadReport.semantics` that are known and right, such as ("gelu_form",). They are
-            not logged and never raise. docs/conversion/semantics.md lists the names.
+        accept: Names of findings in `LoadReport.semantics` for which the module is known to be correct, such as
+            ("gelu_form",). They are not logged and never raise an error. docs/conversion/semantics.md lists the names.
         storage: Where files are stored. None: chosen according to the path.
 
     Returns:
@@ -126,10 +127,11 @@ def load_model(
     If it raises, nothing was changed. Floating-point values are converted to the dtype of the module; other dtypes must
     match. Modules with hooks or overridden methods for loading are loaded by their load_state_dict. The parts that
     wrappers add to names, such as "_orig_mod." of torch.compile, are ignored. If a Linear and a convolution get values
-    from TensorFlow, the forward method of a copy without memory is run once, symbolically, to see whether the one
-    multiplies the flattened output of the other.
+    from TensorFlow, the forward method of a copy on the meta device is run once, symbolically, to see whether the
+    Linear multiplies the flattened output of the convolution.
     Cost: one read of the values; host memory for all of them in addition to the module. With `assign` this memory
-    becomes the module's; in addition, about 64 MiB or the largest tensor are needed, twice if axes are moved.
+    becomes the module's; in addition, about 32 MiB or the size of the largest tensor is needed, or twice that if
+    axes are moved.
     Thread safety: no other thread may use the module during the call.
 
     Examples:
@@ -270,7 +272,7 @@ def _counts_of_averages(
 ) -> Iterator[tuple[Target, int]]:
     """Yield n_averaged of each AveragedModel that gets moving averages, and its new value.
 
-    With 0, the first call of update_parameters would replace the averages by the values of the parameters.
+    If n_averaged were 0, the first call of update_parameters would replace the averages with the parameters.
     """
     for target in targets:
         if not target.is_wrappers or target.name in found.sources:
@@ -310,7 +312,7 @@ def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> 
 
 
 def _counts_averages(reader: CheckpointReader, key: str) -> bool:
-    """Return whether a key is n_averaged of an AveragedModel, which the model itself does not have."""
+    """Return whether a key is n_averaged of an AveragedModel; models without this wrapper lack it."""
     name = variable_name_of(key)
     return name == COUNT_OF_AVERAGES and reader.dtype(key) == DataType.DT_INT64 and reader.shape(key) == ()
 

@@ -10,9 +10,10 @@ r"""Map files: the rules of a KeyMapper as TOML.
     axis = 1
     layout = "same"
 
-Each rule has one of `name`, `pattern`, `module`, `join` and `fill`, a target `to`, and options. Contract: whatever is
-wrong with a file is an error with the file, the number of the rule, counted from 1, and an example that works. A file
-is read only up to a size, and only if its keys are short, so that reading takes a second at most.
+Each rule has one of `name`, `pattern`, `module`, `join` and `fill`, a target `to`, and options. Contract: anything
+wrong with a file raises an error that names the file and the number of the rule, counted from 1, and shows an example
+that works. Files that are too large, or have keys of too many parts, are refused, so that reading takes a second at
+most.
 
 Source: TOML 1.0, https://toml.io/en/v1.0.0.
 """
@@ -40,7 +41,7 @@ _EXAMPLES: Final = {
     "join": "join = ['q/kernel', 'k/kernel', 'v/kernel']\n  to = 'in_proj_weight'\n  layout = \"dense\"",
     "fill": 'fill = 1.0\n  to = "norm.weight"',
 }
-# The next string, comment or dot. A string that is not closed is left to the parser of TOML.
+# The next string, comment or dot. An unclosed string is left to the TOML parser, which reports it.
 _TOKEN: Final = re.compile(r"\"\"\"|'''|\"|'|#|\.|\n")
 _ENDS: Final = {
     '"""': re.compile(r'\\.|"""', re.DOTALL),
@@ -113,10 +114,10 @@ def _rule(place: str, table: Mapping[str, object]) -> CheckedRule:
     _check_strings(place, table, kind)
     axis = "axis" in table or "sizes" in table
     if axis and kind != "join" and not isinstance(table["to"], list):
-        raise InvalidArgumentError(f"{place} neither joins nor splits, so it has no axis and no sizes. {example}")
+        raise InvalidArgumentError(f"{place} neither joins nor splits, so it cannot have axis or sizes. {example}")
     layout = table.get("layout")
     if layout is not None and not isinstance(layout, str | list | dict):
-        raise InvalidArgumentError(f'{place}: layout {shortened(layout)} is not a layout, such as "dense" or [1, 0]')
+        raise InvalidArgumentError(f'{place}: {shortened(layout)} is not a layout. Write one such as "dense"')
     if layout is not None and not layout:
         raise InvalidArgumentError(f'{place}: the layout is empty. Write one such as "dense", or omit it')
     source = table.get(kind) if kind != "fill" else None
@@ -238,12 +239,12 @@ def _list(items: Sequence[str]) -> str:
 
 
 def _string(text: str) -> str:
-    """Return a basic string."""
+    """Return the text as a basic TOML string, with escapes."""
     return '"' + "".join(_escaped(character) for character in text) + '"'
 
 
 def _literal(text: str) -> str:
-    """Return a literal string, in which a backslash is one, if the text can be written as one."""
+    """Return the text as a literal TOML string, without escapes, if possible; else as a basic string."""
     plain = "'" not in text and all(character.isprintable() for character in text)
     return f"'{text}'" if plain else _string(text)
 

@@ -1,10 +1,10 @@
 """Apply the rules of a KeyMapper to the tensors of a checkpoint: which tensor of the module each goes to, and how.
 
-A rule without a layout gets the one that follows from the pair of stored name and module (see `layer_names`). A rule
+A rule without a layout gets the layout that follows from the stored name and the module (see `layer_names`). A rule
 for a variable from which several tensors are made, such as the kernel of an LSTM cell of TensorFlow 1, may name any of
 them; the others follow. Several variables that rules map to one tensor are joined if the layer is known to be stored
 that way. A rule may also join variables of its own choice, split one, or fill a tensor for which none is stored.
-What is stored below a layer that a rule maps to a module is only renamed here, and found by TensorFlow's names later.
+Variables below a layer that a rule maps to a module are only renamed here; later they are found by TensorFlow's names.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,12 +36,12 @@ class MappedSources:
         sources: Name of a tensor -> its source.
         taken: The keys that rules match.
         left_out: Keys that are omitted.
-        strays: Key -> name to which it is mapped, but which the module does not have.
+        strays: Key -> name to which it is mapped, if the module has no tensor of that name.
         unused_rules: Names and patterns that match nothing.
         filled: Name of a tensor -> value of all elements.
-        absent: Name of a tensor -> the name or pattern that it is mapped from, but that is not stored.
+        absent: Name of a tensor -> the name or pattern from which a rule maps it, if no stored name matches.
         below_modules: Dotted name below a module, such as "encoder.query.kernel", and the key that is mapped to it.
-        layouts: Key of these -> the layout that the rule gives.
+        layouts: Key in `below_modules` -> the layout that the rule gives.
     """
 
     sources: dict[str, Source] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class _Mapped:
 
     key: str
     shape: Shape
-    layout: Layout | None  # the rule's
+    layout: Layout | None  # the layout that the rule gives
     matched: str  # the name that the rule matched
     names: Sequence[str]  # all names of the variable, the matched one first
     match: RuleMatch | None = None
@@ -74,7 +74,7 @@ class _Mapped:
 
     @property
     def part(self) -> int:
-        """Number of its pattern, if variables are joined."""
+        """Number of the pattern that matched, if the rule joins variables; else 0."""
         return 0 if self.match is None else self.match.part
 
 
@@ -167,7 +167,7 @@ def _is_floating(reader: CheckpointReader, key: str) -> bool:
 
 
 def _below_module(rule: CheckedRule, names: Sequence[str]) -> str | None:
-    """Return what a rule for modules would call a tensor that the module does not have."""
+    """Return the name that a rule for modules would give to a tensor that the module does not have."""
     found = (rule.match(name, None) for name in names)
     return next((match.targets[0] for match in found if match is not None and match.targets), None)
 
@@ -226,7 +226,7 @@ def _layout_of_part(here: _NamedTarget, mapped: _Mapped, at: int, count: int) ->
 
 
 def _whole_layout(here: _NamedTarget, mapped: _Mapped) -> Layout:
-    """Return the layout that the name of a variable implies, if it were the whole tensor."""
+    """Return the layout that the name of a variable would imply if the variable were the whole tensor."""
     if mapped.layout is not None:
         return mapped.layout
     of_layer = (layout for each, layout, _ in _origins_of(here, mapped) if each.origin.bounds is None)
@@ -274,7 +274,7 @@ def implied_layout(target: Target, name: str, key: str, *, must_be_known: bool =
 
     Args:
         name: Name of the tensor.
-        must_be_known: Raise InvalidArgumentError if the name must imply one, because axes may be in another order.
+        must_be_known: Raise InvalidArgumentError if the name implies none and the order of the axes is unknown.
     """
     here = _NamedTarget(target, next(place for place in target.places if place.name == name))
     mapped = _Mapped(key, (), None, key, (key,))
@@ -285,7 +285,7 @@ def implied_layout(target: Target, name: str, key: str, *, must_be_known: bool =
 
 
 def shared_origin(target: Target, name: str, key: str, layout: Layout | None) -> LayerOrigin | None:
-    """Return the layer of a tensor that is a range of the variable of this name; None if it is all of the variable.
+    """Return the origin of a tensor if the tensor is only a range of the variable `key`; else None.
 
     Args:
         layout: The layout of the rule.
@@ -305,7 +305,7 @@ def shared_origin(target: Target, name: str, key: str, layout: Layout | None) ->
 def part_layout(target: Target, name: str, key: str, part: int, count: int) -> Layout:
     """Return the layout that a stored name implies for one of the variables that are joined to a tensor.
 
-    InvalidArgumentError if it implies none, and axes may be in another order.
+    Raises InvalidArgumentError if the name implies none and the order of the axes is unknown.
     """
     here = _NamedTarget(target, next(place for place in target.places if place.name == name))
     return _layout_of_part(here, _Mapped(key, tuple(target.tensor.shape), None, key, (key,)), part, count)
@@ -314,7 +314,7 @@ def part_layout(target: Target, name: str, key: str, part: int, count: int) -> L
 def _add(
     result: MappedSources, places: Mapping[str, _NamedTarget], name: str, given: Sequence[_Mapped], path: str
 ) -> None:
-    """Add the source of one tensor, and of those that are made from the same variable."""
+    """Add the source of one tensor, and the sources of the tensors made from the same variable."""
     here = places[name]
     if len(given) > 1:
         source = _joined(here, given)
@@ -356,7 +356,7 @@ def _single(here: _NamedTarget, mapped: _Mapped) -> tuple[Source, LayerOrigin | 
 
 def _by_layout(here: _NamedTarget, mapped: _Mapped, layout: Layout) -> tuple[Source, LayerOrigin | None]:
     if layout == DENSE:
-        # It says that the inputs come first. The order of the gates follows from the layer.
+        # This layout only puts the inputs first. The order of the gates follows from the layer.
         for each, own, name in _origins_of(here, mapped):
             source = _source(mapped, own, name, each.origin)
             if own.gates and _fits(source, mapped.shape, here.target.shape):
@@ -386,7 +386,7 @@ def _origins_of(here: _NamedTarget, mapped: _Mapped) -> Iterable[tuple[LayerOrig
 
 
 def _joined(here: _NamedTarget, given: Sequence[_Mapped]) -> Source | None:
-    """Return the source that joins several variables, if they are those of the layer; else None."""
+    """Return the source that joins several variables, if they are the variables of the layer; else None."""
     for each in here.origins:
         if len(each.origin.variables) != len(given):
             continue
@@ -405,10 +405,10 @@ def _joined(here: _NamedTarget, given: Sequence[_Mapped]) -> Source | None:
 
 
 def _leaf_of(name: str, leaves: Leaves, *, loosely: bool = False) -> str | None:
-    """Return the longest of the names of a variable with which a stored name ends.
+    """Return the longest name in `leaves` that the stored name ends with; None if there is no such name.
 
     Args:
-        loosely: Only the last parts must be equal, since a rule says which layer it is.
+        loosely: Compare only the last parts of the names if necessary, since a rule determines the layer.
     """
     stored = f"/{short_key(name)}"
     ends = [leaf for leaf in leaves if stored.endswith((f"/{leaf}", f".{leaf}"))]
@@ -436,7 +436,8 @@ def _check_known(here: _NamedTarget, variable_name: str, rank: int) -> None:
     is_turned = any(
         not layout.is_same for each in here.origins for leaves in each.origin.variables for layout in leaves.values()
     )
-    # Torch's own name for a weight. Of a layer that TensorFlow stores in another order, only "weight" and the like are.
+    # Whether the variable has torch's own name for a weight. If TensorFlow stores this layer with its axes in a
+    # different order, only names such as "weight", which say nothing about the order, count as torch's.
     is_own = variable_name == attribute and variable_name not in KERNELS and (not is_turned or attribute in AMBIGUOUS)
     if rank < 2 or is_own or (here.origins and not is_turned and variable_name not in KERNELS):
         return

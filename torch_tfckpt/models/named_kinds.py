@@ -41,7 +41,7 @@ _FLOATS: Final = {
     DataType.DT_HALF, DataType.DT_BFLOAT16, DataType.DT_FLOAT, DataType.DT_DOUBLE, DataType.DT_COMPLEX64,
     DataType.DT_COMPLEX128,
 }  # fmt: skip
-# Counters and numbers of the optimizers of Keras 1 and 2, by which the scope of such an optimizer is recognised.
+# Counters and hyperparameters of optimizers of Keras 1 and 2, by which the scope of such an optimizer is recognised.
 _KERAS_COUNTERS: Final = ("iter", "iterations")
 _KERAS_ROOT_COUNTERS: Final = ("iteration", "iterations")
 _KERAS_NUMBERS: Final = ("decay", "learning_rate", "lr", "beta_1", "beta_2", "rho", "momentum")
@@ -105,14 +105,14 @@ class NamedTensors:
         return name in self.shapes and prod(self.shapes[name]) == 1 and len(self.shapes[name]) < 2
 
     def is_whole_number(self, name: str) -> bool:
-        """Return whether it is an integer scalar."""
+        """Return whether a tensor with this name is stored, and is an integer scalar."""
         return name in self.shapes and self.shapes[name] == () and self.dtypes[name] in WHOLE_NUMBERS
 
     def keras_scopes(self) -> set[str]:
         """Return the scopes of Keras's optimizers.
 
-        They have a counter and a rate; or are below "training/"; or, since Keras 2.11, have a counter in no scope,
-        and nothing but slots: Adam/m/fc/kernel.
+        Such a scope has a counter and a learning rate; or is below "training/"; or, since Keras 2.11, contains nothing
+        but slots, such as Adam/m/fc/kernel, while the counter is stored without a scope.
         """
         found = self._scopes_of_slots() if any(map(self.is_whole_number, _KERAS_ROOT_COUNTERS)) else set()
         for name in self.keys:
@@ -137,7 +137,7 @@ class NamedTensors:
         return {scope for scope, has_only_slots in found.items() if has_only_slots}
 
     def _is_of_keras(self, scope: str) -> bool:
-        """Return whether a scope below "training/" has a counter or a number of an optimizer."""
+        """Return whether a scope below "training/" has a counter or a hyperparameter of an optimizer."""
         return any(self.is_number(f"{scope}/{name}") for name in (*_KERAS_COUNTERS, *_KERAS_NUMBERS))
 
 
@@ -193,7 +193,7 @@ def _slots(
 
 
 def _number(name: str, tensors: NamedTensors, keras_scopes: Container[str]) -> VariableKind | None:
-    """Return the kind of a counter, or of a number of an optimizer; None for other tensors."""
+    """Return the kind of a counter, or of a hyperparameter of an optimizer; None for other tensors."""
     if COUNTERS.fullmatch(name):
         return VariableKind.COUNTER
     if not tensors.is_number(name):

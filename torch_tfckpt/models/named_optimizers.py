@@ -5,8 +5,9 @@
     train/fc/kernel/adam_m, train/fc/kernel/adam_v, train/global_step     (scope "train", name "adam")
     training/Adam/fc/kernel/m, .../v, training/Adam/iter, .../lr          (scope "training/Adam", name "")
 
-The slots are those that `named_kinds` recognises; nothing else is searched. Powers in no scope, or in one that other
-optimizers may share, belong to an optimizer only if there is no other, or if their values are equal.
+The slots are those that `named_kinds` recognises; nothing else is searched. Powers of betas without a scope,
+or in a scope that several optimizers may share, are used for an optimizer only if there is no other optimizer, or if
+all stored powers of this beta are equal.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,11 +132,11 @@ class NamedOptimizers:
         return None
 
     def _keras_numbers(self, scope: str) -> dict[str, str]:
-        """Return the counter and the numbers of an optimizer of Keras, by Keras 2's names."""
+        """Return the counter and the hyperparameters of an optimizer of Keras, by Keras 2's names."""
         found = {}
         for name, others in _KERAS_NAMES.items():
             places = [f"{scope}/{each}" for each in (name, *others)]
-            # Since Keras 2.11, the counter and the rate have no scope.
+            # Since Keras 2.11, the counter and the learning rate have no scope.
             places += _IN_NO_SCOPE.get(name, ()) if len(self._keras_scopes) == 1 else ()
             place = next((place for place in places if place in self._names), None)
             if place is not None:
@@ -144,5 +145,5 @@ class NamedOptimizers:
 
 
 def _own_places(scope: str, stem: str) -> list[str]:
-    """Return the beginnings of the names of powers that belong to this optimizer alone."""
+    """Return the prefixes under which powers of betas belong to this optimizer alone."""
     return list(dict.fromkeys([f"{scope}/{stem}/" if scope else f"{stem}/", f"{stem}/"]))

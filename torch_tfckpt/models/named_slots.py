@@ -4,26 +4,27 @@
     fc/kernel/d_opt          [3, 2]     a slot: the name of a stored variable and one more part, with the same shape
     fc/kernel/d_opt_1        [3, 2]     the second slot of the same optimizer
     train/fc/kernel/Adam     [3, 2]     scopes may precede the name of the variable
-    fc/kernel/Adafactor      [3]        a factored form: the shape without one axis, next to the one without another
+    fc/kernel/Adafactor      [3]        a factored form: one axis is missing; its counterpart lacks a different axis
     fc/bias/Adafactor_1      [1]        a placeholder of an optimizer that has slots elsewhere
     emb_slot_vc              [7]        Mesh TensorFlow joins the names with "_slot_"
-    Adam/m/fc/kernel         [3, 2]     Keras 2.11 and later; and anything with the shape of a variable directly
-    training/SGD/moment_0    [3, 2]     in the scope of a Keras optimizer, which also has counters and rates
+    Adam/m/fc/kernel         [3, 2]     Keras 2.11 and later
+    training/SGD/moment_0    [3, 2]     any tensor with a variable's shape directly in the scope of a Keras optimizer;
+                                        such a scope also has counters and hyperparameters
 
 Contract:
 
     never a slot   a name that ends like the variables of layers (kernel, bias, gamma, ...) or like its own parent; a
-                   last part that is as often the name of a variable in a plain scope as it follows a variable; a
-                   factored form without its counterpart
-    certain        something besides one equal shape tells the optimizer: several slots of one variable (x and x_1,
+                   last part that occurs in plain scopes at least as often as directly below a variable; a factored
+                   form without its counterpart
+    certain        something besides one equal shape shows the optimizer: several slots of one variable (x and x_1,
                    x_m and x_v, rows and columns), slots of different kinds of variables (kernel and bias), a class name
                    ("LARSOptimizer"), or counters in the optimizer's own scope
-    not certain    one equal shape is all that there is. It counts as a slot only if no scope precedes the variable and
-                   nothing else is stored below it. Here a weight "a/b/c" of a module with a weight "a/b" of the same
-                   shape would be mistaken: callers must report these names
+    not certain    an equal shape is the only evidence. The tensor counts as a slot only if no scope precedes the
+                   variable and nothing but slots is stored below the variable. A weight "a/b/c" of a module with a
+                   weight "a/b" of the same shape would be mistaken for a slot: callers must report these names
 
-Only names and shapes are looked at. A tensor that a module has under its name is a weight whatever this says: callers
-look for the module's tensors first.
+Only names and shapes are looked at. If the module has a tensor of the same name, the stored tensor is a weight, even if
+it is recognised as a slot here: callers look for the module's tensors first.
 
 Source: tensorflow/python/training/{slot_creator,optimizer}.py; mesh_tensorflow/optimize.py.
 """
@@ -55,8 +56,8 @@ class NamedSlot:
 
     Attributes:
         variable: Name of its variable; "" if only the optimizer is known.
-        part: What its name adds to that of the variable: "Adam_1".
-        scope: What precedes the name of the variable: "train"; else "".
+        part: What its name adds to the name of the variable: "Adam_1".
+        scope: What precedes the name of the variable, such as "train"; "" if nothing does.
         is_whole: Whether it has the shape of the variable.
         is_certain: Whether there is evidence, other than an equal shape, that it is a slot.
     """
@@ -76,7 +77,7 @@ class _Candidate:
     form: str
     part: str
     stem: str  # the part without a number
-    axes: frozenset[int] = frozenset()  # of the variable, one of which is missing in a factored form
+    axes: frozenset[int] = frozenset()  # axes of the variable, one of which is missing in a factored form
 
     @property
     def place(self) -> tuple[str, str]:
@@ -113,9 +114,9 @@ def find_slots(
         name: each for name, shape in rest.items() if (each := _candidate(name, shape, variables)) is not None
     }
     evidence = _Evidence(rest, candidates, {*scopes, *keras_scopes})
-    crowded: set[str] = set()  # names below which something else than slots is stored
+    crowded: set[str] = set()  # names below which something other than slots is stored
     weak: dict[str, _Candidate] = {}
-    for name in sorted(rest, key=len, reverse=True):  # what is stored below a name comes before it
+    for name in sorted(rest, key=len, reverse=True):  # names below another name come before it
         each = None if name in crowded else candidates.get(name)
         if each is not None and evidence.is_slot(each):
             found[name] = NamedSlot(each.variable, each.part, each.scope, each.form == _SAME)
@@ -155,7 +156,7 @@ class _Evidence:
             self._repeated.update(_companions(parts))
 
     def is_slot(self, each: _Candidate) -> bool:
-        """Return whether it is certainly a slot."""
+        """Return whether a candidate is certainly a slot."""
         if self._is_leaf(each) or (each.is_direct and not self._is_known(each)):
             return False
         if each.form == _FACTORED:
@@ -163,11 +164,11 @@ class _Evidence:
         return each.form == _SAME or bool(self._attached[each.stem])
 
     def is_weak(self, each: _Candidate) -> bool:
-        """Return whether only its shape says that it is a slot."""
+        """Return whether its shape is the only evidence that a candidate is a slot."""
         return each.form == _SAME and each.is_direct and not each.scope and not self._is_leaf(each)
 
     def _is_leaf(self, each: _Candidate) -> bool:
-        """Return whether the last part is the name of a layer's variable, and not that of an optimizer."""
+        """Return whether the last part is the name of a layer's variable, and not the name of an optimizer."""
         if not each.is_direct:
             return False
         stem = each.stem
@@ -208,7 +209,7 @@ def _candidate(name: str, shape: Shape, variables: Mapping[str, Shape]) -> _Cand
 
 
 def _partitioned(parent: str, variables: Mapping[str, Shape]) -> Iterator[tuple[str, str]]:
-    """Yield the variable in "weights/weights/part_0" or "weights/t_0": TensorFlow misspells slots of partitions."""
+    """Yield the variable in "weights/weights/part_0" or "weights/t_0", irregular names from TensorFlow."""
     yield from ((base, parent[len(base) :]) for base in _ancestors(parent) if base in variables)
 
 
@@ -263,7 +264,7 @@ def _kind_of(variable: str) -> str:
 
 
 def _ancestors(name: str) -> Iterator[str]:
-    """Yield the nearest beginnings of a name that end before a slash."""
+    """Yield the longest prefixes of a name that end before a slash, the longest first."""
     for _ in range(SCOPES):
         name = name.rpartition("/")[0]
         if not name:

@@ -1,4 +1,4 @@
-"""What weights do not tell about norms: epsilon, momentum, and which variance is averaged.
+"""Settings of norms that weights do not show: epsilon, momentum, and which variance is averaged.
 
 BatchNorm, LayerNorm and so on are recognised by their classes; norms of other classes by their structure: a setting of
 epsilon, and no tensors but vectors.
@@ -18,7 +18,7 @@ _EPSILONS: Final = ("eps", "epsilon", "variance_epsilon")  # names of the attrib
 # Names of a norm's variables in Sonnet 2 and GPT-2, where the epsilon is 1e-5, too.
 _SAME_EPSILON: Final = {"scale", "offset", "g", "b"}
 _TORCH_MOMENTUM: Final = 0.1
-_LIKELY_DECAY: Final = 0.5  # a momentum above this is a decay
+_LIKELY_DECAY: Final = 0.5  # a momentum above this is probably a decay
 
 _OF_EPSILON: Final = {
     "batch_norm_epsilon": (

@@ -102,11 +102,11 @@ def plan_slots(
 
 
 def _remarks(unclear: Sequence[str]) -> Iterator[str]:
-    """Yield what to do about slots from which the kind of their optimizer cannot be known."""
+    """Yield advice on slots that do not show which kind of optimizer they belong to."""
     if unclear:
         yield (
-            f"optimizer state of another kind, or of a kind that is not stored: {listed(unclear, _LISTED)}. If it is "
-            f"the same kind, rename the slots to TensorFlow's names (Adam and Adam_1, Momentum, Adagrad), as in "
+            f"optimizer state of a different kind, or of a kind that is not stored: {listed(unclear, _LISTED)}. If the "
+            f"kind is the same, rename the slots to TensorFlow's names (Adam and Adam_1, Momentum, Adagrad), as in "
             f"`tfckpt convert SRC DST --rename '/sgd$' /Momentum`"
         )
 
@@ -117,7 +117,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, targets: Sequence[Target])
     if not any(identity_of(parameter) in held for parameter in _parameters(optimizer)):
         raise InvalidArgumentError(
             f"load_model: none of the parameters of optimizer {type(optimizer).__name__} is one of the model's. Create "
-            f"it from model.parameters() of the model that is loaded"
+            f"the optimizer from model.parameters() of the model that is loaded"
         )
 
 
@@ -126,7 +126,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
         yield from group["params"]
 
 
-_Found = tuple[StoredOptimizer, list[FoundSlot], list[str]]  # and keys of slots whose optimizer's kind is not stored
+_Found = tuple[StoredOptimizer, list[FoundSlot], list[str]]  # last: keys of slots of a different or unknown kind
 
 
 def _find_by_name(reader: CheckpointReader, optimizer: torch.optim.Optimizer, parameters: Sequence[_Loaded]) -> _Found:

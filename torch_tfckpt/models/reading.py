@@ -54,7 +54,7 @@ def _owned(loads: Loads, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         own = value.contiguous().to("cpu" if device.type == "meta" else device)
         if own.untyped_storage().nbytes() > own.nbytes:
             own = own.clone()  # part of a larger tensor, whose memory would stay in use
-        # One stored tensor may be loaded into two; if they shared memory, a change to one would change both.
+        # One stored tensor may be loaded into two targets; if they shared memory, a change to one would change both.
         if own.untyped_storage().data_ptr() in seen:
             own = own.clone()
         seen.add(own.untyped_storage().data_ptr())

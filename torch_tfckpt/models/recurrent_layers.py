@@ -13,7 +13,7 @@ and directions that Keras and TensorFlow choose and number by themselves are wri
 "cell[1 of 1]" is the only cell there, whatever its name and number, and "cell[2 of 3]" the second of three.
 
 A stack of cells that runs in both directions is not the same as torch's stack of layers with two directions, in which
-each layer sees both directions of the one before; only names of the latter are known.
+each layer sees both directions of the previous layer; only names of torch's kind of stack are known.
 
 Source: keras/src/layers/rnn; tensorflow/python/ops/rnn_cell_impl.py; tensorflow/contrib/rnn/python/ops/rnn.py;
 tensorflow/contrib/cudnn_rnn.
@@ -35,7 +35,7 @@ _DIRECTIONS: Final = (
     ("backward_layer/", "backward[1 of 1]/", "bidirectional_rnn/bw/", "bw/"),
 )
 _CELLS: Final = ("", "cell/", "cell[1 of 1]/")
-# LSTMBlockCell with forget_bias=0 as which CudnnLSTM is saved.
+# CudnnLSTM is saved as an LSTMBlockCell of this name, with forget_bias=0.
 _CUDNN_CELL: Final = "cudnn_compatible_lstm_cell/"
 _WITHOUT_FORGET_BIAS: Final = replace(LSTM_TF1, added=())
 
@@ -60,7 +60,7 @@ def recurrent_variants(module: Any) -> Sequence[Variant]:
 
 
 def other_formula(module: nn.Module, bias: Shape) -> str:
-    """Return why a bias of this shape shows that a layer is not stored as torch's, and cannot be loaded; "" if not."""
+    """Return why a layer whose stored bias has this shape cannot be loaded; "" if the shape is no reason."""
     if not isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return ""
     gates, size = _gates_of(module), module.hidden_size
@@ -69,14 +69,14 @@ def other_formula(module: nn.Module, bias: Shape) -> str:
         return f"stored with reset_after=False, {reset_gate_reason(module)}"
     if gates in ("LSTM", "GRU") and bias == (2 * count * size,):
         return (
-            f"stored by CuDNN{gates} of Keras 2, whose kernels are in another order, too. Read all three with "
-            f"load_file, and convert them as docs/conversion/layouts.md shows for CuDNN{gates}"
+            f"stored by CuDNN{gates} of Keras 2, whose kernels are in a different order, too. Read the kernels and "
+            f"the bias with load_file, and convert them as docs/conversion/layouts.md shows for CuDNN{gates}"
         )
     return ""
 
 
 def reset_gate_reason(module: nn.Module) -> str:
-    """Return why the variables of a GRU that resets the state before it is multiplied cannot be loaded."""
+    """Return why the variables of a GRU that resets the state before multiplying it cannot be loaded."""
     kind = type(module).__name__
     return (
         f"which nn.{kind} cannot compute: that GRU multiplies the state by the reset gate before the recurrent kernel, "

@@ -26,7 +26,7 @@ _QUANTIFIERS: Final = ("*", "+", "?", "{")
 
 @dataclass(frozen=True, slots=True)
 class RuleInverse:
-    """How stored names are made of the groups of a rule, and how the groups are found in a key.
+    """How stored names are built from the groups of a rule, and how the groups are found in a key.
 
     Attributes:
         names: For each pattern of the rule, the parts of a stored name.
@@ -39,9 +39,9 @@ class RuleInverse:
     groups: Mapping[int, re.Pattern[str]]
 
     def find(self, key: str) -> list[tuple[str, ...]] | None:
-        """Return the stored names, one for each pattern, that the rule may map to a key: all, if they are few.
+        """Return all combinations of stored names, one for each pattern, that the rule may map to a key.
 
-        None: there are too many ways to divide the key.
+        Returns None if there are too many ways to divide the key.
         """
         found: dict[tuple[str, ...], None] = {}
         for number, groups in enumerate(_divisions(key, self.target, self.groups)):
@@ -74,7 +74,7 @@ def rule_inverse(sources: tuple[NameOrPattern, ...], target: str | TargetFunctio
 
 
 def may_be_target(source: NameOrPattern, target: str | TargetFunction, key: str) -> bool:
-    """Return whether a rule may map a name to a key, as far as the literal parts of its target tell."""
+    """Return whether a rule may map a name to a key, as far as the literal parts of its target show."""
     parts = template_parts(target, source) if isinstance(target, str) else None
     if isinstance(source, str):
         return key == target
@@ -113,7 +113,7 @@ def template_parts(target: str, source: NameOrPattern) -> Parts | None:
 
 
 def _pattern_parts(pattern: re.Pattern[str]) -> tuple[Parts, dict[int, re.Pattern[str]]] | None:
-    """Return the parts of a stored name and what each group matches; None if there is more than that."""
+    """Return the parts of a stored name and what each group matches; None for other patterns."""
     text = pattern.pattern
     if pattern.flags != re.compile("").flags:
         return None
@@ -146,7 +146,7 @@ def _pattern_parts(pattern: re.Pattern[str]) -> tuple[Parts, dict[int, re.Patter
 
 
 def _end_of_group(text: str, at: int) -> int:
-    """Return where the group ends whose contents begin at `at`. The pattern is valid."""
+    """Return the end of the group whose contents begin at `at`. The pattern must be valid."""
     depth, in_set = 1, False
     while at < len(text):
         character = text[at]
@@ -167,7 +167,7 @@ def _end_of_group(text: str, at: int) -> int:
 
 
 def _divisions(key: str, parts: Parts, patterns: Mapping[int, re.Pattern[str]]) -> Iterator[dict[int, str] | None]:
-    """Yield the groups for each way in which a key consists of the parts, and None for each attempt."""
+    """Yield the groups for each way to divide a key into the parts, and None for each attempt."""
     waiting: list[tuple[int, int, dict[int, str]]] = [(0, 0, {})]
     while waiting:
         at, number, groups = waiting.pop()

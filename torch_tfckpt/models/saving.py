@@ -45,8 +45,8 @@ def save_model(
             layouts, for the modules that load_model knows; others keep torch's names and layouts.
         mapper: Names and layouts that override those of `naming`: the same rules as for load_model, as far as they
             determine the name under which a tensor is stored.
-        extra: Name -> further value to store in the checkpoint. Python's numbers are stored as TensorFlow's variables
-            of that value: an int as an int64 scalar, such as {"global_step": 7}; a float as float32; a bool as bool.
+        extra: Name -> further value to store in the checkpoint. Python numbers are stored as scalars: an int as
+            int64, as in {"global_step": 7}; a float as float32; a bool as bool.
             Strings and lists of strings are stored as strings; tensors and numpy values in their own dtype.
 
     Returns:

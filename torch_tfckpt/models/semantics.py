@@ -1,13 +1,13 @@
-"""What weights do not tell: settings and orders in which TensorFlow's model and a torch module are likely to differ.
+"""What weights do not show: settings and orders that are likely to differ from TensorFlow's model.
 
     find_semantics(model, loads, ...)     a finding of each kind, with the modules concerned and what to do
 
 Contract:
 
-    whose values      only modules whose values TensorFlow stored are looked at (see `tensorflow_parts`). What torch
-                      stored has no findings
-    which settings    settings with torch's default, where TensorFlow's default differs. Whoever changed a setting
-                      thought of it. Exception: a momentum that is a decay is always wrong
+    whose values      only modules whose values TensorFlow stored are checked (see `tensorflow_parts`). There are no
+                      findings for values that torch stored
+    which settings    settings with torch's default, where TensorFlow's default differs. A setting that was changed is
+                      taken to be intended. Exception: a momentum that is a decay is always wrong
     how certain       "may" and "if", unless the finding follows from the module
     what is seen      modules, and for dense_after_flatten the forward method. The arguments of functions that a forward
                       method calls, such as torch.nn.functional.gelu, are not seen
@@ -65,11 +65,11 @@ def find_semantics(
     trains: bool,
     accept: Collection[str],
 ) -> list[SemanticFinding]:
-    """Return what weights do not tell about a module that is about to be loaded.
+    """Return findings on a module about to be loaded: settings that the stored weights do not determine.
 
     Args:
         unused_averages: Keys of variables whose moving averages are stored, but were not asked for.
-        trains: Whether training goes on, so that settings are looked at that matter only then.
+        trains: Whether training will continue, so that settings that matter only for training are checked, too.
         accept: Names of findings that the caller accepted; these are marked.
 
     Cost: visits all modules; one symbolic run of the forward method if a Linear may follow a feature map.

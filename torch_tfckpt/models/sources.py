@@ -41,13 +41,13 @@ class Found:
     """Result of the search. Each target is identified by its first name."""
 
     sources: dict[str, Source] = field(default_factory=dict)
-    filled: dict[str, float] = field(default_factory=dict)  # name -> value of all elements, for lack of a variable
+    filled: dict[str, float] = field(default_factory=dict)  # name -> fill value, without a variable
     prefix: str = ""  # as the checkpoint spells it
     below_prefix: set[str] = field(default_factory=set)  # keys; without a prefix, all of them
     apart: set[str] = field(default_factory=set)  # keys of further copies of tied tensors, which are not read
     left_out: list[str] = field(default_factory=list)  # keys that the mapper omits
-    strays: dict[str, str] = field(default_factory=dict)  # key -> name to which it is mapped, but the module lacks
-    asked_for: dict[str, str] = field(default_factory=dict)  # name -> key that is mapped to it, but is not stored
+    strays: dict[str, str] = field(default_factory=dict)  # key -> name it is mapped to, which the module lacks
+    asked_for: dict[str, str] = field(default_factory=dict)  # name -> key mapped to it, which is not stored
     not_averaged: list[str] = field(default_factory=list)  # names without an average, if only averages are wanted
     unused_rules: list[str] = field(default_factory=list)  # names and patterns of the mapper that match nothing
     remarks: list[str] = field(default_factory=list)  # for the report: warnings, and arguments that would find more
@@ -251,7 +251,7 @@ def _by_own_name(reader: CheckpointReader, target: Target, stored: StoredVariabl
 def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], found: Found) -> None:
     """Raise InvalidArgumentError for a "weight" that may be stored in TensorFlow's order of axes or in torch's.
 
-    It is if other tensors of the module have TensorFlow's names, and its shape fits both ways.
+    Both orders are possible if other tensors of the module have TensorFlow's names, and the shape fits either order.
     """
     from_tensorflow = any(
         source.variable_name in map(_last_part, each.origin.leaves())
@@ -281,7 +281,7 @@ class _LayersByName:
     """Finds the stored variables of a module's layers by name.
 
     Args:
-        targets: The tensors of the module; origins of attributes that it does not have are ignored.
+        targets: The tensors of the module. Origins of attributes that the module does not have are ignored.
     """
 
     def __init__(self, naming: Naming, targets: Sequence[Target]) -> None:
@@ -294,7 +294,7 @@ class _LayersByName:
     def sources(self, each: LayerOrigin) -> Iterator[Source]:
         """Yield the sources of a tensor: several if a variable is stored under several of its names.
 
-        Nothing is yielded for a variant other than the one of which the most is stored.
+        Sources are yielded only for the layer's variant chosen by `_variant`.
         """
         if each.order != self._variant(each.base) or not each.origin.variables:
             return
@@ -303,7 +303,7 @@ class _LayersByName:
             yield Source(parts, chosen[0][0].variable_name, each.origin.axis, each.origin.bounds)
 
     def _variant(self, base: str) -> int:
-        """Return the number of the first variant that is complete, or of which the most variables are stored."""
+        """Return the number of the best variant: preferably complete, then with the most stored variables."""
         if base not in self._chosen:
             variants = self._origins[base]
             self._chosen[base] = max(variants, key=lambda order: (*self._score(base, variants[order]), -order))

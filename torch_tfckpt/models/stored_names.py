@@ -42,7 +42,7 @@ class StoredVariable(NamedTuple):
 class StoredNames(Protocol):
     """Naming scheme by which variables are found.
 
-    Names are names in modules; their parts may contain "/". Prefixes are dotted, and are empty or end in a dot.
+    Names are given as in modules; their parts may contain "/". Prefixes are dotted, and are empty or end in a dot.
     """
 
     def below(self, wanted: Mapping[str, set[str]]) -> dict[str, set[str]]:
@@ -116,7 +116,7 @@ class Objects:
     def find(self, prefix: str, name: str) -> list[StoredVariable]:
         *_, variable_name = parts = (prefix + name).split(".")
         node_id = self._node(parts)
-        if node_id is None and "/" in name:  # between parts, unless it is in a part
+        if node_id is None and "/" in name:  # then a "/" may be a separator of parts
             *_, variable_name = parts = dotted(prefix + name).split(".")
             node_id = self._node(parts)
         return [
@@ -171,7 +171,7 @@ def stored_names(
     """Return the naming schemes of a checkpoint, in the order in which they are tried.
 
     Args:
-        averaged: Keys of variables whose moving average is wanted and stored, even if they are not stored themselves.
+        averaged: Keys of variables whose moving average is wanted and stored, even if the variable itself is not.
         leave_out: Keys to ignore.
         with_wrapper: Whether the module is a wrapper with tensors of its own. Then the wrapper's part, with which all
             other names begin, is not mistaken for a prefix.
@@ -220,8 +220,8 @@ def _without_wrappers(names: list[tuple[str, str]], *, with_wrapper: bool) -> li
 def _numbered(names: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the names in which cells and directions are numbered by their order: "lstm/cell[1 of 1]/kernel".
 
-    Keras and TensorFlow count the objects of a program, so that a cell may be called "lstm_cell_7". Its number among
-    the cells at that place, and the count of these, are the same in every program.
+    Keras and TensorFlow number the objects of a program, so a cell may be called "lstm_cell_7". The position of the
+    cell among the cells of its layer, and the number of these cells, are the same in every program.
     """
     split = [(dotted(name).split("."), key) for name, key in names if _AUTOMATIC_NAME.search(name)]
     siblings: dict[tuple[tuple[str, ...], str], set[tuple[int, str]]] = {}
@@ -313,7 +313,7 @@ def choose_naming(
 
 
 def _rivals(leading: list[Naming], wanted: Mapping[str, set[str]]) -> Iterator[Naming]:
-    """Yield the namings that find different variables than the first; two schemes may find the same."""
+    """Yield the namings that do not find the same variables as the first; two schemes may find the same."""
     keys = _keys(leading[0], wanted)
     yield from (naming for naming in leading[1:] if _keys(naming, wanted) != keys)
 
@@ -321,7 +321,7 @@ def _rivals(leading: list[Naming], wanted: Mapping[str, set[str]]) -> Iterator[N
 def naming_below(ways: list[StoredNames], wanted: Mapping[str, set[str]], prefix: str, place: str) -> Naming:
     """Return the scheme that finds the most tensors below a prefix, spelled "model/", "model" or "model.".
 
-    NotFoundError if nothing is found.
+    Raises NotFoundError if nothing is found.
     """
     start = dotted_prefix(prefix)
     best = max((Naming(way, start) for way in ways), key=lambda naming: len(_keys(naming, wanted)))

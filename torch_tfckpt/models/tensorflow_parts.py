@@ -3,9 +3,9 @@
     [part.name for part in tensorflow_parts(model, loads)]     # ["conv1", "bn1", "act1"]
 
 A tensor is TensorFlow's if its stored name is not the torch name of the attribute, or if its axes were moved: "kernel"
-of a Linear, "moving_mean". "bias" alone does not tell. A module is TensorFlow's if one of its own tensors is. A module
-without tensors belongs to the nearest module around it with tensors in other parts, and is TensorFlow's if one of these
-is.
+of a Linear, "moving_mean". "bias" alone is not enough, since both use it. A module is TensorFlow's if one of its own
+tensors is. A module without tensors belongs to the nearest module around it with tensors in other parts, and is
+TensorFlow's if one of these tensors is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def tensorflow_parts(model: nn.Module, loads: Sequence[tuple[Target, Source]]) -
     for prefix, module in owners.items():
         prefixes.setdefault(id(module), prefix)
     sources: dict[str, dict[str, Source]] = {}
-    is_tensorflows: dict[str, bool] = {}  # prefix of a module with loaded tensors -> whether one is TensorFlow's
+    is_tensorflows: dict[str, bool] = {}  # prefix of a module -> whether a loaded tensor is TensorFlow's
     around: dict[str, bool] = {}  # the same for the modules around modules with tensors
     for target, source in loads:
         for place in target.places:
@@ -83,7 +83,7 @@ def tensorflow_parts(model: nn.Module, loads: Sequence[tuple[Target, Source]]) -
 
 
 def findings_on(name: str, parts: Sequence[TensorFlowPart], text: str) -> list[SemanticFinding]:
-    """Return the finding with this name, none without parts. {those} in `text` becomes the names of the parts."""
+    """Return a list with the finding; empty without parts. {those} in `text` becomes the parts' names."""
     names = tuple(part.name for part in parts)
     return [SemanticFinding(name, names, text.replace("{those}", those(names)))] if names else []
 

@@ -1,8 +1,8 @@
 """The variables that save_model writes for the tensors of a module: names, layouts, and how they are put together.
 
 With TensorFlow's names, each layer is written in the first of its variants (see `layer_names`): a tensor that is joined
-from several variables is cut into them, and tensors that are ranges of one variable are joined to it. Rules of a mapper
-do the same where they determine the names. This is the inverse of what load_model does.
+from several variables is cut into them, and tensors that are ranges of one variable are joined to form it. Rules of
+a mapper do the same where they determine the names. This is the inverse of what load_model does.
 """
 
 import json
@@ -27,7 +27,7 @@ from torch_tfckpt.values import WritableValue
 
 @dataclass(slots=True)
 class _WrittenVariables:
-    """The variables so far, and what is still to be put together."""
+    """The variables collected so far, and the parts that are still to be joined."""
 
     values: dict[str, WritableValue] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)  # key -> name of the tensor in it
@@ -79,7 +79,8 @@ def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper 
 
     Raises:
         InvalidArgumentError: two tensors with one key; a mapped name that the module does not have; a layout that does
-            not fit, or that neither the rule nor the name gives; a lazy parameter; other values than a rule fills in.
+            not fit, or that neither the rule nor the name gives; a lazy parameter; values that differ
+            from the value that a rule fills in.
         UnimplementedError: a rule does not determine the name under which a tensor is stored.
     """
     rules = InvertedRules(mapper or KeyMapper(()), targets)
@@ -132,7 +133,7 @@ def written_names(target: Target) -> list[str]:
 def _ranges(targets: Sequence[Target], rules: InvertedRules) -> dict[str, tuple[str, str, TensorOrigin, Layout]]:
     """Return the arguments of `put_range` for tensors that are ranges of a variable that a rule names.
 
-    A rule names one of the tensors that are made from such a variable; the others follow it.
+    If several tensors are made from one variable, a rule for one of them also applies to the others.
     """
     found: dict[str, tuple[str, str, TensorOrigin, Layout]] = {}
     for target in targets:
@@ -153,11 +154,11 @@ def _ranges(targets: Sequence[Target], rules: InvertedRules) -> dict[str, tuple[
 
 
 def _check_filled(target: Target, place: ModuleTensor, number: float) -> None:
-    """Raise InvalidArgumentError if a tensor has other values than the rule fills in when it is loaded."""
+    """Raise InvalidArgumentError if a value differs from the one that the rule fills in during loading."""
     if bool((target.tensor.detach() != number).any()):
         raise InvalidArgumentError(
-            f"{quoted(place.name)} has other values than {number:g}, which a rule fills in when it is loaded: they "
-            f"would be lost. Omit the rule to store them"
+            f"{quoted(place.name)} has values other than {number:g}, which a rule fills in when the tensor is loaded: "
+            f"these values would be lost. Omit the rule to store them"
         )
 
 
@@ -177,14 +178,15 @@ def _put_by_rule(
             start = sum(sizes[: by_rule.number])
             length, wanted = value.shape[rule.axis], sizes[by_rule.number]
             if length != wanted:
-                raise InvalidArgumentError(f"axis {rule.axis} has length {length}, but the rule gives it {wanted}")
+                raise InvalidArgumentError(f"axis {rule.axis} has length {length}, but the rule requires {wanted}")
             origin = TensorOrigin(axis=rule.axis, bounds=Bounds(start, start + wanted, sum(sizes)))
             variables.put_range(keys[0], " and ".join(by_rule.targets), origin, layout, value)
             return
         length = value.shape[rule.axis]
         if rule.sizes is None and length % len(keys):
             raise UnimplementedError(
-                f"axis {rule.axis} of length {length} is not {len(keys)} equal parts. Give sizes in the rule"
+                f"axis {rule.axis} of length {length} cannot be split into {len(keys)} equal parts. "
+                f"Give sizes in the rule"
             )
         sizes = rule.sizes or (length // len(keys),) * len(keys)
         if sum(sizes) != length:
@@ -208,7 +210,7 @@ def _is_below_module(target: Target, place: ModuleTensor, rules: InvertedRules) 
 
 
 def _put_by_origin(variables: _WrittenVariables, target: Target, place: ModuleTensor, rules: InvertedRules) -> bool:
-    """Add a tensor that is not one whole variable; return whether it is such a tensor."""
+    """Add a tensor unless it is one whole variable; return False if it is."""
     written = _written(target, place.name)
     if written is None or (len(written.origin.variables) == 1 and written.origin.bounds is None):
         return False

@@ -207,7 +207,7 @@ def _stand_in(value: object, dtype: torch.dtype | None, key: object = None) -> o
 
 
 def _restored(present: object, given: object, parameter: torch.Tensor, key: object = None) -> object:
-    """Return the value to put in place of `present`: the given one, or what the optimizer made of it."""
+    """Return the value to use instead of `present`: the given value, or the optimizer's conversion of it."""
     if isinstance(present, _Untouched):
         return present.value
     if isinstance(present, torch.Tensor) and isinstance(given, torch.Tensor):

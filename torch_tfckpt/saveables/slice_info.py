@@ -1,4 +1,4 @@
-"""Position of a variable in a larger tensor, as TensorFlow's variables declare it. Imports no torch.
+"""Position of a variable in a larger tensor, as TensorFlow's variables declare it. Does not import torch.
 
 Source: tensorflow/python/ops/variables.py (Variable.SaveSliceInfo).
 """
