@@ -155,11 +155,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--update", action="store_true", help="rewrite the text blocks with what is printed")
     options = parser.parse_args(arguments)
     warnings.simplefilter("error")
-    statuses = [_run_apart(page.absolute(), update=options.update) for page in options.pages]
+    statuses = [run_apart(page.absolute(), update=options.update) for page in options.pages]
     return int(any(statuses))
 
 
-def _run_apart(page: Path, *, update: bool) -> int:
+def run_apart(page: Path, *, update: bool) -> int:
     """Run a page in a forked process, which inherits the imports of this one; return its exit status."""
     sys.stderr.flush()
     child = os.fork()

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from doc_page import ROOT, run_page
+from doc_page import ROOT, run_apart
 from rich.console import Console
 from rich.text import Text
 
@@ -124,9 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path.write_text(text, encoding="utf-8")
     if check:
         return 1 if stale else 0
-    for page in PAGES:
-        run_page(page, update=True)
-    return 0
+    statuses = [run_apart(page, update=True) for page in PAGES]
+    return int(any(statuses))
 
 
 if __name__ == "__main__":
