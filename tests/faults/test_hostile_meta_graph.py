@@ -118,7 +118,7 @@ BAD: Final[dict[str, tuple[bytes, str]]] = {
     "a group without an end in the graph": (graph(b"\x0b"), "group 1 has no end"),
     "a function without a signature": (graph(field(2, field(1, field(1, b"\xff")))), "signature is not an OpDef"),
     "invalid versions": (graph(field(4, b"\xff")), "not a VersionDef"),
-    "invalid objects": (SOUND + field(7, b"\xff"), "not a SavedObjectGraph"),
+    "invalid objects": (SOUND + field(7, b"\xff"), "invalid SavedObjectGraph"),
 }
 BROKEN_AT_ONCE: Final[dict[str, bytes]] = {
     "a collection whose name is not UTF-8": SOUND + field(4, field(1, b"\xff")),

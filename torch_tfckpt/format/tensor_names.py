@@ -3,7 +3,7 @@
     key          model/layer/kernel/.ATTRIBUTES/VARIABLE_VALUE              the name in the index
     short key    model/layer/kernel                                         the key without its suffix
     path         model.layer.kernel, (root).model.layer.kernel              the object, as `tfckpt ls --tree` prints it
-    other path   opt.variables.3, opt/variables/3                           the object as a child of another object
+    other path   opt.variables.3, opt/variables/3                           the same, through another object (for rules)
     full name    dense/kernel, dense/kernel:0                               the name of the variable itself
 
 The path of a slot variable is the path of its optimizer, followed by ".m of model.layer.kernel". The path of an object
@@ -61,6 +61,10 @@ class TensorNames:
     def names_of(self, key: str) -> tuple[str, ...]:
         """Return the key, then the other names: short key, path, full name. Duplicates are omitted."""
         return (key, *self._aliases.get(key, ()))
+
+    def other_paths_of(self, key: str) -> tuple[str, ...]:
+        """Return the paths of a tensor through other objects than the one that its key begins with."""
+        return self._others.get(key, ())
 
     def variable(self, key: str) -> str | None:
         """Return the full name of the variable stored under `key`; None if it is not a variable or has no name."""
@@ -185,13 +189,19 @@ class TensorNames:
         for attribute in self._graph.variables():
             if attribute.full_name and attribute.checkpoint_key in found:
                 _add(found[attribute.checkpoint_key], attribute.full_name, _NAMES_OF_ONE)
+        # A name that is also the key of a tensor refers only to that tensor.
+        return {key: tuple(name for name in names if name not in self._keys) for key, names in found.items()}
+
+    @cached_property
+    def _others(self) -> dict[str, tuple[str, ...]]:
+        """Key -> its paths through other objects, in both spellings."""
+        found: dict[str, dict[str, None]] = {key: {} for key in self._keys}
         for node_id, names in self._other_routes():
             tensors = self._tensors_of(node_id)
             for key in tensors if len(tensors) == 1 else ():
                 if len(found[key]) < _NAMES_OF_ONE:
                     _add(found[key], ".".join(names), _NAMES_OF_ONE)
                     _add(found[key], "/".join(names), _NAMES_OF_ONE)
-        # A name that is also the key of a tensor refers only to that tensor.
         return {key: tuple(name for name in names if name not in self._keys) for key, names in found.items()}
 
     @cached_property
