@@ -1,12 +1,11 @@
 """Opening meta graphs: the file that a path refers to, the choice of a graph, both forms, and the errors."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from call_memory import needs_proc, peak_memory
 from google.protobuf.any_pb2 import Any
 from google.protobuf.wrappers_pb2 import Int64Value
 
@@ -421,30 +420,20 @@ def test_bytes_of_something_else_are_an_error() -> None:
 
 # Memory.
 
-# In its own process, since the peak memory of a process never falls. The baseline is taken after torch is imported.
-PROGRAM = """
-import sys
-from torch_tfckpt.meta_graph.files import open_meta_graph
-def status(key):
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
-baseline = status("VmRSS")
+OPEN = """
 found = open_meta_graph(sys.argv[1])
 assert len(found.graph.nodes) == 1002
 assert found.graph.op_counts()["Const"] == 2
-print(status("VmHWM") - baseline)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@needs_proc
 @pytest.mark.parametrize("size", [100_000_000, pytest.param(1_500_000_000, marks=pytest.mark.heavy)])
 def test_a_large_meta_graph_takes_its_size_in_memory(tmp_path: Path, size: int) -> None:
     """Nearly all of it in two constants: opening and walking it takes little more than the file's size in memory."""
     write_large(tmp_path / "large.meta", size)
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "large.meta")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) < size * 1.1
+    imports = "from torch_tfckpt.meta_graph.files import open_meta_graph"
+    assert peak_memory(imports, OPEN, str(tmp_path / "large.meta"), timeout=300) < size * 1.1
 
 
 def write_large(path: Path, size: int) -> None:

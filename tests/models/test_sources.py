@@ -11,7 +11,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layouts import DENSE, HEADS, SAME, Layout
-from torch_tfckpt.models.sources import Found, find_sources, possible_names
+from torch_tfckpt.models.sources import Found, find_sources
 from torch_tfckpt.models.targets import targets_of
 
 
@@ -25,7 +25,7 @@ def test_possible_names_are_torch_s_and_tensorflow_s() -> None:
     model = nn.ModuleDict({"fc": nn.Linear(2, 2, bias=False), "out": nn.Embedding(2, 2)})
     model["out"].weight = model["fc"].weight
     (target,) = targets_of(model)
-    assert list(possible_names(target)) == [
+    assert target.possible_names == [
         "fc.weight", "out.weight", "fc.kernel", "fc._kernel", "fc.weights",
         "out.embeddings", "out._embeddings", "out.embedding",
     ]  # fmt: skip

@@ -4,10 +4,11 @@ import argparse
 from dataclasses import asdict
 
 from torch_tfckpt.cli.console import error_text, say, show, show_json
+from torch_tfckpt.cli.convert import warn_of_unmatched
 from torch_tfckpt.cli.tables import progress_bar
 from torch_tfckpt.conversion.average import average
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.text import encodable, quoted
+from torch_tfckpt.text import encodable
 
 
 def average_paths(options: argparse.Namespace) -> int:
@@ -25,14 +26,13 @@ def average_paths(options: argparse.Namespace) -> int:
                 progress=bar,
             )
     except InvalidArgumentError as error:
-        # Not a usage error in general: the command was valid, but the checkpoints do not fit together.
+        # Not a usage error in general: the command was valid, but the checkpoints are not compatible.
         say(f"tfckpt: {error_text(error)}")
         return 1
     if options.json:
         paths = {"target": encodable(report.target), "sources": [encodable(path) for path in report.sources]}
         show_json(asdict(report) | paths | {"files": [encodable(path) for path in report.files]})
-        for pattern in report.unmatched_excludes:
-            say(f"tfckpt: warning: --exclude {quoted(pattern)} matched nothing")
+        warn_of_unmatched(report.unmatched_excludes)
         for remark in report.remarks:
             say(f"tfckpt: warning: {remark}")
     else:

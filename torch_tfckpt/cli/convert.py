@@ -38,7 +38,7 @@ def convert_paths(options: argparse.Namespace) -> int:
             | {"converted": [item._asdict() for item in report.converted], "nbytes": report.nbytes}
             | {"sidecar": [item._asdict() for item in report.sidecar], "complete": report.complete}
         )
-        _warn_of(report.unmatched_excludes)
+        warn_of_unmatched(report.unmatched_excludes)
     else:
         show(str(report))
     for name, other in list(report.shared.items())[:1]:
@@ -66,7 +66,7 @@ def diff_paths(options: argparse.Namespace) -> int:
         values = {name: found._asdict() for name, found in report.values.items()}
         paths = {"a": encodable(report.a), "b": encodable(report.b)}
         show_json(asdict(report) | paths | {"values": values, "identical": report.identical})
-        _warn_of(report.unmatched_excludes)
+        warn_of_unmatched(report.unmatched_excludes)
     else:
         show(str(report))
     return 0 if report.identical else 1
@@ -93,7 +93,7 @@ def _pairs(rename: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
     return [(pattern, replacement) for pattern, replacement in rename]
 
 
-def _warn_of(unmatched_excludes: Sequence[str]) -> None:
+def warn_of_unmatched(unmatched_excludes: Sequence[str]) -> None:
     """Print a warning for each unmatched --exclude. A report in text form already contains these warnings."""
     for pattern in unmatched_excludes:
         say(f"tfckpt: warning: --exclude {quoted(pattern)} matched nothing")

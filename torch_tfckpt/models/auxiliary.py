@@ -17,7 +17,7 @@ from collections.abc import Container, Iterator
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph, TrackableObject
-from torch_tfckpt.models.averages import stored_averages
+from torch_tfckpt.models.averages import StoredAverages, stored_averages
 from torch_tfckpt.models.named_kinds import (
     COUNTERS,
     MOVING,
@@ -49,8 +49,11 @@ def variable_kinds(reader: CheckpointReader) -> dict[str, VariableKind]:
     return kinds(reader).of
 
 
-def kinds(reader: CheckpointReader) -> Kinds:
+def kinds(reader: CheckpointReader, averages: StoredAverages | None = None) -> Kinds:
     """Return the kind of each variable, and the variables whose kinds are uncertain.
+
+    Args:
+        averages: `stored_averages(reader)`, if the caller has it already.
 
     Raises:
         DataLossError: the object graph or the entry of a tensor is damaged.
@@ -58,7 +61,7 @@ def kinds(reader: CheckpointReader) -> Kinds:
     Cost: looks at the entries of all tensors.
     """
     graph = reader.object_graph
-    averages = stored_averages(reader)
+    averages = stored_averages(reader) if averages is None else averages
     return named_kinds(reader, averages) if graph is None else _kinds_of_objects(reader, graph, averages.keys)
 
 

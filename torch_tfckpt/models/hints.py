@@ -91,12 +91,7 @@ def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) ->
     for mismatch in mismatched:
         shape, wanted = mismatch.stored_shape, mismatch.shape
         target = of.get(mismatch.name)
-        own = [
-            layout
-            for each in (target.origins if target else ())
-            for leaves in each.origin.variables
-            for layout in leaves.values()
-        ]
+        own = [layout for each in (target.origins if target else ()) for layout in each.origin.layouts()]
         for layout in [SAME, *own, *LAYOUTS.values()]:
             resolved = layout.resolved(shape, wanted)
             fits = wanted is not None and resolved.fits(shape) and resolved.torch_shape(shape) == wanted

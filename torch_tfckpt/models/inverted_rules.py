@@ -15,7 +15,7 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.key_mapper import KeyMapper, not_inverted, rule_match, rules_of
 from torch_tfckpt.models.key_rules import ROOT_MODULE, CheckedRule, source_text, targets_of_rule
-from torch_tfckpt.models.layouts import LayoutLike, layout_of_rule
+from torch_tfckpt.models.layouts import LayoutLike
 from torch_tfckpt.models.mapped_sources import implied_layout
 from torch_tfckpt.models.rule_inverse import RuleInverse, may_be_target, rule_inverse
 from torch_tfckpt.models.stored_names import dotted
@@ -181,10 +181,11 @@ class InvertedRules:
 
 def _fits(target: Target, name: str, written: WrittenAs) -> bool:
     """Return whether the layout that the rule gives, or that the stored name implies, fits the tensor."""
-    if written.rule.layout is None:
+    given = written.rule.given_layout
+    if given is None:
         return implied_layout(target, name, written.keys[0]) is not None
     try:
-        layout_of_rule(written.rule.layout).stored_shape(tuple(target.tensor.shape))
+        given.stored_shape(tuple(target.tensor.shape))
     except InvalidArgumentError:
         return False
     return True

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, TypeGuard, cast
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.averages import OUTPUT
-from torch_tfckpt.models.layouts import LayoutLike, layout_of_rule
+from torch_tfckpt.models.layouts import Layout, LayoutLike, layout_of_rule
 from torch_tfckpt.text import counted, quoted
 
 NameOrPattern = str | re.Pattern[str]
@@ -115,6 +115,11 @@ class CheckedRule:
     add: float = 0.0
     is_module: bool = False
     is_join: bool = False
+
+    @property
+    def given_layout(self) -> Layout | None:
+        """The layout that the rule gives; None if it gives none."""
+        return None if self.layout is None else layout_of_rule(self.layout)
 
     @property
     def name(self) -> str | None:

@@ -19,16 +19,16 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.auxiliary import kinds
-from torch_tfckpt.models.averages import count_of_updates, stored_averages
+from torch_tfckpt.models.averages import count_of_updates
 from torch_tfckpt.models.filling import fill
 from torch_tfckpt.models.hints import hints, only_unexpected, remarks_on_slots
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
-from torch_tfckpt.models.named_kinds import VariableKind
+from torch_tfckpt.models.named_kinds import Kinds, VariableKind
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
 from torch_tfckpt.models.reading import read_values
 from torch_tfckpt.models.saved_optimizers import how_to_restore
 from torch_tfckpt.models.semantics import check_accept, find_semantics
-from torch_tfckpt.models.sources import Averages, Found, find_sources, possible_names
+from torch_tfckpt.models.sources import Averages, Found, find_sources
 from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.load_report import (
@@ -80,10 +80,10 @@ def load_model(
 
     A tensor of the module is looked up in this order: by the mapper; by its own name, as a key ("fc1.weight",
     "fc1/weight"); in an object-based checkpoint by objects with the names of the module's attributes, then by the full
-    names of variables. TensorFlow's names for the tensors of Linear, Conv2d, BatchNorm, LayerNorm, GroupNorm and
-    Embedding are known, and the stored name implies the layout: "fc1/kernel" is transposed. Nothing is ever found by
-    its shape or its position in a list. All names may be below a common prefix, or all objects below one object, such
-    as "model/".
+    names of variables. TensorFlow's names for the tensors of torch's layers are known (docs/conversion/layouts.md lists
+    them), and the stored name implies the layout: "fc1/kernel" is transposed. Nothing is ever found by its shape. Only
+    cells of a recurrent layer, which TensorFlow numbers by itself, are found by their order. All names may be below a
+    common prefix, or all objects below one object, such as "model/".
 
     Args:
         model: Module whose tensors are filled in place, on any devices and with any strides. Extra state and buffers
@@ -153,16 +153,16 @@ def load_model(
         found = find_sources(reader, targets, mapper=rules, ema=ema, prefix=prefix)
         plan = _plan(reader, targets, found, optimizer)
         _check_report(reader.path, model, plan.report, strict)
-        unused = stored_averages(reader).of if ema == "warn" else {}
+        unused = found.stored_averages.of if ema == "warn" else {}
         found_semantics = find_semantics(
             model, plan.loads, unused_averages=unused, trains=optimizer is not None, accept=accept
         )
         _report_semantics(reader.path, model, plan.report, found_semantics, strict)
         if targets and not plan.loads:
             _log.warning("%s: no tensor of the %s was loaded. %s", reader.path, type(model).__name__, plan.report)
-        if not assign:
-            for target in [*(target for target, _ in plan.loads), *(target for target, _ in plan.filled)]:
-                target.check_fillable()
+        changed = [*(target for target, _ in plan.loads), *(target for target, _ in plan.filled)]
+        for target in changed if not assign else ():
+            target.check_fillable()
         slot_keys = () if plan.slots is None else (key for keys in plan.slots.keys.values() for key in keys.values())
         values = read_values(reader, plan.loads, own_memory=assign)
         stored = reader.get_tensors(dict.fromkeys(slot_keys))
@@ -175,7 +175,6 @@ def load_model(
         device = "cpu" if tensor.is_meta else tensor.device
         values.append(torch.full(tuple(tensor.shape), number, dtype=tensor.dtype, device=device))
     state = None if plan.slots is None else plan.slots.state_dict(tensors)
-    changed = [*(target for target, _ in plan.loads), *(target for target, _ in plan.filled)]
     # Load the optimizer first: it may raise an error, and then the module has not been changed yet.
     if optimizer is not None and state is not None:
         optimizer.load_state_dict(state)
@@ -240,10 +239,11 @@ def _plan(
             layout, dtype = source.layout.name, target.tensor.dtype
             report.converted.append(Conversion(target.name, source.description, layout, stored_dtype, dtype))
     averaged = list(_counts_of_averages(reader, targets, found, report))
-    _report_rest(reader, found, report)
+    stored = kinds(reader, found.stored_averages)
+    _report_rest(reader, found, stored, report)
     missing = set(report.missing)
     for target in targets if missing else ():
-        report.looked_for.update((name, possible_names(target)) for name in target.names if name in missing)
+        report.looked_for.update((name, target.possible_names) for name in target.names if name in missing)
     report.remarks.extend(hints(reader, targets, loads, report))
     for key in reader.keys() if reader.object_graph is not None else ():
         variable = reader.variable_name(key)
@@ -255,7 +255,7 @@ def _plan(
             f'{reader.path}: ema="only", but no moving average is stored for {names}. Pass ema="prefer" to load '
             f"the variables themselves"
         )
-    slots = None if optimizer is None else plan_slots(reader, optimizer, loads, found.prefix)
+    slots = None if optimizer is None else plan_slots(reader, optimizer, loads, stored, found.prefix)
     if optimizer is not None and slots is not None:
         if not slots.keys:
             report.remarks.extend(filter(None, [how_to_restore(reader, optimizer, found.prefix)]))
@@ -289,10 +289,9 @@ def _counts_of_averages(
         yield target, count
 
 
-def _report_rest(reader: CheckpointReader, found: Found, report: LoadReport) -> None:
+def _report_rest(reader: CheckpointReader, found: Found, stored: Kinds, report: LoadReport) -> None:
     """Report the stored tensors that are not loaded."""
     used = {key for source in found.sources.values() for key in (*source.keys, *source.read_keys)}
-    stored = kinds(reader)
     ignored = {key for key, kind in stored.of.items() if kind is not VariableKind.WEIGHT}
     ignored |= found.apart | set(found.left_out)
     for key in reader.keys():

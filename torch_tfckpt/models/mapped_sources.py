@@ -19,7 +19,7 @@ from torch_tfckpt.models.auxiliary import auxiliary_keys
 from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, source_text, targets_of_rule
 from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
-from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout, layout_of_rule
+from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.models.tensor_origins import Bounds, Leaves, TensorOrigin
@@ -85,6 +85,11 @@ class _NamedTarget:
     target: Target
     place: ModuleTensor
 
+    @classmethod
+    def of(cls, target: Target, name: str) -> "_NamedTarget":
+        """Return the target under one of its names."""
+        return cls(target, next(place for place in target.places if place.name == name))
+
     @property
     def origins(self) -> list[LayerOrigin]:
         return [each for each in self.target.origins if each.name == self.place.name]
@@ -127,15 +132,15 @@ def mapped_sources(
             result.left_out.append(key)
         elif rule.is_module:
             result.below_modules.append((match.targets[0], key))
-            if rule.layout is not None:
-                result.layouts[key] = layout_of_rule(rule.layout)
+            if rule.given_layout is not None:
+                result.layouts[key] = rule.given_layout
         elif missing:
             result.strays[key] = missing[0]
         else:
-            shape = reader.shape(averages.get(key, key))
-            layout = None if rule.layout is None else layout_of_rule(rule.layout)
-            mapped = _Mapped(key, shape, layout, match.name, (match.name, *names[2:], key), match)
-            if rule.add and not _is_floating(reader, averages.get(key, key)):
+            read_key = averages.get(key, key)
+            shape = reader.shape(read_key)
+            mapped = _Mapped(key, shape, rule.given_layout, match.name, (match.name, *names[2:], key), match)
+            if rule.add and not value_dtype(read_key, reader.dtype(read_key)).is_floating_point:
                 raise InvalidArgumentError(f"{reader.path}: {quoted(key)} has no floating-point values to add to")
             if rule.is_join:
                 joined.setdefault((match.targets[0], id(rule)), []).append(mapped)
@@ -161,11 +166,6 @@ def mapped_sources(
             _check_free(of_rules, name, given[0].key)
         _add(result, places, name, given, reader.path)
     return result
-
-
-def _is_floating(reader: CheckpointReader, key: str) -> bool:
-    """Return whether the values of a stored tensor are floating-point numbers."""
-    return value_dtype(key, reader.dtype(key)).is_floating_point
 
 
 def _below_module(rule: CheckedRule, names: Sequence[str]) -> str | None:
@@ -201,7 +201,10 @@ def _add_joined(result: MappedSources, here: _NamedTarget, name: str, given: lis
                 result.absent[name] = source_text(source)
                 return
         given.sort(key=lambda mapped: mapped.part)
-    parts = [SourcePart(each.key, _layout_of_part(here, each, at, len(given))) for at, each in enumerate(given)]
+    parts = [
+        SourcePart(each.key, each.layout or _layout_of_part(here, each, at, len(given)))
+        for at, each in enumerate(given)
+    ]
     if rule.sizes is not None:
         for part, mapped, size in zip(parts, given, rule.sizes, strict=True):
             shape = part.layout.torch_shape(mapped.shape)
@@ -216,8 +219,6 @@ def _add_joined(result: MappedSources, here: _NamedTarget, name: str, given: lis
 
 
 def _layout_of_part(here: _NamedTarget, mapped: _Mapped, at: int, count: int) -> Layout:
-    if mapped.layout is not None:
-        return mapped.layout
     for each in here.origins:
         for leaves in each.origin.variables[at : at + 1] if len(each.origin.variables) == count else ():
             for name in mapped.names:
@@ -229,8 +230,6 @@ def _layout_of_part(here: _NamedTarget, mapped: _Mapped, at: int, count: int) ->
 
 def _whole_layout(here: _NamedTarget, mapped: _Mapped) -> Layout:
     """Return the layout that the name of a variable would imply if the variable were the whole tensor."""
-    if mapped.layout is not None:
-        return mapped.layout
     of_layer = (layout for each, layout, _ in _origins_of(here, mapped) if each.origin.bounds is None)
     found = next(of_layer, None)
     if found is None:
@@ -247,7 +246,7 @@ def _add_split(result: MappedSources, places: Mapping[str, _NamedTarget], mapped
         sizes = tuple(shape[rule.axis] for shape in wanted if shape is not None)
     start = 0
     for number, name in enumerate(names):
-        layout = _whole_layout(places[name], mapped)
+        layout = mapped.layout or _whole_layout(places[name], mapped)
         if sizes is None:
             held = layout.torch_shape(mapped.shape)
             if rule.axis >= len(held) or held[rule.axis] % len(names):
@@ -266,9 +265,13 @@ def _add_split(result: MappedSources, places: Mapping[str, _NamedTarget], mapped
 
 def _check_free(sources: Mapping[str, Source], name: str, key: str) -> None:
     if name in sources:
-        raise InvalidArgumentError(
-            f"{quoted(sources[name].key)} and {quoted(key)} are both mapped to {quoted(name)}. Map one of them to None"
-        )
+        raise _both_mapped(sources[name].key, key, name)
+
+
+def _both_mapped(first: str, second: str, name: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{quoted(first)} and {quoted(second)} are both mapped to {quoted(name)}. Map one of them to None"
+    )
 
 
 def implied_layout(target: Target, name: str, key: str, *, must_be_known: bool = False) -> Layout | None:
@@ -278,7 +281,7 @@ def implied_layout(target: Target, name: str, key: str, *, must_be_known: bool =
         name: Name of the tensor.
         must_be_known: Raise InvalidArgumentError if the name implies none and the order of the axes is unknown.
     """
-    here = _NamedTarget(target, next(place for place in target.places if place.name == name))
+    here = _NamedTarget.of(target, name)
     mapped = _Mapped(key, (), None, key, (key,))
     found = next((layout for _, layout, _ in _origins_of(here, mapped)), None)
     if found is None and must_be_known:
@@ -292,7 +295,7 @@ def shared_origin(target: Target, name: str, key: str, layout: Layout | None) ->
     Args:
         layout: The layout of the rule.
     """
-    here = _NamedTarget(target, next(place for place in target.places if place.name == name))
+    here = _NamedTarget.of(target, name)
     implied = (each for each, _, _ in _origins_of(here, _Mapped(key, (), None, key, (key,))))
     given = (
         each
@@ -309,7 +312,7 @@ def part_layout(target: Target, name: str, key: str, part: int, count: int) -> L
 
     Raises InvalidArgumentError if the name implies none and the order of the axes is unknown.
     """
-    here = _NamedTarget(target, next(place for place in target.places if place.name == name))
+    here = _NamedTarget.of(target, name)
     return _layout_of_part(here, _Mapped(key, tuple(target.tensor.shape), None, key, (key,)), part, count)
 
 
@@ -321,10 +324,8 @@ def _add(
     if len(given) > 1:
         source = _joined(here, given)
         if source is None:
-            raise InvalidArgumentError(
-                f"{path}: {quoted(given[0].key)} and {quoted(given[1].key)} are both mapped to "
-                f"{quoted(name)}. Map one of them to None"
-            )
+            with error_context(path):
+                raise _both_mapped(given[0].key, given[1].key, name)
         result.sources[name] = source
         return
     [mapped] = given
@@ -435,9 +436,7 @@ def _fits(source: Source, stored: Shape, wanted: Shape | None) -> bool:
 def _check_known(here: _NamedTarget, variable_name: str, rank: int) -> None:
     """Raise InvalidArgumentError if neither the stored name nor the module implies the order of axes."""
     attribute = here.place.attribute
-    is_turned = any(
-        not layout.is_same for each in here.origins for leaves in each.origin.variables for layout in leaves.values()
-    )
+    is_turned = any(not layout.is_same for each in here.origins for layout in each.origin.layouts())
     # Whether the variable has torch's own name for a weight. If TensorFlow stores this layer with its axes in a
     # different order, only names such as "weight", which say nothing about the order, count as torch's.
     is_own = variable_name == attribute and variable_name not in KERNELS and (not is_turned or attribute in AMBIGUOUS)

@@ -18,9 +18,8 @@ import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.models.auxiliary import kinds
 from torch_tfckpt.models.averages import OUTPUT
-from torch_tfckpt.models.named_kinds import POWERS
+from torch_tfckpt.models.named_kinds import POWERS, Kinds
 from torch_tfckpt.models.named_slots import stem_of
 from torch_tfckpt.optimizers.slots import ADAMS, named_states, slot_names
 from torch_tfckpt.optimizers.tensorflow import StoredOptimizer
@@ -41,15 +40,12 @@ _LISTED: Final = 4  # keys in a message
 class NamedOptimizers:
     """The optimizers of one checkpoint.
 
-    Raises:
-        DataLossError: the entry of a tensor is damaged.
-
-    Cost: looks at the entries of all tensors.
+    Args:
+        found: The kinds of all variables of the checkpoint.
     """
 
-    def __init__(self, reader: CheckpointReader) -> None:
+    def __init__(self, reader: CheckpointReader, found: Kinds) -> None:
         self._reader = reader
-        found = kinds(reader)
         self._slots, self._keras_scopes = found.slots, found.keras_scopes
         self._names = {key.removesuffix(OUTPUT): key for key in reader.keys()}
         self._powers = [name for name in self._names if POWERS.fullmatch(name)]

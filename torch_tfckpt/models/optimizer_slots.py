@@ -15,6 +15,7 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.object_graph import ObjectGraph
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.models.assembly import Source
+from torch_tfckpt.models.named_kinds import Kinds
 from torch_tfckpt.models.named_optimizers import NamedOptimizers, Owner
 from torch_tfckpt.models.saved_optimizers import how_to_restore
 from torch_tfckpt.models.targets import Target
@@ -65,11 +66,16 @@ class SlotPlan:
 
 
 def plan_slots(
-    reader: CheckpointReader, optimizer: torch.optim.Optimizer, loaded: Sequence[tuple[Target, Source]], prefix: str
+    reader: CheckpointReader,
+    optimizer: torch.optim.Optimizer,
+    loaded: Sequence[tuple[Target, Source]],
+    kinds: Kinds,
+    prefix: str,
 ) -> SlotPlan:
     """Find the stored state of the loaded parameters. Changes nothing, and reads only scalars.
 
     Args:
+        kinds: The kinds of all variables of the checkpoint.
         prefix: Common prefix of the names of the module, for a hint.
 
     Raises:
@@ -87,10 +93,10 @@ def plan_slots(
         )
     known = {identity_of(target.tensor): (target, source) for target, source in loaded}
     parameters = [known[identity] for identity in map(identity_of, _parameters(optimizer)) if identity in known]
-    # The slots of variables that are joined are not looked for; the report says that their state is missing.
+    # Slots of joined variables are not searched for. The report lists their state as missing.
     parameters = [(target, source) for target, source in parameters if len(source.parts) == 1]
     if reader.object_graph is None:
-        stored, slots, unclear = _find_by_name(reader, optimizer, parameters)
+        stored, slots, unclear = _find_by_name(reader, optimizer, parameters, kinds)
     else:
         stored, slots, unclear = _find_in_graph(reader, reader.object_graph, optimizer, parameters)
     for slot in slots:
@@ -129,13 +135,15 @@ def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
 _Found = tuple[StoredOptimizer, list[FoundSlot], list[str]]  # last: keys of slots of a different or unknown kind
 
 
-def _find_by_name(reader: CheckpointReader, optimizer: torch.optim.Optimizer, parameters: Sequence[_Loaded]) -> _Found:
+def _find_by_name(
+    reader: CheckpointReader, optimizer: torch.optim.Optimizer, parameters: Sequence[_Loaded], kinds: Kinds
+) -> _Found:
     """Find slots by name: "v/Adam" of "v", "v/Adam:0" of "v:0", also below a scope.
 
     Raises:
         InvalidArgumentError: there are slots of several optimizers.
     """
-    stored = NamedOptimizers(reader)
+    stored = NamedOptimizers(reader, kinds)
     slots: list[FoundSlot] = []
     owners: dict[Owner, None] = {}
     unclear: list[str] = []

@@ -60,7 +60,7 @@ def recurrent_variants(module: Any) -> Sequence[Variant]:
 
 
 def other_formula(module: nn.Module, bias: Shape) -> str:
-    """Return why a layer whose stored bias has this shape cannot be loaded; "" if the shape is no reason."""
+    """Return why a layer whose stored bias has this shape cannot be loaded; "" if its shape is supported."""
     if not isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return ""
     gates, size = _gates_of(module), module.hidden_size

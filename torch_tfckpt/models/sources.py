@@ -9,7 +9,7 @@ from typing import Final, Literal
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.assembly import Source, SourcePart
-from torch_tfckpt.models.averages import stored_averages
+from torch_tfckpt.models.averages import StoredAverages, stored_averages
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layer_names import AMBIGUOUS
 from torch_tfckpt.models.layouts import SAME, Layout
@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 class Found:
     """Result of the search. Each target is identified by its first name."""
 
+    stored_averages: StoredAverages
     sources: dict[str, Source] = field(default_factory=dict)
     filled: dict[str, float] = field(default_factory=dict)  # name -> fill value, without a variable
     prefix: str = ""  # as the checkpoint spells it
@@ -68,9 +69,9 @@ def find_sources(
         NotFoundError: nothing is stored below `prefix`.
         DataLossError: the object graph, or a list of shared names, is damaged.
     """
-    among_stored = stored_averages(reader)
+    found = Found(stored_averages(reader))
+    among_stored = found.stored_averages
     averages = among_stored.of if ema in ("prefer", "only") else {}
-    found = Found()
     mapped = MappedSources() if mapper is None else mapped_sources(mapper, reader, targets, averages)
     found.left_out, found.strays, found.unused_rules = mapped.left_out, mapped.strays, mapped.unused_rules
     if ema in ("prefer", "only") and among_stored.unknown:
@@ -108,20 +109,13 @@ def find_sources(
     return found
 
 
-def possible_names(target: Target) -> list[str]:
-    """Return the names under which a target, or a part of it, may be stored, its own first."""
-    return target.possible_names
-
-
 def _fill_the_rest(targets: Sequence[Target], found: Found) -> None:
     """Fill tensors that TensorFlow does not store for a layer whose other tensors are from TensorFlow's variables."""
     from_tensorflow = {
         name
         for target in targets
         for name in target.names
-        if (source := found.sources.get(target.name)) is not None
-        and any(source.variable_name in map(_last_part, each.origin.leaves()) for each in target.origins)
-        and source.variable_name != name.rpartition(".")[2]
+        if (source := found.sources.get(target.name)) is not None and _has_name_of_tensorflow(target, source, name)
     }
     for target in targets:
         if target.name in found.sources or any(name in found.asked_for for name in target.names):
@@ -131,15 +125,17 @@ def _fill_the_rest(targets: Sequence[Target], found: Found) -> None:
                 found.filled[target.name] = each.origin.fill
 
 
-def _last_part(name: str) -> str:
-    return name.rpartition("/")[2]
+def _has_name_of_tensorflow(target: Target, source: Source, name: str) -> bool:
+    """Return whether a tensor of this name is stored under a name that only TensorFlow gives to it."""
+    leaves = (leaf.rpartition("/")[2] for each in target.origins for leaf in each.origin.leaves())
+    return source.variable_name != name.rpartition(".")[2] and source.variable_name in leaves
 
 
 def _remark_on_averages(averages: Mapping[str, str], missing: Sequence[Target], found: Found) -> None:
     names = Names(
         ((base, base) for base in averages), {base: variable_name_of(base) for base in averages}, unique=False
     )
-    below = names.below({name: {target.name} for target in missing for name in possible_names(target)})
+    below = names.below({name: {target.name} for target in missing for name in target.possible_names})
     averaged = {name for of in below.values() for name in of}
     averaged.update(name for name, key in found.asked_for.items() if key in averages)
     if averaged:
@@ -158,7 +154,7 @@ def _find_by_name(
     _check_distinct(targets)
     wanted: dict[str, set[str]] = {}
     for target in targets:
-        for each in possible_names(target):
+        for each in target.possible_names:
             wanted.setdefault(each, set()).add(target.name)
     counted = {target.name for target in targets if not target.is_counter and not _may_be_filled(target)}
     with_wrapper = any(target.is_wrappers for target in targets)
@@ -254,19 +250,16 @@ def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], fo
     Both orders are possible if other tensors of the module have TensorFlow's names, and the shape fits either order.
     """
     from_tensorflow = any(
-        source.variable_name in map(_last_part, each.origin.leaves())
-        and source.variable_name not in target.name.split(".")
+        _has_name_of_tensorflow(target, source, target.name)
         for target in targets
         if (source := found.sources.get(target.name)) is not None
-        for each in target.origins
     )
     for target in targets if from_tensorflow else ():
         source = found.sources.get(target.name)
         if source is None or not source.is_unchanged or source.variable_name not in AMBIGUOUS or target.shape is None:
             continue
         shape = reader.shape(source.key)
-        of_layer = (layout for each in target.origins for leaves in each.origin.variables for layout in leaves.values())
-        for layout in dict.fromkeys(of_layer):
+        for layout in dict.fromkeys(layout for each in target.origins for layout in each.origin.layouts()):
             other = layout.resolved(shape, target.shape)
             if len(shape) > 1 and other.fits(shape) and other.torch_shape(shape) == target.shape == shape:
                 rule = f"mapper={{{quoted(source.key)}: ({quoted(target.name)}, {quoted(layout.name)})}}"

@@ -48,6 +48,11 @@ class TensorOrigin:
         for names in self.variables:
             yield from names
 
+    def layouts(self) -> Iterator[Layout]:
+        """Yield the layout of each of these names."""
+        for names in self.variables:
+            yield from names.values()
+
 
 Variant = Mapping[str, TensorOrigin]
 """Attribute of a module, or "child.attribute" -> how it is made."""

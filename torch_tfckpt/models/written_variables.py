@@ -142,7 +142,7 @@ def _ranges(targets: Sequence[Target], rules: InvertedRules) -> dict[str, tuple[
             if by_rule is None or by_rule.is_several:
                 continue
             [key] = by_rule.keys
-            given = None if by_rule.rule.layout is None else layout_of_rule(by_rule.rule.layout)
+            given = by_rule.rule.given_layout
             shared = shared_origin(target, place.name, key, given)
             layout = given or (implied_layout(target, place.name, key) if shared is not None else None)
             if shared is None or layout is None or by_rule.rule.add:
@@ -172,8 +172,8 @@ def _put_by_rule(
         if rule.axis >= value.dim():
             raise InvalidArgumentError(f"the tensor has no axis {rule.axis}. Give another axis in the rule")
         if len(keys) == 1:
-            layout = layout_of_rule(rule.layout) if rule.layout is not None else None
-            layout = layout or implied_layout(target, place.name, keys[0], must_be_known=True) or SAME
+            implied = rule.given_layout or implied_layout(target, place.name, keys[0], must_be_known=True)
+            layout = implied or SAME
             sizes = rule.sizes or rules.sizes_along(rule.axis, by_rule.targets)
             start = sum(sizes[: by_rule.number])
             length, wanted = value.shape[rule.axis], sizes[by_rule.number]
@@ -194,8 +194,7 @@ def _put_by_rule(
                 f"axis {rule.axis} has length {length}, but the sizes of the rule add up to {sum(sizes)}"
             )
         for number, (key, part) in enumerate(zip(keys, torch.split(value, list(sizes), rule.axis), strict=True)):
-            given = None if rule.layout is None else layout_of_rule(rule.layout)
-            layout = given or part_layout(target, place.name, key, number, len(keys))
+            layout = rule.given_layout or part_layout(target, place.name, key, number, len(keys))
             variables.put(key, place.name, layout.to_stored(part))
 
 
@@ -248,9 +247,7 @@ def _stored_as(
     if by_rule is not None:
         [key] = by_rule.keys
         with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
-            if by_rule.rule.layout is not None:
-                return key, layout_of_rule(by_rule.rule.layout)
-            implied = implied_layout(target, place.name, key, must_be_known=True)
+            implied = by_rule.rule.given_layout or implied_layout(target, place.name, key, must_be_known=True)
             return key, implied or SAME
     written = _written(target, place.name)
     if not below:
