@@ -27,7 +27,8 @@ from torch_tfckpt.models.key_rules import (
     targets_of_rule,
 )
 from torch_tfckpt.models.layouts import LayoutLike
-from torch_tfckpt.models.map_file import read_map_file, write_map_file
+from torch_tfckpt.models.map_file import read_map_file, rules_of_text, write_map_file
+from torch_tfckpt.models.presets import preset_text
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import quoted
 
@@ -148,6 +149,27 @@ class KeyMapper:
         name, rules = read_map_file(path)
         mapper = cls(())
         mapper._set_rules(name, rules)
+        return mapper
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """Return the rules for a family of models, which map the names of the original TensorFlow code.
+
+        Args:
+            name: Such as "bert"; docs/conversion/presets.md lists all, with the classes that they are for.
+
+        Raises:
+            NotFoundError: there is no preset of this name; the message lists the names.
+
+        Examples:
+            >>> import torch_tfckpt as tfckpt
+            >>> mapper = tfckpt.KeyMapper.preset("bert")
+            >>> mapper.find("bert/encoder/layer_3/attention/self/query/kernel").target
+            'bert.encoder.layer.3.attention.self.query.kernel'
+        """
+        mapper = cls(())
+        place = f"the preset {quoted(name)}"
+        mapper._set_rules(place, rules_of_text(place, preset_text(name).encode()))
         return mapper
 
     def to_file(self, path: AnyPath) -> None:

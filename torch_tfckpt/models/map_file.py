@@ -66,6 +66,15 @@ def read_map_file(path: AnyPath) -> tuple[str, list[CheckedRule]]:
         contents = read_small(storage_of(location), location, _LARGEST, "a map file")
     except DataLossError as error:
         raise InvalidArgumentError(str(error)) from error
+    return place, rules_of_text(place, contents)
+
+
+def rules_of_text(place: str, contents: bytes) -> list[CheckedRule]:
+    """Return the rules in the contents of a map file; `place` is its name for messages.
+
+    Raises:
+        InvalidArgumentError: the text or a rule is not valid.
+    """
     try:
         text = contents.decode("utf-8-sig").replace("\r\n", "\n")
         _check_keys(text)
@@ -77,7 +86,7 @@ def read_map_file(path: AnyPath) -> tuple[str, list[CheckedRule]]:
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise InvalidArgumentError(f"{place}: rule is not an array of tables. {_example('name')}")
-    return place, [_rule(f"{place}: rule {number}", table) for number, table in enumerate(tables, 1)]
+    return [_rule(f"{place}: rule {number}", table) for number, table in enumerate(tables, 1)]
 
 
 def write_map_file(path: AnyPath, rules: Iterable[CheckedRule]) -> None:
