@@ -136,6 +136,11 @@ def test_after_ctrl_c_the_next_save_works(tmp_path: Path, name: str) -> None:
             interrupt(action, at, ctrl_c)
         except KeyboardInterrupt:
             interrupted += 1
+        except RuntimeError as error:
+            # In threading.Condition.wait, between releasing its lock and its `try`, Python itself turns the interrupt
+            # into "release unlocked lock". Thread.start waits there only if the new thread is slow to start.
+            assert isinstance(error.__context__, KeyboardInterrupt)
+            interrupted += 1
         assert torch.equal(run.w, torch.arange(300_000.0))
         for object_ in (run.saver, run.checkpoint, run.manager):
             object_.sync()
