@@ -76,7 +76,7 @@ class InvertedRules:
             name: rule.fill for rule in rules_of(mapper) if rule.fill is not None for name in targets_of_rule(rule)
         }
         for rule in rules_of(mapper):
-            for name in targets_of_rule(rule):
+            for name in targets_of_rule(rule) if not rule.is_needless(self._shapes) else ():
                 if name not in self._shapes:
                     raise InvalidArgumentError(
                         f"the mapper maps {quoted(source_text(rule.source))} to {quoted(name)}, which the module does "

@@ -27,7 +27,7 @@ from torch_tfckpt.models.key_rules import (
     targets_of_rule,
 )
 from torch_tfckpt.models.layouts import LayoutLike
-from torch_tfckpt.models.map_file import read_map_file, rules_of_text, write_map_file
+from torch_tfckpt.models.map_file import MapFile, parse_map_file, read_map_file, write_map_file
 from torch_tfckpt.models.presets import preset_text
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import quoted
@@ -87,6 +87,8 @@ class KeyMapper:
     Args:
         rules: A dictionary name -> target, or name -> (target, layout); or a list of KeyRules or equivalent tuples.
             A target of None or "" omits the tensor; a list of targets splits it.
+        base: Name of the base model in the targets: with base="bert", targets such as "bert.pooler.dense.weight" also
+            fit a module that is the base model itself, which has "pooler.dense.weight".
 
     Names are tried before patterns, and patterns in order; the first match is used. In an object-based checkpoint
     each tensor is tried under its key without "/.ATTRIBUTES/VARIABLE_VALUE", then under the whole key, then under the
@@ -96,8 +98,8 @@ class KeyMapper:
         InvalidArgumentError: an invalid pattern, group, target or layout (the message contains the number of the
             rule); two names are mapped to one target.
 
-    Mappers with equal rules are equal. `KeyRule` describes rules for whole modules, for variables that are joined or
-    split, and for constants.
+    Mappers with equal rules and the same base are equal. `KeyRule` describes rules for whole modules, for variables
+    that are joined or split, and for constants.
 
     Thread safety: may be used from several threads; a mapper does not change. A slow pattern is not
     interrupted.
@@ -111,8 +113,11 @@ class KeyMapper:
         {'fc.weight': 'dense/kernel', 'fc.bias': 'dense/bias'}
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, *, base: str = "") -> None:
         _check_rules(rules)
+        if not isinstance(base, str):
+            raise InvalidArgumentError(f'KeyMapper: base={base!r} is not a name. Give one such as "bert"')
+        self._base = base.rstrip(".")
         checked: list[CheckedRule] = []
         if isinstance(rules, Mapping):
             for number, (source, target) in enumerate(rules.items()):
@@ -146,10 +151,7 @@ class KeyMapper:
             >>> tfckpt.KeyMapper.from_file("map.toml").find("bert/encoder/layer_3/output/kernel").target
             'encoder.layer.3.output.kernel'
         """
-        name, rules = read_map_file(path)
-        mapper = cls(())
-        mapper._set_rules(name, rules)
-        return mapper
+        return cls._of_file(read_map_file(path))
 
     @classmethod
     def preset(cls, name: str) -> Self:
@@ -167,10 +169,7 @@ class KeyMapper:
             >>> mapper.find("bert/encoder/layer_3/attention/self/query/kernel").target
             'bert.encoder.layer.3.attention.self.query.kernel'
         """
-        mapper = cls(())
-        place = f"the preset {quoted(name)}"
-        mapper._set_rules(place, rules_of_text(place, preset_text(name).encode()))
-        return mapper
+        return cls._of_file(parse_map_file(f"the preset {quoted(name)}", preset_text(name).encode()))
 
     def to_file(self, path: AnyPath) -> None:
         """Write the rules to a TOML file that `from_file` reads back as an equal mapper.
@@ -194,7 +193,7 @@ class KeyMapper:
             to = "fc.weight"
             layout = "dense"
         """
-        write_map_file(path, rules_of(self))
+        write_map_file(path, rules_of(self), self._base)
 
     def __repr__(self) -> str:
         return f"<KeyMapper of {len(self._names)} names, {len(self._patterns)} patterns>"
@@ -202,12 +201,19 @@ class KeyMapper:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, KeyMapper):
             return NotImplemented
-        return [each.identity for each in self._patterns] == [each.identity for each in other._patterns] and {
-            name: each.identity for name, each in self._names.items()
-        } == {name: each.identity for name, each in other._names.items()}
+        if self._base != other._base or self._names.keys() != other._names.keys():
+            return False
+        return [each.identity for each in self._patterns] == [each.identity for each in other._patterns] and all(
+            each.identity == other._names[name].identity for name, each in self._names.items()
+        )
 
     def __hash__(self) -> int:
         return hash((frozenset(self._names), len(self._patterns)))
+
+    @property
+    def base(self) -> str:
+        """Name of the base model in the targets; "" if there is none."""
+        return self._base
 
     @property
     def names(self) -> dict[str, KeyTarget]:
@@ -252,6 +258,12 @@ class KeyMapper:
             found.update((target, (rule.name, rule.layout)) for target in _literal(rule))
         return found
 
+    @classmethod
+    def _of_file(cls, file: MapFile) -> Self:
+        mapper = cls((), base=file.base)
+        mapper._set_rules(file.place, file.rules)
+        return mapper
+
     def _set_rules(self, place: str, rules: Iterable[CheckedRule]) -> None:
         self._names: dict[str, CheckedRule] = {}
         self._patterns: list[CheckedRule] = []
@@ -275,6 +287,13 @@ class KeyMapper:
 def as_key_mapper(mapper: KeyMapper | Rules) -> KeyMapper:
     """Return `mapper` itself, or a KeyMapper with these rules."""
     return mapper if isinstance(mapper, KeyMapper) else KeyMapper(mapper)
+
+
+def mapper_of(place: str, rules: Iterable[CheckedRule]) -> KeyMapper:
+    """Return a mapper with these rules; `place` is its name for messages."""
+    mapper = KeyMapper(())
+    mapper._set_rules(place, rules)
+    return mapper
 
 
 def rules_of(mapper: KeyMapper) -> list[CheckedRule]:

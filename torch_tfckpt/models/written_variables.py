@@ -13,6 +13,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.models.base_module import mapper_for
 from torch_tfckpt.models.inverted_rules import InvertedRules, WrittenAs
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layouts import SAME, Layout, layout_of_rule
@@ -83,7 +84,7 @@ def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper 
             from the value that a rule fills in.
         UnimplementedError: a rule does not determine the name under which a tensor is stored.
     """
-    rules = InvertedRules(mapper or KeyMapper(()), targets)
+    rules = InvertedRules(mapper_for(mapper or KeyMapper(()), targets), targets)
     variables = _WrittenVariables()
     ranges = _ranges(targets, rules)
     for target in targets:
