@@ -305,7 +305,8 @@ def _report_rest(reader: CheckpointReader, found: Found, stored: Kinds, report: 
         else:
             report.unexpected.append(key)
     report.remarks.extend(remarks_on_slots(stored, report))
-    report.remarks.extend(remarks_on_parts({key: name for key, name in found.unplaced.items() if key not in used}))
+    weights = (key for key in found.unplaced if stored.of.get(key, VariableKind.WEIGHT) is VariableKind.WEIGHT)
+    report.remarks.extend(remarks_on_parts({key: found.unplaced[key] for key in weights if key not in used}))
     known = [name for key in (reader.keys() if found.asked_for else ()) for name in reader.names_of(key)]
     for name, key in found.asked_for.items():
         report.hints[name] = f"mapped from {quoted(key)}, which is not stored. {did_you_mean(key, known)}".strip()

@@ -107,7 +107,12 @@ def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper 
                 continue
             key, layout = _stored_as(target, place, by_rule, rules, below=below)
             # An alias is read with the layout that the name of the stored tensor implies.
-            same = (at for each, at in kept.items() if each == (implied_layout(target, place.name, at) or SAME))
+            same = (
+                at
+                for each, at in kept.items()
+                if (implied := implied_layout(target, place.name, at) or SAME) == each
+                or not (implied.changes_values or each.changes_values)
+            )
             first = None if by_rule is not None else next(same, None)
             if first is not None:
                 variables.put_alias(key, place.name, first)
