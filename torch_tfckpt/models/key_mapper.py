@@ -10,12 +10,15 @@ is a regular expression that must match a whole name, and the first match is use
 expressions.
 """
 
+import re
 import reprlib
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self, TypeGuard
 
+from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.key_rules import (
     CheckedRule,
     KeyRule,
@@ -167,7 +170,7 @@ class KeyMapper:
             >>> import torch_tfckpt as tfckpt
             >>> mapper = tfckpt.KeyMapper.preset("bert")
             >>> mapper.find("bert/encoder/layer_3/attention/self/query/kernel").target
-            'bert.encoder.layer.3.attention.self.query.kernel'
+            'bert.encoder.layer.3.attention.self.query.weight'
         """
         return cls._of_file(parse_map_file(f"the preset {quoted(name)}", preset_text(name).encode()))
 
@@ -256,6 +259,42 @@ class KeyMapper:
             if rule.name is None or len(rule.targets) > 1 or rule.add:
                 raise not_inverted(rule)
             found.update((target, (rule.name, rule.layout)) for target in _literal(rule))
+        return found
+
+    def renames(self, path: AnyPath) -> list[tuple[str, str]]:
+        """Return what `convert` takes as `rename`, to give the tensors of a checkpoint the names of these rules.
+
+        This is for rules whose targets are names of TensorFlow, such as the preset "tf-rnn-1.0".
+
+        Args:
+            path: As for CheckpointReader.
+
+        Raises:
+            UnimplementedError: a rule that applies does more than rename: it omits, joins or splits, has a layout or
+                adds.
+
+        Examples:
+            >>> import torch, torch_tfckpt as tfckpt
+            >>> path = tfckpt.save_file({"rnn/lstm_cell/weights": torch.ones(5, 8)}, "old.ckpt-1")
+            >>> renames = tfckpt.KeyMapper.preset("tf-rnn-1.0").renames(path)
+            >>> report = tfckpt.convert(path, "new.ckpt-1", to="tf", rename=renames)
+            >>> tfckpt.list_variables("new.ckpt-1")
+            [('rnn/lstm_cell/kernel', [5, 8])]
+        """
+        found: list[tuple[str, str]] = []
+        with CheckpointReader(path) as reader:
+            for key in reader.keys():
+                match = rule_match(self, (short_key(key), key, *reader.names_of(key)), None)
+                if match is None:
+                    continue
+                rule = match.rule
+                if len(match.targets) != 1 or rule.is_join or rule.is_module or rule.add or rule.layout is not None:
+                    raise UnimplementedError(
+                        f"{rule.place}, for {quoted(source_text(rule.source))}, does more than rename {quoted(key)}. "
+                        f"Load the checkpoint with load_model(mapper=) instead"
+                    )
+                if match.targets[0] != key:
+                    found.append((rf"\A{re.escape(key)}\Z", match.targets[0].replace("\\", r"\\")))
         return found
 
     @classmethod
