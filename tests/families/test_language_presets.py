@@ -54,13 +54,13 @@ class Case(NamedTuple):
     ignored: tuple[str, ...] = ()
 
 
-HEADS = ("cls/", "bert/pooler")
 ORDER, WORDS = "cls/seq_relationship", "cls/predictions"
 CASES = [
     Case("bert", "BertForPreTraining", BERT, {"prediction_logits": "words", "seq_relationship_logits": "order"}),
     Case("bert", "BertModel", BERT, {"last_hidden_state": "hidden", "pooler_output": "pooled"}, ("cls/",)),
     Case("bert", "BertForMaskedLM", BERT, {"logits": "words"}, ("bert/pooler", ORDER)),
     Case("bert", "BertForNextSentencePrediction", BERT, {"logits": "order"}, (WORDS,)),
+    Case("bert", "BertLMHeadModel", BERT | {"is_decoder": True}, {}, ("bert/pooler", ORDER)),
     Case("albert", "AlbertForPreTraining", ALBERT, {"prediction_logits": "words", "sop_logits": "order"}),
     Case("albert", "AlbertModel", ALBERT, {"last_hidden_state": "hidden", "pooler_output": "pooled"}, ("cls/",)),
     Case("albert", "AlbertForMaskedLM", ALBERT, {"logits": "words"}, ("bert/pooler", ORDER)),
@@ -73,6 +73,7 @@ CASES = [
     Case("t5", "T5ForConditionalGeneration", T5, {"logits": "logits", "encoder_last_hidden_state": "hidden"}),
     Case("t5-encoder", "T5EncoderModel", T5, {"last_hidden_state": "hidden"}, ("decoder",)),
     Case("t5-1.1", "T5ForConditionalGeneration", T5_NEWER, {"logits": "logits"}),
+    Case("t5-1.1", "MT5ForConditionalGeneration", T5_NEWER, {"logits": "logits"}),
     Case("t5-1.1", "T5Model", T5_NEWER, {"encoder_last_hidden_state": "hidden"}, ("decoder/logits",)),
 ]  # fmt: skip
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tensorflow_families as families
 import torch
@@ -35,21 +34,26 @@ def write(path: Path, shapes: families.Shapes) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels", "scope", "head"),
+    ("family", "kind", "labels", "scope", "head"),
     [
-        ("BertForSequenceClassification", 3, "", "classifier"),
-        ("BertForQuestionAnswering", 2, "cls/squad/", "qa_outputs"),
+        ("bert", "BertForSequenceClassification", 3, "", "classifier"),
+        ("bert", "BertForQuestionAnswering", 2, "cls/squad/", "qa_outputs"),
+        ("albert", "AlbertForSequenceClassification", 3, "", "classifier"),
+        ("albert", "AlbertForQuestionAnswering", 2, "cls/squad/", "qa_outputs"),
     ],
 )
-def test_heads_of_fine_tuned_models(kind: str, labels: int, scope: str, head: str, tmp_path: Path) -> None:
+def test_heads_of_fine_tuned_models(family: str, kind: str, labels: int, scope: str, head: str, tmp_path: Path) -> None:
     """run_classifier.py and run_squad.py store the weights of their heads as [labels, hidden]."""
-    shapes = families.bert_shapes(SIZES) | {f"{scope}output_weights": (labels, 15), f"{scope}output_bias": (labels,)}
+    sizes = SIZES | {"embedding": 9, "groups": 1, "inner_groups": 1}
+    shapes = families.bert_shapes(SIZES) if family == "bert" else families.albert_shapes(sizes)
+    shapes |= {f"{scope}output_weights": (labels, 15), f"{scope}output_bias": (labels,)}
     values = write(tmp_path / "model.ckpt-1000", shapes)
-    model = language_model(kind, BERT | {"num_labels": labels})
-    tfckpt.load_model(model, tmp_path / "model.ckpt-1000", mapper=tfckpt.KeyMapper.preset("bert"))
+    more = {"num_labels": labels} | ({"embedding_size": 9, "num_hidden_groups": 1} if family == "albert" else {})
+    model = language_model(kind, BERT | more)
+    tfckpt.load_model(model, tmp_path / "model.ckpt-1000", mapper=tfckpt.KeyMapper.preset(family))
     assert torch.equal(getattr(model, head).weight, values[f"{scope}output_weights"])
     ids = torch.arange(1, 9)[None]
-    hidden = outputs(model.bert, input_ids=ids)
+    hidden = outputs(getattr(model, family), input_ids=ids)
     found = outputs(model, input_ids=ids)
     if head == "classifier":
         expected = hidden.pooler_output @ values["output_weights"].T + values["output_bias"]
@@ -65,7 +69,7 @@ def test_a_new_head_is_missing(tmp_path: Path) -> None:
     mapper = tfckpt.KeyMapper.preset("bert")
     model = language_model("BertForSequenceClassification", BERT)
     before = model.classifier.weight.clone()
-    with pytest.raises(tfckpt.NotFoundError, match='Missing.*"classifier.weight"'):
+    with pytest.raises(tfckpt.NotFoundError, match=r'Missing.*"classifier\.weight"'):
         tfckpt.load_model(model, tmp_path / "bert_model.ckpt", mapper=mapper)
     report = tfckpt.load_model(model, tmp_path / "bert_model.ckpt", mapper=mapper, strict=False)
     assert report.missing == ["classifier.weight", "classifier.bias"] and torch.equal(model.classifier.weight, before)
@@ -169,7 +173,7 @@ def test_renamed_cells(tmp_path: Path) -> None:
     lstm = torch.nn.LSTM(3, 3, 2)
     tfckpt.load_model(torch.nn.ModuleDict({"rnnlm": lstm}), tmp_path / "new.ckpt-1", strict="shapes")
     kernel = old["rnnlm/MultiRNNCell/Cell1/BasicLSTMCell/Linear/Matrix"]
-    np.testing.assert_array_equal(lstm.weight_ih_l1[:3].detach(), kernel[:3, :3].T)
+    assert torch.equal(lstm.state_dict()["weight_ih_l1"][:3], kernel[:3, :3].T)
 
 
 def test_names_of_presets_are_listed(tmp_path: Path) -> None:
