@@ -154,15 +154,14 @@ def garden(tensorflow: TensorFlowProcess, prefix: Path, *, as_layer: bool) -> di
 
 
 @pytest.mark.parametrize("kind", ["BertForPreTraining", "BertModel"])
-@pytest.mark.parametrize("preset", ["bert-tf2", "bert-tf2-layers"])
-def test_model_garden(preset: str, kind: str, tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize("as_layer", [False, True])
+def test_model_garden(as_layer: bool, kind: str, tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
     """Object-based checkpoints of BERT, by full names and by keys; weights have an axis for the heads."""
-    as_layer = preset == "bert-tf2-layers"
     if as_layer and kind == "BertForPreTraining":
         kind = "BertForMaskedLM"
     values = garden(tensorflow, tmp_path / "model.ckpt", as_layer=as_layer)
     model = language_model(kind, BERT)
-    mapper = tfckpt.KeyMapper.preset(preset)
+    mapper = tfckpt.KeyMapper.preset("bert-tf2")
     report = tfckpt.load_model(model, tmp_path / "model.ckpt", mapper=mapper, strict="semantics")
     assert report.unused_rules == [] and all(each.startswith("not loaded") for each in report.remarks)
 
@@ -186,8 +185,6 @@ def test_model_garden(preset: str, kind: str, tensorflow: TensorFlowProcess, tmp
     left = [key for key in report.ignored if key.startswith(heads) and "OPTIMIZER_SLOT" not in key]
     assert len(back) == len(values) - len(left)
     same = {name: RawTensor.of(value).data for name, value in values.items()}
-    if as_layer:
-        same = {families.garden_path(name, 12, as_layer=True).replace(".", "/"): data for name, data in same.items()}
     assert all(same[name] == value.data for name, value in back.items())
 
 
@@ -209,3 +206,32 @@ def test_keras_hub(kind: str, tensorflow: TensorFlowProcess, tmp_path: Path) -> 
         stored_names = wanted.keys() - {"hidden", "pooled"}
         assert back.keys() == stored_names
         assert all(back[name].data == wanted[name].tobytes() for name in stored_names)
+
+
+@pytest.mark.parametrize("release", ["2.0", "2.3"])
+def test_names_of_other_releases(release: str, tmp_path: Path) -> None:
+    """Aliases: earlier full names give the same model."""
+    values = {name: value for name, value in random_values(families.garden_shapes(SIZES)).items() if "cls/" not in name}
+    values = {name: value for name, value in values.items() if "logits" not in name}
+    older = {
+        "word_embeddings/embeddings": "bert_model/word_embeddings/embeddings",
+        "position_embedding/embeddings": "bert_model/embedding_postprocessor/position_embeddings",
+        "type_embeddings/embeddings": "bert_model/embedding_postprocessor/type_embeddings",
+    }
+
+    def renamed(name: str) -> str:
+        name = name.replace("self_attention/attention_output", "self_attention_output")
+        if release == "2.3":
+            return name.replace("pooler_transform", "next_sentence/pooler_dense")
+        name = name.replace("embeddings/layer_norm", "embedding_postprocessor/layer_norm")
+        return older.get(name, "bert_model/" + name.replace("transformer/", "encoder/"))
+
+    tfckpt.save_file({renamed(name): torch.from_numpy(value) for name, value in values.items()}, tmp_path / "other")
+    tfckpt.save_file({name: torch.from_numpy(value) for name, value in values.items()}, tmp_path / "newest")
+    mapper = tfckpt.KeyMapper.preset("bert-tf2")
+    states = []
+    for name in ("other", "newest"):
+        model = language_model("BertModel", BERT)
+        assert tfckpt.load_model(model, tmp_path / name, mapper=mapper).unused_rules == []
+        states.append(model.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

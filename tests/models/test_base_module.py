@@ -110,8 +110,33 @@ def test_parts_that_are_not_stored_are_missing(tmp_path: Path) -> None:
     assert load_model(base(), tmp_path / "n", mapper=MAPPER).unused_rules == []
 
 
+@pytest.mark.parametrize("kind", ["name", "pattern", "module"])
+def test_aliases(tmp_path: Path, kind: str) -> None:
+    """Another name of the same tensor is loaded, is never written, and neither name is reported as unused."""
+    rules = {
+        "name": [KeyRule(f"{name}/kernel", "fc.weight", "dense", literal=True) for name in ("new", "old")],
+        "pattern": [KeyRule(name, "fc.weight", "dense") for name in ("new/kernel", "(?:old|older)/kernel")],
+        "module": [KeyRule(name, "fc", module=True) for name in ("new", "old")],
+    }[kind]
+    mapper = KeyMapper([rules[0], ("bias", "fc.bias"), rules[1]._replace(alias=True)])
+    kernel = torch.randn(3, 2)
+    for name in ("old", "new"):
+        save_file({f"{name}/kernel": kernel, "bias": torch.zeros(2)}, tmp_path / name)
+        model = nn.ModuleDict({"fc": nn.Linear(3, 2)})
+        assert load_model(model, tmp_path / name, mapper=mapper).unused_rules == []
+        assert torch.equal(model.state_dict()["fc.weight"], kernel.T)
+        save_model(model, tmp_path / "back", mapper=mapper)
+        assert load_file(tmp_path / "back").keys() == {"new/kernel", "bias"}
+    save_file({"old/kernel": kernel, "new/kernel": kernel, "bias": torch.zeros(2)}, tmp_path / "both")
+    if kind != "module":
+        with pytest.raises(InvalidArgumentError, match=r"both mapped to \"fc\.weight\""):
+            load_model(model, tmp_path / "both", mapper=mapper)
+
+
 def test_wrong_arguments() -> None:
     """They are named when the mapper is made."""
+    with pytest.raises(InvalidArgumentError, match="module, literal and alias must be True or False"):
+        KeyMapper([KeyRule("a", "b", alias=1)])  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="base=3 is not a name"):
         KeyMapper({}, base=3)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match=r"rule 0 of the KeyMapper: optional is None\. Name the part"):

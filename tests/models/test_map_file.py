@@ -64,6 +64,11 @@ to = ""
 name = "pooler/bias"
 to = "net.pooler.bias"
 optional = "net.pooler"
+
+[[rule]]
+name = "old/pooler/bias"
+to = "net.pooler.bias"
+alias = true
 """
 
 RULES: list[Any] = [
@@ -82,6 +87,7 @@ RULES: list[Any] = [
     ),
     ("head/.*", None),
     KeyRule("pooler/bias", "net.pooler.bias", optional="net.pooler", literal=True),
+    KeyRule("old/pooler/bias", "net.pooler.bias", literal=True, alias=True),
 ]  # fmt: skip
 
 
@@ -195,6 +201,7 @@ def test_what_is_written_is_read_as_equal(
         ("[[rule]]\nname = 'a'\nto = 'b'\n[[rule]]\nname = 'a'\nto = 'c'", 'rule 2: there is another rule'),
         ("base = ['a']", r"map\.toml: base = \['a'\] is not a name. Write one such as base = \"bert\""),
         ("[[rule]]\nname = 'a'\nto = 'b'\noptional = true", 'rule 1: optional is True. Name the part that the module'),
+        ("[[rule]]\nname = 'a'\nto = 'b'\nalias = 1", "rule 1: module, literal and alias must be True or False"),
         ("x = " + "[" * 100_000, "is not a map file in TOML: it is nested too deeply"),
         ("x = " + "9" * 100_000, "is not a map file in TOML: Exceeds the limit"),
         (".".join("a" * 100_000) + " = 1", "line 1 has a key of more than 8 parts"),

@@ -314,7 +314,7 @@ class KeyMapper:
                 raise InvalidArgumentError(f"{rule.place}: there is another rule for the name {quoted(rule.name)}")
             else:
                 self._names[rule.name] = rule
-            for target in targets_of_rule(rule):
+            for target in targets_of_rule(rule) if not rule.is_alias else ():
                 other = seen.setdefault(target, rule)
                 if other is not rule:
                     both = f"{quoted(source_text(other.source))} and {quoted(source_text(rule.source))}"

@@ -59,6 +59,7 @@ class KeyRule(NamedTuple):
         literal: The pattern is a name, as in a dictionary.
         optional: Name of a part that not every module has, such as "classifier". If the module has no tensor below
             this name, the tensors that the rule matches are not unexpected: they are ignored, and the report says so.
+        alias: The rule is for another name of what a second rule with this target maps. It is used only to load.
 
     Examples:
         >>> import torch_tfckpt as tfckpt
@@ -87,6 +88,7 @@ class KeyRule(NamedTuple):
     module: bool = False
     literal: bool = False
     optional: str = ""
+    alias: bool = False
 
 
 class RuleMatch(NamedTuple):
@@ -119,6 +121,7 @@ class CheckedRule:
     is_module: bool = False
     is_join: bool = False
     optional: str = ""
+    is_alias: bool = False
 
     @property
     def given_layout(self) -> Layout | None:
@@ -148,7 +151,7 @@ class CheckedRule:
         """What two equal rules have in common."""
         sources = tuple(each if isinstance(each, str) else (pattern_text(each),) for each in self.sources)
         layout = dict(self.layout) if isinstance(self.layout, Mapping) else self.layout
-        more = (self.axis, self.sizes, self.fill, self.add, self.is_module, self.is_join, self.optional)
+        more = (self.axis, self.sizes, self.fill, self.add, self.is_module, self.is_join, self.optional, self.is_alias)
         return (sources, self.targets, layout, *more)
 
     def match(self, name: str, known: Container[str] | None) -> RuleMatch | None:
@@ -232,6 +235,7 @@ def check_rule(place: str, given: KeyRule) -> CheckedRule:
         given.module,
         is_join,
         given.optional,
+        given.alias,
     )
 
 
@@ -329,8 +333,8 @@ def _check_numbers(place: str, given: KeyRule, parts: int, *, is_split: bool) ->
     for what, number in (("fill", given.fill), ("add", given.add)):
         if number is not None and not (_is_number(number) and math.isfinite(number)):
             raise InvalidArgumentError(f"{place}: {what} {number!r} is not a finite number, such as 1.0")
-    if not isinstance(given.module, bool) or not isinstance(given.literal, bool):
-        raise InvalidArgumentError(f"{place}: module and literal must be True or False")
+    if not all(isinstance(each, bool) for each in (given.module, given.literal, given.alias)):
+        raise InvalidArgumentError(f"{place}: module, literal and alias must be True or False")
     if not isinstance(given.optional, str):
         raise InvalidArgumentError(
             f'{place}: optional is {given.optional!r}. Name the part that the module may lack, such as "classifier"'

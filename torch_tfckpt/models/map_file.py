@@ -34,7 +34,7 @@ from torch_tfckpt.text import did_you_mean, printable, quoted, shortened
 _LARGEST: Final = 4 << 20  # bytes of a file
 _DOTS: Final = 8  # outside strings, on one line: tomllib takes quadratic time for a key of many parts
 _KINDS: Final = ("name", "pattern", "module", "join")
-_KEYS: Final = (*_KINDS, "to", "layout", "axis", "sizes", "fill", "add", "optional")
+_KEYS: Final = (*_KINDS, "to", "layout", "axis", "sizes", "fill", "add", "optional", "alias")
 _EXAMPLES: Final = {
     "name": 'name = "dense/kernel"\n  to = "fc.weight"',
     "pattern": "pattern = 'layer_(\\d+)/kernel'\n  to = 'layers.\\1.weight'",
@@ -144,7 +144,9 @@ def _rule(place: str, table: Mapping[str, object]) -> CheckedRule:
         raise InvalidArgumentError(f'{place}: the layout is empty. Write one such as "dense", or omit it')
     source = table.get(kind) if kind != "fill" else None
     to = table["to"]
-    options: dict[str, Any] = {key: table[key] for key in ("axis", "sizes", "fill", "add", "optional") if key in table}
+    options: dict[str, Any] = {
+        key: table[key] for key in ("axis", "sizes", "fill", "add", "optional", "alias") if key in table
+    }
     rule = KeyRule(
         cast(Any, tuple(source) if isinstance(source, list) else source),
         cast(Any, tuple(to) if isinstance(to, list) else to),
@@ -230,6 +232,8 @@ def _table(rule: CheckedRule) -> Iterable[tuple[str, str]]:
         yield "add", repr(rule.add)
     if rule.optional:
         yield "optional", _string(rule.optional)
+    if rule.is_alias:
+        yield "alias", "true"
 
 
 def _layout(rule: CheckedRule) -> str:

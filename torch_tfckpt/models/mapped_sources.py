@@ -159,7 +159,12 @@ def mapped_sources(
         for key, (rule, path) in astray.items():
             if key not in auxiliary:
                 (result.unplaced if id(rule) in needless else result.strays)[key] = path
-    wanted = [rule for number, rule in unused.items() if number not in needless]
+    found = {rule.targets for rule in rules_of(mapper) if id(rule) not in unused and rule.targets}
+    wanted = [
+        rule
+        for number, rule in unused.items()
+        if number not in needless and not rule.is_alias and rule.targets not in found
+    ]
     result.absent.update((name, rule.name) for rule in wanted if rule.name for name in targets_of_rule(rule))
     result.unused_rules.extend(source_text(rule.source) for rule in wanted)
     for (name, _), given in joined.items():
