@@ -15,6 +15,8 @@ from torch_tfckpt.models.key_mapper import KeyMapper, rules_of
 from torch_tfckpt.models.key_rules import KeyRule
 
 EXAMPLE = r"""
+base = "net"
+
 [[rule]]
 name = "dense/kernel"
 to = "fc.weight"
@@ -57,6 +59,16 @@ layout = { kind = "dense_after_flatten", height = 5, width = 5, channels = 8 }
 [[rule]]
 pattern = 'head/.*'
 to = ""
+
+[[rule]]
+name = "pooler/bias"
+to = "net.pooler.bias"
+optional = "net.pooler"
+
+[[rule]]
+name = "old/pooler/bias"
+to = "net.pooler.bias"
+alias = true
 """
 
 RULES: list[Any] = [
@@ -74,6 +86,8 @@ RULES: list[Any] = [
         literal=True,
     ),
     ("head/.*", None),
+    KeyRule("pooler/bias", "net.pooler.bias", optional="net.pooler", literal=True),
+    KeyRule("old/pooler/bias", "net.pooler.bias", literal=True, alias=True),
 ]  # fmt: skip
 
 
@@ -81,8 +95,9 @@ def test_every_kind_of_rule(tmp_path: Path) -> None:
     """The file has the rules that can be written in Python; written again, it is read as the same."""
     (tmp_path / "map.toml").write_text(EXAMPLE)
     mapper = KeyMapper.from_file(tmp_path / "map.toml")
-    assert mapper == KeyMapper(RULES) and hash(mapper) == hash(KeyMapper(RULES))
-    assert mapper != KeyMapper(RULES[:-1]) and mapper != "map.toml"
+    assert mapper == KeyMapper(RULES, base="net") and hash(mapper) == hash(KeyMapper(RULES, base="net"))
+    assert mapper != KeyMapper(RULES[:-1], base="net") and mapper != KeyMapper(RULES) and mapper != "map.toml"
+    assert mapper.base == "net" and KeyMapper(RULES).base == ""
     mapper.to_file(tmp_path / "again.toml")
     assert KeyMapper.from_file(tmp_path / "again.toml") == mapper
     written = (tmp_path / "again.toml").read_text()
@@ -127,11 +142,13 @@ def rules(draw: st.DrawFn) -> KeyRule:
     return KeyRule(compiled, None if omitted else full, layout, module=kind == "module")
 
 
-@given(st.lists(rules(), max_size=5))
-def test_what_is_written_is_read_as_equal(tmp_path_factory: pytest.TempPathFactory, given_rules: list[KeyRule]) -> None:
+@given(st.lists(rules(), max_size=5), TEXT, TEXT)
+def test_what_is_written_is_read_as_equal(
+    tmp_path_factory: pytest.TempPathFactory, given_rules: list[KeyRule], base: str, optional: str
+) -> None:
     """Whatever characters names, patterns and targets have."""
     try:
-        mapper = KeyMapper(given_rules)
+        mapper = KeyMapper([rule._replace(optional=optional) for rule in given_rules], base=base)
     except InvalidArgumentError as error:
         assert "another rule" in str(error) or "both mapped" in str(error)
         return
@@ -182,6 +199,9 @@ def test_what_is_written_is_read_as_equal(tmp_path_factory: pytest.TempPathFacto
         ("[[rule]]\nmodule = 'a'\nto = 'b'\nadd = 1.0", "is for modules, and cannot join, split or add"),
         ("[[rule]]\nname = 'a'\nto = 'b'\n[[rule]]\nname = 'c'\nto = 'b'", '"a" and "c" are both mapped to "b"'),
         ("[[rule]]\nname = 'a'\nto = 'b'\n[[rule]]\nname = 'a'\nto = 'c'", 'rule 2: there is another rule'),
+        ("base = ['a']", r"map\.toml: base = \['a'\] is not a name. Write one such as base = \"bert\""),
+        ("[[rule]]\nname = 'a'\nto = 'b'\noptional = true", 'rule 1: optional is True. Name the part that the module'),
+        ("[[rule]]\nname = 'a'\nto = 'b'\nalias = 1", "rule 1: module, literal and alias must be True or False"),
         ("x = " + "[" * 100_000, "is not a map file in TOML: it is nested too deeply"),
         ("x = " + "9" * 100_000, "is not a map file in TOML: Exceeds the limit"),
         (".".join("a" * 100_000) + " = 1", "line 1 has a key of more than 8 parts"),

@@ -243,6 +243,8 @@ def test_what_does_not_fit_is_an_error(tmp_path: Path, rules: list[KeyRule], tex
         ([(r"x\.(?P<l>f[abc]|n)/k", r"\g<l>.weight", "same"), ("(.*)/b", r"\1.bias")],
          {"x.fc/k", "x.n/k", "fc/b", "n/b"}),
         ([("fc/kernel", "fc.weight"), ("n/(.*)", None)], {"fc/kernel", "fc.bias", "n.weight", "n.bias"}),
+        ([("(?=fc)(.*)/k", r"\1.weight", "same"), ("(?=n/)(.*)/g", r"\1.weight")],
+         {"fc/k", "fc.bias", "n/g", "n.bias"}),
     ],
 )  # fmt: skip
 def test_patterns_backwards(tmp_path: Path, rules: Any, keys: set[str]) -> None:
@@ -255,11 +257,26 @@ def test_patterns_backwards(tmp_path: Path, rules: Any, keys: set[str]) -> None:
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in other.state_dict().items())
 
 
+def test_numbers_with_leading_zeros(tmp_path: Path) -> None:
+    """block_007 and block_011: the pattern says how many digits there are, so the zeros are restored."""
+    model = nn.ModuleDict({"block": nn.ModuleList(nn.LayerNorm(2) for _ in range(12))})
+    rules = [
+        (rf"block_(?=\d{{3}}/)0*(\d+)/{leaf}", rf"block.\1.{name}") for leaf, name in (("g", "weight"), ("b", "bias"))
+    ]
+    save_model(model, tmp_path / "m", mapper=rules)
+    assert load_file(tmp_path / "m").keys() == {f"block_{number:03}/{leaf}" for number in range(12) for leaf in "gb"}
+    other = nn.ModuleDict({"block": nn.ModuleList(nn.LayerNorm(2) for _ in range(12))})
+    load_model(other, tmp_path / "m", mapper=rules)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in other.state_dict().items())
+    with pytest.raises(UnimplementedError, match="cannot be inverted"):  # block_7 or block_07?
+        save_model(model, tmp_path / "n", mapper=[(r"block_0*(\d+)/(.*)", r"block.\1.\2")])
+
+
 @pytest.mark.parametrize(
     "rule",
     [
         (r"a\d/(.*)", r"\1"), ("(.*)/x?", r"\1"), ("(?i)a/(.*)", r"\1"), ("a|(.*)", r"\1"), ("(a/)?(.*)", r"\1\2"),
-        (r"(\w)(?:/|x)(.*)", r"\1\2"), ("(.*)/(.*)", r"\1.\2"), (r"(.)\1/(.*)", r"\1\2"), (r"(?=a)(.*)", r"\1"),
+        (r"(\w)(?:/|x)(.*)", r"\1\2"), ("(.*)/(.*)", r"\1.\2"), (r"(.)\1/(.*)", r"\1\2"), (r"(?!x)(.*)", r"\1"),
         (".*", lambda match: match[0]), (r"((a)/.*)", r"\1\2"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
     loading, saving                   load_model, save_model
     key_mapper, key_rules, map_file   rules for names, and their form as TOML
     presets/                          map files for families of models
+    base_module                       rules for a model with heads, applied to its base model
     mapped_sources; rule_inverse, inverted_rules, written_variables
                                       apply rules to load, and their inverses to save
     layouts, axis_patterns, assembly  transforms of one tensor; tensors that are made from several

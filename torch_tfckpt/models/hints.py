@@ -3,7 +3,7 @@
 One line for each kind of problem, with the first affected tensor as an example, however many are affected.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from torch import nn
@@ -54,6 +54,21 @@ def remarks_on_slots(stored: Kinds, report: LoadReport) -> Iterator[str]:
             f"stored tensor {quoted(stored.slots[key].variable)} and the shapes are equal. If it is a weight of the "
             f"module, map it with a rule such as mapper={{{quoted(key)}: NAME}}"
         )
+
+
+def remarks_on_parts(unplaced: Mapping[str, str]) -> Iterator[str]:
+    """Yield a remark about tensors of parts that the module lacks, such as a head.
+
+    Args:
+        unplaced: Key -> name to which a rule maps it; "" if the rule omits it.
+    """
+    reasons = {
+        "the module does not have the parts to which the rules map them": [key for key in unplaced if unplaced[key]],
+        "the rules omit them": [key for key in unplaced if not unplaced[key]],
+    }
+    for reason, keys in reasons.items():
+        if keys:
+            yield f"not loaded, because {reason}: {listed(keys, _SHOWN)}"
 
 
 def only_unexpected(report: LoadReport) -> str:

@@ -57,26 +57,25 @@ class InvertedRules:
         for target in targets:
             shape = () if is_lazy(target.tensor) else tuple(target.tensor.shape)
             self._shapes.update(dict.fromkeys(target.names, shape))
-        modules = [rule for rule in rules_of(mapper) if rule.is_module and rule.targets]
+        rules = [rule for rule in rules_of(mapper) if not rule.is_alias]
+        modules = [rule for rule in rules if rule.is_module and rule.targets]
         self._known = {dotted(name) for target in targets for name in target.possible_names} if modules else frozenset()
         self._modules = [(rule, rule_inverse(rule.sources, rule.targets[0])) for rule in modules]
         self._tensors = [
             (rule, number, rule_inverse(rule.sources, target))
-            for rule in rules_of(mapper)
+            for rule in rules
             if rule.sources and rule.name is None and not rule.is_module
             for number, target in enumerate(rule.targets)
         ]
         self._named = {
             target: WrittenAs(rule, (rule.name,), tuple(targets_of_rule(rule)), number)
-            for rule in rules_of(mapper)
+            for rule in rules
             if rule.name is not None
             for number, target in enumerate(targets_of_rule(rule))
         }
-        self.filled = {
-            name: rule.fill for rule in rules_of(mapper) if rule.fill is not None for name in targets_of_rule(rule)
-        }
-        for rule in rules_of(mapper):
-            for name in targets_of_rule(rule):
+        self.filled = {name: rule.fill for rule in rules if rule.fill is not None for name in targets_of_rule(rule)}
+        for rule in rules:
+            for name in targets_of_rule(rule) if not rule.is_needless(self._shapes) else ():
                 if name not in self._shapes:
                     raise InvalidArgumentError(
                         f"the mapper maps {quoted(source_text(rule.source))} to {quoted(name)}, which the module does "

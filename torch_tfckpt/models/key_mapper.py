@@ -10,12 +10,15 @@ is a regular expression that must match a whole name, and the first match is use
 expressions.
 """
 
+import re
 import reprlib
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self, TypeGuard
 
+from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.key_rules import (
     CheckedRule,
     KeyRule,
@@ -27,7 +30,7 @@ from torch_tfckpt.models.key_rules import (
     targets_of_rule,
 )
 from torch_tfckpt.models.layouts import LayoutLike
-from torch_tfckpt.models.map_file import read_map_file, rules_of_text, write_map_file
+from torch_tfckpt.models.map_file import MapFile, parse_map_file, read_map_file, write_map_file
 from torch_tfckpt.models.presets import preset_text
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import quoted
@@ -87,6 +90,8 @@ class KeyMapper:
     Args:
         rules: A dictionary name -> target, or name -> (target, layout); or a list of KeyRules or equivalent tuples.
             A target of None or "" omits the tensor; a list of targets splits it.
+        base: Name of the base model in the targets: with base="bert", targets such as "bert.pooler.dense.weight" also
+            fit a module that is the base model itself, which has "pooler.dense.weight".
 
     Names are tried before patterns, and patterns in order; the first match is used. In an object-based checkpoint
     each tensor is tried under its key without "/.ATTRIBUTES/VARIABLE_VALUE", then under the whole key, then under the
@@ -96,8 +101,8 @@ class KeyMapper:
         InvalidArgumentError: an invalid pattern, group, target or layout (the message contains the number of the
             rule); two names are mapped to one target.
 
-    Mappers with equal rules are equal. `KeyRule` describes rules for whole modules, for variables that are joined or
-    split, and for constants.
+    Mappers with equal rules and the same base are equal. `KeyRule` describes rules for whole modules, for variables
+    that are joined or split, and for constants.
 
     Thread safety: may be used from several threads; a mapper does not change. A slow pattern is not
     interrupted.
@@ -111,8 +116,11 @@ class KeyMapper:
         {'fc.weight': 'dense/kernel', 'fc.bias': 'dense/bias'}
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, *, base: str = "") -> None:
         _check_rules(rules)
+        if not isinstance(base, str):
+            raise InvalidArgumentError(f'KeyMapper: base={base!r} is not a name. Give one such as "bert"')
+        self._base = base.rstrip(".")
         checked: list[CheckedRule] = []
         if isinstance(rules, Mapping):
             for number, (source, target) in enumerate(rules.items()):
@@ -146,10 +154,7 @@ class KeyMapper:
             >>> tfckpt.KeyMapper.from_file("map.toml").find("bert/encoder/layer_3/output/kernel").target
             'encoder.layer.3.output.kernel'
         """
-        name, rules = read_map_file(path)
-        mapper = cls(())
-        mapper._set_rules(name, rules)
-        return mapper
+        return cls._of_file(read_map_file(path))
 
     @classmethod
     def preset(cls, name: str) -> Self:
@@ -165,12 +170,9 @@ class KeyMapper:
             >>> import torch_tfckpt as tfckpt
             >>> mapper = tfckpt.KeyMapper.preset("bert")
             >>> mapper.find("bert/encoder/layer_3/attention/self/query/kernel").target
-            'bert.encoder.layer.3.attention.self.query.kernel'
+            'bert.encoder.layer.3.attention.self.query.weight'
         """
-        mapper = cls(())
-        place = f"the preset {quoted(name)}"
-        mapper._set_rules(place, rules_of_text(place, preset_text(name).encode()))
-        return mapper
+        return cls._of_file(parse_map_file(f"the preset {quoted(name)}", preset_text(name).encode()))
 
     def to_file(self, path: AnyPath) -> None:
         """Write the rules to a TOML file that `from_file` reads back as an equal mapper.
@@ -194,7 +196,7 @@ class KeyMapper:
             to = "fc.weight"
             layout = "dense"
         """
-        write_map_file(path, rules_of(self))
+        write_map_file(path, rules_of(self), self._base)
 
     def __repr__(self) -> str:
         return f"<KeyMapper of {len(self._names)} names, {len(self._patterns)} patterns>"
@@ -202,12 +204,19 @@ class KeyMapper:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, KeyMapper):
             return NotImplemented
-        return [each.identity for each in self._patterns] == [each.identity for each in other._patterns] and {
-            name: each.identity for name, each in self._names.items()
-        } == {name: each.identity for name, each in other._names.items()}
+        if self._base != other._base or self._names.keys() != other._names.keys():
+            return False
+        return [each.identity for each in self._patterns] == [each.identity for each in other._patterns] and all(
+            each.identity == other._names[name].identity for name, each in self._names.items()
+        )
 
     def __hash__(self) -> int:
         return hash((frozenset(self._names), len(self._patterns)))
+
+    @property
+    def base(self) -> str:
+        """Name of the base model in the targets; "" if there is none."""
+        return self._base
 
     @property
     def names(self) -> dict[str, KeyTarget]:
@@ -252,6 +261,48 @@ class KeyMapper:
             found.update((target, (rule.name, rule.layout)) for target in _literal(rule))
         return found
 
+    def renames(self, path: AnyPath) -> list[tuple[str, str]]:
+        """Return what `convert` takes as `rename`, to give the tensors of a checkpoint the names of these rules.
+
+        This is for rules whose targets are names of TensorFlow, such as the preset "tf-rnn-1.0".
+
+        Args:
+            path: As for CheckpointReader.
+
+        Raises:
+            UnimplementedError: a rule that applies does more than rename: it omits, joins or splits, has a layout or
+                adds.
+
+        Examples:
+            >>> import torch, torch_tfckpt as tfckpt
+            >>> path = tfckpt.save_file({"rnn/lstm_cell/weights": torch.ones(5, 8)}, "old.ckpt-1")
+            >>> renames = tfckpt.KeyMapper.preset("tf-rnn-1.0").renames(path)
+            >>> report = tfckpt.convert(path, "new.ckpt-1", to="tf", rename=renames)
+            >>> tfckpt.list_variables("new.ckpt-1")
+            [('rnn/lstm_cell/kernel', [5, 8])]
+        """
+        found: list[tuple[str, str]] = []
+        with CheckpointReader(path) as reader:
+            for key in reader.keys():
+                match = rule_match(self, (short_key(key), key, *reader.names_of(key)), None)
+                if match is None:
+                    continue
+                rule = match.rule
+                if len(match.targets) != 1 or rule.is_join or rule.is_module or rule.add or rule.layout is not None:
+                    raise UnimplementedError(
+                        f"{rule.place}, for {quoted(source_text(rule.source))}, does more than rename {quoted(key)}. "
+                        f"Load the checkpoint with load_model(mapper=) instead"
+                    )
+                if match.targets[0] != key:
+                    found.append((rf"\A{re.escape(key)}\Z", match.targets[0].replace("\\", r"\\")))
+        return found
+
+    @classmethod
+    def _of_file(cls, file: MapFile) -> Self:
+        mapper = cls((), base=file.base)
+        mapper._set_rules(file.place, file.rules)
+        return mapper
+
     def _set_rules(self, place: str, rules: Iterable[CheckedRule]) -> None:
         self._names: dict[str, CheckedRule] = {}
         self._patterns: list[CheckedRule] = []
@@ -263,7 +314,7 @@ class KeyMapper:
                 raise InvalidArgumentError(f"{rule.place}: there is another rule for the name {quoted(rule.name)}")
             else:
                 self._names[rule.name] = rule
-            for target in targets_of_rule(rule):
+            for target in targets_of_rule(rule) if not rule.is_alias else ():
                 other = seen.setdefault(target, rule)
                 if other is not rule:
                     both = f"{quoted(source_text(other.source))} and {quoted(source_text(rule.source))}"
@@ -275,6 +326,13 @@ class KeyMapper:
 def as_key_mapper(mapper: KeyMapper | Rules) -> KeyMapper:
     """Return `mapper` itself, or a KeyMapper with these rules."""
     return mapper if isinstance(mapper, KeyMapper) else KeyMapper(mapper)
+
+
+def mapper_of(place: str, rules: Iterable[CheckedRule]) -> KeyMapper:
+    """Return a mapper with these rules; `place` is its name for messages."""
+    mapper = KeyMapper(())
+    mapper._set_rules(place, rules)
+    return mapper
 
 
 def rules_of(mapper: KeyMapper) -> list[CheckedRule]:

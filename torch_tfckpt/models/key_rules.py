@@ -13,7 +13,7 @@ checkpoint. A name is expanded to at most `_MAX_TARGET` characters.
 
 import math
 import re
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeGuard, cast
 
@@ -57,6 +57,9 @@ class KeyRule(NamedTuple):
             itself. The variables below that layer have TensorFlow's names and layouts for modules of that kind.
             A layout in the rule replaces the layout of those whose axes are not in torch's order.
         literal: The pattern is a name, as in a dictionary.
+        optional: Name of a part that not every module has, such as "classifier". If the module has no tensor below
+            this name, the tensors that the rule matches are not unexpected: they are ignored, and the report says so.
+        alias: The rule is for another name of what a second rule with this target maps. It is used only to load.
 
     Examples:
         >>> import torch_tfckpt as tfckpt
@@ -84,6 +87,8 @@ class KeyRule(NamedTuple):
     add: float = 0.0
     module: bool = False
     literal: bool = False
+    optional: str = ""
+    alias: bool = False
 
 
 class RuleMatch(NamedTuple):
@@ -115,6 +120,8 @@ class CheckedRule:
     add: float = 0.0
     is_module: bool = False
     is_join: bool = False
+    optional: str = ""
+    is_alias: bool = False
 
     @property
     def given_layout(self) -> Layout | None:
@@ -134,12 +141,17 @@ class CheckedRule:
         assert isinstance(self.targets[0], str)
         return self.targets[0]
 
+    def is_needless(self, names: Iterable[str]) -> bool:
+        """Return whether the rule is for a part that a module with these tensors does not have."""
+        below = f"{self.optional}."
+        return bool(self.optional) and not any(name == self.optional or name.startswith(below) for name in names)
+
     @property
     def identity(self) -> tuple[object, ...]:
         """What two equal rules have in common."""
         sources = tuple(each if isinstance(each, str) else (pattern_text(each),) for each in self.sources)
         layout = dict(self.layout) if isinstance(self.layout, Mapping) else self.layout
-        more = (self.axis, self.sizes, self.fill, self.add, self.is_module, self.is_join)
+        more = (self.axis, self.sizes, self.fill, self.add, self.is_module, self.is_join, self.optional, self.is_alias)
         return (sources, self.targets, layout, *more)
 
     def match(self, name: str, known: Container[str] | None) -> RuleMatch | None:
@@ -212,7 +224,18 @@ def check_rule(place: str, given: KeyRule) -> CheckedRule:
     sizes = None if given.sizes is None else tuple(given.sizes)
     fill = None if given.fill is None else float(given.fill)
     return CheckedRule(
-        place, sources, targets, layout, given.axis, sizes, fill, float(given.add), bool(given.module), is_join
+        place,
+        sources,
+        targets,
+        layout,
+        given.axis,
+        sizes,
+        fill,
+        float(given.add),
+        given.module,
+        is_join,
+        given.optional,
+        given.alias,
     )
 
 
@@ -310,8 +333,12 @@ def _check_numbers(place: str, given: KeyRule, parts: int, *, is_split: bool) ->
     for what, number in (("fill", given.fill), ("add", given.add)):
         if number is not None and not (_is_number(number) and math.isfinite(number)):
             raise InvalidArgumentError(f"{place}: {what} {number!r} is not a finite number, such as 1.0")
-    if not isinstance(given.module, bool) or not isinstance(given.literal, bool):
-        raise InvalidArgumentError(f"{place}: module and literal must be True or False")
+    if not all(isinstance(each, bool) for each in (given.module, given.literal, given.alias)):
+        raise InvalidArgumentError(f"{place}: module, literal and alias must be True or False")
+    if not isinstance(given.optional, str):
+        raise InvalidArgumentError(
+            f'{place}: optional is {given.optional!r}. Name the part that the module may lack, such as "classifier"'
+        )
     if parts and given.fill is None:
         if given.sizes is None:
             return

@@ -26,8 +26,10 @@ def layer_findings(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
             "gelu_form",
             [part for part in parts if _is_exact_gelu(part.module)],
             "GELU in {those} is the exact form, torch's default; GPT-2, and Google's code of BERT and ALBERT, use the "
-            'tanh form. If the model uses the tanh form, set approximate="tanh"',
+            'tanh form. If the model uses the tanh form, set approximate="tanh", or "gelu_new" in a configuration of '
+            "transformers",
         ),
+        *_scaled_logits(parts),
         *findings_on(
             "leaky_relu_slope",
             [part for part in parts if isinstance(part.module, nn.LeakyReLU) and _has_torch_slope(part.module)],
@@ -151,6 +153,34 @@ def _is_exact_gelu(module: nn.Module) -> bool:
         return module.approximate == "none"
     # Also layers that keep the function as an attribute, such as TransformerEncoderLayer, and other libraries' GELU.
     return any(value is functional.gelu for value in vars(module).values()) or type(module).__name__ == "GELU"
+
+
+def _scaled_logits(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
+    """Return the findings on T5 of transformers, where a setting decides whether the input of lm_head is scaled."""
+    ties: dict[bool, list[TensorFlowPart]] = {True: [], False: []}
+    for part in parts:
+        head, shared = getattr(part.module, "lm_head", None), getattr(part.module, "shared", None)
+        scales = getattr(getattr(part.module, "config", None), "scale_decoder_outputs", None)
+        if isinstance(head, nn.Linear) and isinstance(shared, nn.Embedding) and isinstance(scales, bool):
+            is_tied = head.weight is shared.weight
+            if is_tied != scales:
+                ties[is_tied].append(part)
+    return [
+        *findings_on(
+            "scaled_logits",
+            ties[True],
+            "the logits of {those} share the matrix of the embeddings, as in T5, but their input is not scaled by "
+            "d_model ** -0.5, as in T5 1.1. If the checkpoint is T5's, omit tie_word_embeddings=False in the "
+            "configuration; if it is T5 1.1's, give lm_head a weight of its own",
+        ),
+        *findings_on(
+            "scaled_logits",
+            ties[False],
+            "the input of the logits of {those} is scaled by d_model ** -0.5, as in T5, but they have a matrix of "
+            "their own, as in T5 1.1, which does not scale it. If the checkpoint is T5 1.1's, set "
+            "tie_word_embeddings=False in the configuration",
+        ),
+    ]
 
 
 def _has_torch_slope(module: nn.LeakyReLU) -> bool:

@@ -21,7 +21,7 @@ from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.auxiliary import kinds
 from torch_tfckpt.models.averages import count_of_updates
 from torch_tfckpt.models.filling import fill
-from torch_tfckpt.models.hints import hints, only_unexpected, remarks_on_slots
+from torch_tfckpt.models.hints import hints, only_unexpected, remarks_on_parts, remarks_on_slots
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.named_kinds import Kinds, VariableKind
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
@@ -293,7 +293,7 @@ def _report_rest(reader: CheckpointReader, found: Found, stored: Kinds, report: 
     """Report the stored tensors that are not loaded."""
     used = {key for source in found.sources.values() for key in (*source.keys, *source.read_keys)}
     ignored = {key for key, kind in stored.of.items() if kind is not VariableKind.WEIGHT}
-    ignored |= found.apart | set(found.left_out)
+    ignored |= found.apart | set(found.left_out) | found.unplaced.keys()
     for key in reader.keys():
         if key in used:
             continue
@@ -305,6 +305,8 @@ def _report_rest(reader: CheckpointReader, found: Found, stored: Kinds, report: 
         else:
             report.unexpected.append(key)
     report.remarks.extend(remarks_on_slots(stored, report))
+    weights = (key for key in found.unplaced if stored.of.get(key, VariableKind.WEIGHT) is VariableKind.WEIGHT)
+    report.remarks.extend(remarks_on_parts({key: found.unplaced[key] for key in weights if key not in used}))
     known = [name for key in (reader.keys() if found.asked_for else ()) for name in reader.names_of(key)]
     for name, key in found.asked_for.items():
         report.hints[name] = f"mapped from {quoted(key)}, which is not stored. {did_you_mean(key, known)}".strip()

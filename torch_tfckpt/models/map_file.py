@@ -10,7 +10,8 @@ r"""Map files: the rules of a KeyMapper as TOML.
     axis = 1
     layout = "same"
 
-Each rule has one of `name`, `pattern`, `module`, `join` and `fill`, a target `to`, and options. Contract: anything
+Each rule has one of `name`, `pattern`, `module`, `join` and `fill`, a target `to`, and options. `base = "bert"` before
+the first rule is the name of the base model in the targets (see `base_module`). Contract: anything
 wrong with a file raises an error that names the file and the number of the rule, counted from 1, and shows an example
 that works. Files that are too large, or have keys of too many parts, are refused, so that reading takes a second at
 most.
@@ -21,7 +22,7 @@ Source: TOML 1.0, https://toml.io/en/v1.0.0.
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from torch_tfckpt.errors import DataLossError, IncompleteSaveError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.models.key_rules import CheckedRule, KeyRule, check_rule, pattern_text
@@ -33,7 +34,7 @@ from torch_tfckpt.text import did_you_mean, printable, quoted, shortened
 _LARGEST: Final = 4 << 20  # bytes of a file
 _DOTS: Final = 8  # outside strings, on one line: tomllib takes quadratic time for a key of many parts
 _KINDS: Final = ("name", "pattern", "module", "join")
-_KEYS: Final = (*_KINDS, "to", "layout", "axis", "sizes", "fill", "add")
+_KEYS: Final = (*_KINDS, "to", "layout", "axis", "sizes", "fill", "add", "optional", "alias")
 _EXAMPLES: Final = {
     "name": 'name = "dense/kernel"\n  to = "fc.weight"',
     "pattern": "pattern = 'layer_(\\d+)/kernel'\n  to = 'layers.\\1.weight'",
@@ -53,8 +54,16 @@ _ENDS: Final = {
 _ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
 
 
-def read_map_file(path: AnyPath) -> tuple[str, list[CheckedRule]]:
-    """Return the name of a map file for messages, and its rules.
+class MapFile(NamedTuple):
+    """Contents of a map file."""
+
+    place: str  # name of the file, for messages
+    rules: list[CheckedRule]
+    base: str = ""
+
+
+def read_map_file(path: AnyPath) -> MapFile:
+    """Return the contents of a map file.
 
     Raises:
         InvalidArgumentError: the file or a rule is not valid.
@@ -66,11 +75,11 @@ def read_map_file(path: AnyPath) -> tuple[str, list[CheckedRule]]:
         contents = read_small(storage_of(location), location, _LARGEST, "a map file")
     except DataLossError as error:
         raise InvalidArgumentError(str(error)) from error
-    return place, rules_of_text(place, contents)
+    return parse_map_file(place, contents)
 
 
-def rules_of_text(place: str, contents: bytes) -> list[CheckedRule]:
-    """Return the rules in the contents of a map file; `place` is its name for messages.
+def parse_map_file(place: str, contents: bytes) -> MapFile:
+    """Return what the contents of a map file mean; `place` is its name for messages.
 
     Raises:
         InvalidArgumentError: the text or a rule is not valid.
@@ -82,17 +91,21 @@ def rules_of_text(place: str, contents: bytes) -> list[CheckedRule]:
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, an integer of too many digits
         why = "it is nested too deeply" if isinstance(error, RecursionError) else shortened(str(error)).strip("'\"")
         raise InvalidArgumentError(f"{place} is not a map file in TOML: {why}. {_example('name')}") from error
-    _check_known(place, document, ["rule"])
+    _check_known(place, document, ["rule", "base"])
+    base = document.get("base", "")
+    if not isinstance(base, str):
+        raise InvalidArgumentError(f'{place}: base = {shortened(base)} is not a name. Write one such as base = "bert"')
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise InvalidArgumentError(f"{place}: rule is not an array of tables. {_example('name')}")
-    return [_rule(f"{place}: rule {number}", table) for number, table in enumerate(tables, 1)]
+    return MapFile(place, [_rule(f"{place}: rule {number}", table) for number, table in enumerate(tables, 1)], base)
 
 
-def write_map_file(path: AnyPath, rules: Iterable[CheckedRule]) -> None:
+def write_map_file(path: AnyPath, rules: Iterable[CheckedRule], base: str = "") -> None:
     """Write rules to a map file. Raises as `KeyMapper.to_file` describes."""
     location = fspath(path)
-    text = "\n".join("[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule)) for rule in rules)
+    tables = ["[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule)) for rule in rules]
+    text = "\n".join([*([f"base = {_string(base)}\n"] if base else []), *tables])
     try:
         contents = text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -131,7 +144,9 @@ def _rule(place: str, table: Mapping[str, object]) -> CheckedRule:
         raise InvalidArgumentError(f'{place}: the layout is empty. Write one such as "dense", or omit it')
     source = table.get(kind) if kind != "fill" else None
     to = table["to"]
-    options: dict[str, Any] = {key: table[key] for key in ("axis", "sizes", "fill", "add") if key in table}
+    options: dict[str, Any] = {
+        key: table[key] for key in ("axis", "sizes", "fill", "add", "optional", "alias") if key in table
+    }
     rule = KeyRule(
         cast(Any, tuple(source) if isinstance(source, list) else source),
         cast(Any, tuple(to) if isinstance(to, list) else to),
@@ -215,6 +230,10 @@ def _table(rule: CheckedRule) -> Iterable[tuple[str, str]]:
         yield "sizes", _list([str(size) for size in rule.sizes])
     if rule.add:
         yield "add", repr(rule.add)
+    if rule.optional:
+        yield "optional", _string(rule.optional)
+    if rule.is_alias:
+        yield "alias", "true"
 
 
 def _layout(rule: CheckedRule) -> str:

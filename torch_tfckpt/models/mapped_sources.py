@@ -22,7 +22,7 @@ from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
-from torch_tfckpt.models.tensor_origins import Bounds, Leaves, TensorOrigin
+from torch_tfckpt.models.tensor_origins import Bounds, TensorOrigin, leaf_of
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.text import natural_order, quoted
 from torch_tfckpt.values import value_dtype
@@ -37,6 +37,7 @@ class MappedSources:
         taken: The keys that rules match.
         left_out: Keys that are omitted.
         strays: Key -> name to which it is mapped, if the module has no tensor of that name.
+        unplaced: The same for keys of rules for a part that the module lacks; "" for keys that such a rule omits.
         unused_rules: Names and patterns that match nothing.
         filled: Name of a tensor -> value of all elements.
         absent: Name of a tensor -> the name or pattern from which a rule maps it, if no stored name matches.
@@ -48,6 +49,7 @@ class MappedSources:
     taken: set[str] = field(default_factory=set)
     left_out: list[str] = field(default_factory=list)
     strays: dict[str, str] = field(default_factory=dict)
+    unplaced: dict[str, str] = field(default_factory=dict)
     unused_rules: list[str] = field(default_factory=list)
     filled: dict[str, float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
@@ -115,20 +117,23 @@ def mapped_sources(
     split: list[_Mapped] = []
     paths = TensorNames(reader.object_graph, reader.keys()) if reader.object_graph is not None else None
     unused = {id(rule): rule for rule in rules_of(mapper)}
-    astray: dict[str, str] = {}
+    needless = {number for number, rule in unused.items() if rule.is_needless(places)}
+    astray: dict[str, tuple[CheckedRule, str]] = {}
     for key in dict.fromkeys((*reader.keys(), *averages)):
         others = [name for name in reader.names_of(key) if name not in (key, short_key(key))]
         others += paths.other_paths_of(key) if paths is not None else ()
         names = (short_key(key), key, *others)
         match = rule_match(mapper, names, known)
         if match is None:
-            astray.update((key, path) for path in (_below_module(rule, names) for rule in modules) if path)
+            astray.update((key, (rule, path)) for rule in modules if (path := _below_module(rule, names)))
             continue
         rule = match.rule
         unused.pop(id(rule), None)
         result.taken.add(key)
         missing = [target for target in match.targets if target not in places]
-        if not match.targets:
+        if id(rule) in needless and (missing or not match.targets):
+            result.unplaced[key] = missing[0] if missing else ""
+        elif not match.targets:
             result.left_out.append(key)
         elif rule.is_module:
             result.below_modules.append((match.targets[0], key))
@@ -151,9 +156,17 @@ def mapped_sources(
     _add_fills(result, places, unused)
     if astray:
         auxiliary = auxiliary_keys(reader)
-        result.strays.update((key, path) for key, path in astray.items() if key not in auxiliary)
-    result.absent.update((name, rule.name) for rule in unused.values() if rule.name for name in targets_of_rule(rule))
-    result.unused_rules.extend(source_text(rule.source) for rule in unused.values())
+        for key, (rule, path) in astray.items():
+            if key not in auxiliary:
+                (result.unplaced if id(rule) in needless else result.strays)[key] = path
+    found = {rule.targets for rule in rules_of(mapper) if id(rule) not in unused and rule.targets}
+    wanted = [
+        rule
+        for number, rule in unused.items()
+        if number not in needless and not rule.is_alias and rule.targets not in found
+    ]
+    result.absent.update((name, rule.name) for rule in wanted if rule.name for name in targets_of_rule(rule))
+    result.unused_rules.extend(source_text(rule.source) for rule in wanted)
     for (name, _), given in joined.items():
         with error_context(f"{reader.path}: {quoted(given[0].matched)} and others, joined to {quoted(name)}"):
             _add_joined(result, places[name], name, given)
@@ -222,7 +235,7 @@ def _layout_of_part(here: _NamedTarget, mapped: _Mapped, at: int, count: int) ->
     for each in here.origins:
         for leaves in each.origin.variables[at : at + 1] if len(each.origin.variables) == count else ():
             for name in mapped.names:
-                leaf = _leaf_of(name, leaves, loosely=True)
+                leaf = leaf_of(name, leaves, loosely=True)
                 if leaf is not None:
                     return leaves[leaf]
     return _whole_layout(here, mapped)
@@ -383,7 +396,7 @@ def _origins_of(here: _NamedTarget, mapped: _Mapped) -> Iterable[tuple[LayerOrig
             if len(each.origin.variables) != 1:
                 continue
             [leaves] = each.origin.variables
-            leaf = _leaf_of(name, leaves, loosely=True)
+            leaf = leaf_of(name, leaves, loosely=True)
             if leaf is not None:
                 yield each, leaves[leaf], variable_name_of(name)
 
@@ -398,27 +411,13 @@ def _joined(here: _NamedTarget, given: Sequence[_Mapped]) -> Source | None:
             found = [
                 SourcePart(mapped.key, leaves[leaf] if mapped.layout is None else mapped.layout)
                 for mapped in given
-                if (leaf := next((leaf for name in mapped.names if (leaf := _leaf_of(name, leaves))), None)) is not None
+                if (leaf := next((leaf for name in mapped.names if (leaf := leaf_of(name, leaves))), None)) is not None
             ]
             if len(found) == 1:
                 parts += found
         if len({part.key for part in parts}) == len(given):
             return Source(tuple(parts), variable_name_of(given[0].matched), each.origin.axis)
     return None
-
-
-def _leaf_of(name: str, leaves: Leaves, *, loosely: bool = False) -> str | None:
-    """Return the longest name in `leaves` that the stored name ends with; None if there is no such name.
-
-    Args:
-        loosely: Compare only the last parts of the names if necessary, since a rule determines the layer.
-    """
-    stored = f"/{short_key(name)}"
-    ends = [leaf for leaf in leaves if stored.endswith((f"/{leaf}", f".{leaf}"))]
-    if ends or not loosely:
-        return max(ends, key=len, default=None)
-    last = variable_name_of(name)
-    return next((leaf for leaf in leaves if leaf.rpartition("/")[2] == last), None)
 
 
 def _source(mapped: _Mapped, layout: Layout, variable_name: str, origin: TensorOrigin) -> Source:

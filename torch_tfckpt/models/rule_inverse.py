@@ -3,21 +3,27 @@ r"""The inverse of a rule: from a state_dict key to the stored name that the rul
     layer_(\d+)/kernel -> layers.\1.weight     "layers.3.weight" was "layer_3/kernel"
     (.*)/(.*)          -> \1.\2                "a.b.c" was "a.b/c" or "a/b.c": not determined
     layer_\d+/(.*)     -> layers.\1            the number is lost: no inverse
+    (?=.{3}/)0*(\d+)/(.*) -> \1.\2             "3.x" was "003/x": the only number of zeros that the pattern matches
 
-A pattern can be inverted if, outside its groups, it consists of literal characters, and if the target contains every
-group. The groups of a key are found by trying all ways to divide it, in a bounded number of steps.
+A pattern can be inverted if, outside its groups, it consists of literal characters, 0* and lookaheads, and if the
+target contains every group. The groups of a key are found by trying all ways to divide it, in a bounded number of
+steps. Whether a pattern matches the names that are found is not checked here: a lookahead may exclude some of them.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 from torch_tfckpt.models.key_rules import NameOrPattern, TargetFunction
 
 Parts = tuple[str | int, ...]
-"""Literal strings and numbers of groups."""
+"""Literal strings and numbers of groups; in a stored name, `_ZEROS` stands for any number of zeros."""
 
+_ZEROS: Final = 0
+_MOST_ZEROS: Final = 9
+_LOOKAHEAD: Final = "(?="
 _STEPS: Final = 20_000
 _PATTERN: Final = re.compile(r"\\([^\w\s])|(\((?:\?P<\w+>|(?!\?)))|([^\\()\[\]{}.*+?|^$])", re.DOTALL)
 _TEMPLATE: Final = re.compile(r"\\(\d{1,2})(?!\d)|\\g<(\w+)>|\\(\\)|([^\\])", re.DOTALL)
@@ -46,7 +52,7 @@ class RuleInverse:
         found: dict[tuple[str, ...], None] = {}
         for number, groups in enumerate(_divisions(key, self.target, self.groups)):
             if groups is not None:
-                found[tuple(_joined(parts, groups) for parts in self.names)] = None
+                found.update(dict.fromkeys(product(*(_spellings(parts, groups) for parts in self.names))))
             if number >= _STEPS:
                 return None
         return list(found)
@@ -121,6 +127,15 @@ def _pattern_parts(pattern: re.Pattern[str]) -> tuple[Parts, dict[int, re.Patter
     groups: dict[int, re.Pattern[str]] = {}
     at = 0
     while at < len(text):
+        if text.startswith(_LOOKAHEAD, at):
+            at = _end_of_group(text, at + len(_LOOKAHEAD)) + 1
+            continue
+        if text.startswith("0*", at) and _ZEROS not in parts:
+            parts.append(_ZEROS)
+            at += 2
+            if text.startswith(_QUANTIFIERS, at):
+                return None
+            continue
         match = _PATTERN.match(text, at)
         if match is None:
             return None
@@ -192,8 +207,11 @@ def _divisions(key: str, parts: Parts, patterns: Mapping[int, re.Pattern[str]]) 
                 waiting.append((end, number + 1, {**groups, part: text}))
 
 
-def _joined(parts: Parts, groups: Mapping[int, str]) -> str:
-    return "".join(part if isinstance(part, str) else groups[part] for part in parts)
+def _spellings(parts: Parts, groups: Mapping[int, str]) -> Iterator[str]:
+    """Yield the stored names: one for each number of zeros."""
+    for zeros in range(_MOST_ZEROS + 1 if _ZEROS in parts else 1):
+        known = {**groups, _ZEROS: "0" * zeros}
+        yield "".join(part if isinstance(part, str) else known[part] for part in parts)
 
 
 def _append(parts: list[str | int], text: str) -> None:

@@ -35,7 +35,7 @@ SEMANTICS: Final = (
     "batch_norm_momentum", "running_var",
     "dense_after_flatten",
     "same_padding_stride", "same_padding_pool", "same_padding_transposed", "average_pool_padding",
-    "gelu_form", "leaky_relu_slope", "hard_sigmoid_form", "upsample_alignment",
+    "gelu_form", "scaled_logits", "leaky_relu_slope", "hard_sigmoid_form", "upsample_alignment",
     "forget_bias",
 )  # fmt: skip
 """The names that `accept` takes, in the order of reports."""

@@ -10,6 +10,7 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.averages import StoredAverages, stored_averages
+from torch_tfckpt.models.base_module import mapper_for
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layer_names import AMBIGUOUS
 from torch_tfckpt.models.layouts import SAME, Layout
@@ -48,6 +49,7 @@ class Found:
     apart: set[str] = field(default_factory=set)  # keys of further copies of tied tensors, which are not read
     left_out: list[str] = field(default_factory=list)  # keys that the mapper omits
     strays: dict[str, str] = field(default_factory=dict)  # key -> name it is mapped to, which the module lacks
+    unplaced: dict[str, str] = field(default_factory=dict)  # the same, for rules for parts that the module lacks
     asked_for: dict[str, str] = field(default_factory=dict)  # name -> key mapped to it, which is not stored
     not_averaged: list[str] = field(default_factory=list)  # names without an average, if only averages are wanted
     unused_rules: list[str] = field(default_factory=list)  # names and patterns of the mapper that match nothing
@@ -72,8 +74,11 @@ def find_sources(
     found = Found(stored_averages(reader))
     among_stored = found.stored_averages
     averages = among_stored.of if ema in ("prefer", "only") else {}
-    mapped = MappedSources() if mapper is None else mapped_sources(mapper, reader, targets, averages)
+    mapped = MappedSources()
+    if mapper is not None:
+        mapped = mapped_sources(mapper_for(mapper, targets), reader, targets, averages)
     found.left_out, found.strays, found.unused_rules = mapped.left_out, mapped.strays, mapped.unused_rules
+    found.unplaced = mapped.unplaced
     if ema in ("prefer", "only") and among_stored.unknown:
         found.remarks.append(
             f"it is not stored which variables these moving averages belong to, or one variable has several, so they "

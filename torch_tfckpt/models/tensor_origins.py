@@ -8,7 +8,9 @@ variables that are joined along an axis, or a range of such an axis, or a consta
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.layouts import Layout
+from torch_tfckpt.models.stored_names import variable_name_of
 
 Leaves = Mapping[str, Layout]
 """Possible names of one variable, relative to its layer, each with its layout; the first is used to save."""
@@ -56,3 +58,17 @@ class TensorOrigin:
 
 Variant = Mapping[str, TensorOrigin]
 """Attribute of a module, or "child.attribute" -> how it is made."""
+
+
+def leaf_of(name: str, leaves: Leaves, *, loosely: bool = False) -> str | None:
+    """Return the longest name in `leaves` that the stored name ends with; None if there is no such name.
+
+    Args:
+        loosely: Compare only the last parts of the names if necessary, since a rule determines the layer.
+    """
+    stored = f"/{short_key(name)}"
+    ends = [leaf for leaf in leaves if stored.endswith((f"/{leaf}", f".{leaf}"))]
+    if ends or not loosely:
+        return max(ends, key=len, default=None)
+    last = variable_name_of(name)
+    return next((leaf for leaf in leaves if leaf.rpartition("/")[2] == last), None)

@@ -13,6 +13,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.models.base_module import mapper_for
 from torch_tfckpt.models.inverted_rules import InvertedRules, WrittenAs
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layouts import SAME, Layout, layout_of_rule
@@ -83,7 +84,7 @@ def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper 
             from the value that a rule fills in.
         UnimplementedError: a rule does not determine the name under which a tensor is stored.
     """
-    rules = InvertedRules(mapper or KeyMapper(()), targets)
+    rules = InvertedRules(mapper_for(mapper or KeyMapper(()), targets), targets)
     variables = _WrittenVariables()
     ranges = _ranges(targets, rules)
     for target in targets:
@@ -106,7 +107,12 @@ def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper 
                 continue
             key, layout = _stored_as(target, place, by_rule, rules, below=below)
             # An alias is read with the layout that the name of the stored tensor implies.
-            same = (at for each, at in kept.items() if each == (implied_layout(target, place.name, at) or SAME))
+            same = (
+                at
+                for each, at in kept.items()
+                if (implied := implied_layout(target, place.name, at) or SAME) == each
+                or not (implied.changes_values or each.changes_values)
+            )
             first = None if by_rule is not None else next(same, None)
             if first is not None:
                 variables.put_alias(key, place.name, first)

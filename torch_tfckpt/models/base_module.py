@@ -1,0 +1,39 @@
+"""Rules of a mapper for a model with heads, applied to its base model alone.
+
+    base = "bert"            BertForMaskedLM has "bert.pooler.dense.weight", BertModel has "pooler.dense.weight"
+
+A mapper with a base has targets for a model that contains the base model under this name. If a module has no tensor
+below the name, it is taken for the base model itself, and the name is removed from the targets.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from torch_tfckpt.models.key_mapper import KeyMapper, mapper_of, rules_of
+from torch_tfckpt.models.key_rules import ROOT_MODULE, CheckedRule, TargetFunction, expand
+from torch_tfckpt.models.targets import Target
+
+
+def mapper_for(mapper: KeyMapper, targets: Iterable[Target]) -> KeyMapper:
+    """Return the mapper for a module with these tensors: without the name of the base if the module has no base."""
+    below = f"{mapper.base}."
+    if not mapper.base or any(name.startswith(below) for target in targets for name in target.names):
+        return mapper
+    return mapper_of("KeyMapper", [_without(rule, mapper.base) for rule in rules_of(mapper)])
+
+
+def _without(rule: CheckedRule, base: str) -> CheckedRule:
+    targets = tuple(_stripped(target, base) for target in rule.targets)
+    return replace(rule, targets=targets, optional=rule.optional.removeprefix(f"{base}."))
+
+
+def _stripped(target: str | TargetFunction, base: str) -> str | TargetFunction:
+    if isinstance(target, str):
+        return ROOT_MODULE if target == base else target.removeprefix(f"{base}.")
+
+    def stripped(match: re.Match[str]) -> str | None:
+        name = expand(match, target)
+        return None if name is None else name.removeprefix(f"{base}.")
+
+    return stripped
