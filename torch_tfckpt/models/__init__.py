@@ -2,6 +2,7 @@
 
     loading, saving                   load_model, save_model
     key_mapper, key_rules, map_file   rules for names, and their form as TOML
+    target_templates, rule_scopes     targets that translate numbers and words; the scope of the stored names
     presets/                          map files for families of models
     mapped_sources; rule_inverse, inverted_rules, written_variables
                                       apply rules to load, and their inverses to save

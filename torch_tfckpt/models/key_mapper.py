@@ -29,6 +29,7 @@ from torch_tfckpt.models.key_rules import (
 from torch_tfckpt.models.layouts import LayoutLike
 from torch_tfckpt.models.map_file import read_map_file, rules_of_text, write_map_file
 from torch_tfckpt.models.presets import preset_text
+from torch_tfckpt.models.rule_scopes import has_scope, with_scope
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import quoted
 
@@ -128,15 +129,16 @@ class KeyMapper:
         self._set_rules("KeyMapper", checked)
 
     @classmethod
-    def from_file(cls, path: AnyPath) -> Self:
+    def from_file(cls, path: AnyPath, *, scope: str | None = None) -> Self:
         r"""Read rules from a TOML file.
 
         Args:
             path: File with one table `[[rule]]` for each rule: docs/conversion/names.md describes them.
+            scope: The first part of the stored names, for patterns with a group "scope", as for `preset`.
 
         Raises:
             InvalidArgumentError: the file is not TOML, is too large, or a rule is not valid; the message contains
-                the number of the rule, from 1.
+                the number of the rule, from 1. No rule is for the scope.
             NotFoundError: there is no such file.
 
         Examples:
@@ -148,18 +150,21 @@ class KeyMapper:
         """
         name, rules = read_map_file(path)
         mapper = cls(())
-        mapper._set_rules(name, rules)
+        mapper._set_rules(name, rules if scope is None else with_scope(name, rules, scope))
         return mapper
 
     @classmethod
-    def preset(cls, name: str) -> Self:
+    def preset(cls, name: str, *, scope: str | None = None) -> Self:
         """Return the rules for a family of models, which map the names of the original TensorFlow code.
 
         Args:
             name: Such as "bert"; docs/conversion/presets.md lists all, with the classes that they are for.
+            scope: The first part of the stored names, such as "resnet_v1_50", if the preset asks for one to save; ""
+                for the names of Keras, which have none. None: all names that the preset is for, to load.
 
         Raises:
             NotFoundError: there is no preset of this name; the message lists the names.
+            InvalidArgumentError: the preset has no rule for the scope.
 
         Examples:
             >>> import torch_tfckpt as tfckpt
@@ -169,7 +174,8 @@ class KeyMapper:
         """
         mapper = cls(())
         place = f"the preset {quoted(name)}"
-        mapper._set_rules(place, rules_of_text(place, preset_text(name).encode()))
+        rules = rules_of_text(place, preset_text(name).encode())
+        mapper._set_rules(place, rules if scope is None else with_scope(place, rules, scope))
         return mapper
 
     def to_file(self, path: AnyPath) -> None:
@@ -330,6 +336,12 @@ def not_inverted(rule: CheckedRule) -> UnimplementedError:
         return UnimplementedError(
             f"{rule.place}, for {quoted(source_text(rule.source))}, splits, fills or adds, so it does not map one "
             f"name to one target. save_model inverts such rules"
+        )
+    if has_scope(rule):
+        return UnimplementedError(
+            f"{rule.place}, for {quoted(source_text(rule.source))}, does not determine the scope below which the model "
+            f'is stored. To save, give it, as in KeyMapper.preset("resnet", scope="resnet_v1_50"), or scope="" for '
+            f"names without a scope, such as Keras's"
         )
     return UnimplementedError(
         f"the pattern {quoted(source_text(rule.source))} of a KeyMapper cannot be inverted: it "
