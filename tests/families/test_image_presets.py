@@ -10,10 +10,9 @@ import pytest
 import torch
 from image_models import MODELS, WithoutPaddingInAverages
 from tensorflow_process import RawTensor, TensorFlowProcess
+from torch_families import family
 
 import torch_tfckpt as tfckpt
-
-HEAVY = pytest.mark.heavy
 
 
 class Stored(NamedTuple):
@@ -44,19 +43,31 @@ CASES = [
     Case("EfficientNetB0", "efficientnet-timm", "efficientnet-timm b0", "efficientnet-b0"),
     Case("VGG16", "vgg16", "vgg16", "vgg_16"),
     Case("VGG16", "vgg16-timm", "vgg16-timm", "vgg_16"),
-    Case("DenseNet121", "densenet", "densenet", "densenet121"),
-    Case("InceptionV3", "inception-v3", "inception-v3", "InceptionV3"),
+    Case("DenseNet", "densenet", "densenet", "densenet121"),
 ]
 HEAVY_CASES = [
+    Case("InceptionV3", "inception-v3", "inception-v3"),
     Case("MobileNetV3Large", "mobilenet-v3-large", "mobilenet-v3-large", "MobilenetV3"),
     Case("MobileNetV3Large", "mobilenet-v3-large-timm", "mobilenet-v3-large-timm", "MobilenetV3"),
     Case("EfficientNetB1", "efficientnet", "efficientnet b1", "efficientnet-b1"),
     Case("EfficientNetB1", "efficientnet-timm", "efficientnet-timm b1", "efficientnet-b1"),
     Case("VGG19", "vgg19", "vgg19", "vgg_19"),
     Case("VGG19", "vgg19-timm", "vgg19-timm", "vgg_19"),
-    Case("InceptionV3", "inception-v3", "inception-v3 timm", "InceptionV3"),
+    Case("InceptionV3", "inception-v3", "inception-v3 timm"),
 ]
-ALL = [*CASES, *(pytest.param(each, marks=HEAVY) for each in HEAVY_CASES)]
+SLIM = [
+    Case("save_slim_resnet", "resnet", "slim resnet", "resnet_v1_50"),
+    Case("InceptionV3", "inception-v3", "inception-v3 with auxiliary classifier", "InceptionV3"),
+]
+HEAVY_SLIM = [
+    Case("InceptionV3", "inception-v3", "inception-v3 timm with auxiliary classifier", "InceptionV3"),
+    Case("save_slim_inception_v4", "inception-v4", "inception-v4", "InceptionV4"),
+]
+ALL_KERAS = [*CASES, *(pytest.param(each, marks=pytest.mark.heavy) for each in HEAVY_CASES)]
+ALL_OTHERS = [
+    *(each for each in (*CASES, *SLIM) if each.scope),
+    *(pytest.param(each, marks=pytest.mark.heavy) for each in (*HEAVY_CASES, *HEAVY_SLIM) if each.scope),
+]
 SIZES = {"VGG16": 224, "VGG19": 224, "InceptionV3": 128}
 
 
@@ -88,7 +99,7 @@ def _tensor(raw: RawTensor) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(raw.data, np.float32).reshape(raw.shape).copy())
 
 
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.module)
+@pytest.mark.parametrize("case", ALL_KERAS, ids=lambda case: case.module)
 def test_keras_applications(stored: Models, case: Case, tmp_path: Path) -> None:
     """Keras's names and objects are loaded strictly, the outputs are equal, and the names are restored."""
     model = MODELS[case.module]()
@@ -105,19 +116,11 @@ def test_keras_applications(stored: Models, case: Case, tmp_path: Path) -> None:
     _check_restored(back, f"{saved.prefix}.names", {name: name for name in wanted})
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        *(each for each in ALL if not isinstance(each, Case) or each.scope),
-        Case("save_slim_resnet", "resnet", "slim resnet", "resnet_v1_50"),
-        pytest.param(Case("save_slim_inception_v4", "inception-v4", "inception-v4", "InceptionV4"), marks=HEAVY),
-    ],
-    ids=lambda case: case.module,
-)
+@pytest.mark.parametrize("case", ALL_OTHERS, ids=lambda case: case.module)
 def test_slim_and_tpu(stored: Models, case: Case, tmp_path: Path) -> None:
     """The names of TF-slim and tensorflow/tpu are loaded strictly, with averages where there are any, and restored.
 
-    Slots, steps and, of Inception v4, the auxiliary classifier are ignored.
+    Slots, steps, means of images and, of Inception v4, the auxiliary classifier are ignored.
     """
     model = MODELS[case.module]()
     saved = stored[case.kind]
@@ -134,6 +137,31 @@ def test_slim_and_tpu(stored: Models, case: Case, tmp_path: Path) -> None:
     pairs = {name: name for name in weights} | {name.removesuffix(average): name for name in averaged}
     assert len(pairs) == len(report.sources)
     _check_restored(back, path, pairs)
+
+
+FINDINGS = {
+    "resnet50": ("resnet", {"batch_norm_epsilon", "same_padding_stride", "same_padding_pool"}),
+    "mobilenet_v2": ("mobilenet-v2", {"batch_norm_epsilon", "same_padding_stride"}),
+    "mobilenet_v3_small": ("mobilenet-v3-small", {"same_padding_stride", "hard_sigmoid_form"}),
+    "efficientnet_b0": ("efficientnet", {"batch_norm_epsilon", "same_padding_stride"}),
+    "timm/mobilenetv1_100": ("mobilenet-v1", {"batch_norm_epsilon", "same_padding_stride"}),
+    "timm/mobilenetv2_100": ("mobilenet-v2-timm", {"batch_norm_epsilon", "same_padding_stride"}),
+    "timm/tf_mobilenetv3_small_100": ("mobilenet-v3-small-timm", {"hard_sigmoid_form"}),
+    "timm/tf_efficientnet_b0": ("efficientnet-timm", set()),
+}
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_what_weights_do_not_tell(name: str, tmp_path: Path) -> None:
+    """The report names the settings of the libraries' modules that are not TensorFlow's."""
+    library, _, model_name = name.rpartition("/")
+    models = family(library or "torchvision")
+    model = models.create_model(model_name) if library else getattr(models.models, model_name)()
+    preset, findings = FINDINGS[name]
+    scope = "resnet_v1_50" if preset == "resnet" else ""
+    path = tfckpt.save_model(model, tmp_path / "net", mapper=tfckpt.KeyMapper.preset(preset, scope=scope))
+    report = tfckpt.load_model(model, path, mapper=tfckpt.KeyMapper.preset(preset))
+    assert {finding.name for finding in report.semantics} == findings
 
 
 def _check_outputs(model: torch.nn.Module, saved: Stored) -> None:

@@ -100,8 +100,12 @@ def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
     return make
 
 
+def _inception(**options: Any) -> Callable[[], nn.Module]:
+    return lambda: family("torchvision").models.inception_v3(num_classes=CLASSES, init_weights=False, **options)
+
+
 def _densenet() -> nn.Module:
-    return with_epsilon(family("torchvision").models.densenet121(num_classes=CLASSES), 1.001e-5)
+    return with_epsilon(family("torchvision").models.DenseNet(32, (2, 3, 2, 2), 64, num_classes=CLASSES), 1.001e-5)
 
 
 MODELS: Mapping[str, Callable[[], nn.Module]] = {
@@ -123,10 +127,10 @@ MODELS: Mapping[str, Callable[[], nn.Module]] = {
     "vgg19": lambda: _vgg((2, 2, 4, 4, 4)),
     "vgg19-timm": lambda: family("timm").models.vgg.VGG(_vgg_layers((2, 2, 4, 4, 4)), num_classes=CLASSES),
     "densenet": _densenet,
-    "inception-v3": lambda: family("torchvision").models.inception_v3(
-        num_classes=CLASSES, aux_logits=False, init_weights=False
-    ),
+    "inception-v3": _inception(aux_logits=False),
+    "inception-v3 with auxiliary classifier": _inception(),
     "inception-v3 timm": _timm("inception_v3", aux_logits=False),
+    "inception-v3 timm with auxiliary classifier": _timm("inception_v3", aux_logits=True),
     "inception-v4": _timm("inception_v4"),
 }
-"""Name of a case, which starts with the name of a preset or ends with it -> the module."""
+"""Name of a case -> how to make the module."""

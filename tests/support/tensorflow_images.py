@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
-from keras.src.applications import resnet  # type: ignore[import-untyped, import-not-found, unused-ignore]
+from keras.src.applications import densenet, resnet  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from tensorflow_process import RawTensor
 from tensorflow_side import save_v2
 
@@ -58,7 +58,7 @@ KERAS: Mapping[str, Callable[..., Any]] = {
     "EfficientNetB1": APPLICATIONS.EfficientNetB1,
     "VGG16": _vgg((2, 2, 3, 3, 3)),
     "VGG19": _vgg((2, 2, 4, 4, 4)),
-    "DenseNet121": APPLICATIONS.DenseNet121,
+    "DenseNet": lambda **options: densenet.DenseNet((2, 3, 2, 2), **options),
     "InceptionV3": APPLICATIONS.InceptionV3,
 }
 
@@ -85,7 +85,7 @@ def save_keras(kind: str, prefix: str, size: int) -> dict[str, RawTensor]:
         others = dict(
             _OTHERS[kind](name, value) for name, value in named.items() if not name.startswith("normalization/")
         )
-        save_v2(f"{prefix}.others", _with_training(rng, kind, others))
+        save_v2(f"{prefix}.others", _with_others(rng, kind, others))
     return {"in": RawTensor.of(values), "out": RawTensor.of(output.reshape(2, CLASSES))}
 
 
@@ -107,8 +107,8 @@ def _images(rng: np.random.Generator, size: int) -> Array:
     return np.asarray(rng.uniform(-1, 1, (2, size, size, 3)), np.float32)
 
 
-def _with_training(rng: np.random.Generator, kind: str, values: Mapping[str, Array]) -> dict[str, Array]:
-    """Add what training stores: slots and a step; for EfficientNet, moving averages of all variables.
+def _with_others(rng: np.random.Generator, kind: str, values: Mapping[str, Array]) -> dict[str, Array]:
+    """Add what else is stored: slots and a step; for EfficientNet, moving averages of all variables.
 
     The averages are the values that compute the outputs; the variables themselves are different.
     """
@@ -120,6 +120,15 @@ def _with_training(rng: np.random.Generator, kind: str, values: Mapping[str, Arr
         if kind in ("MobileNet", "MobileNetV2", "EfficientNetB0") and "moving" not in name:
             stored[f"{name}/RMSProp"] = np.ones_like(value)
             stored[f"{name}/RMSProp_1"] = np.zeros_like(value)
+    if kind == "InceptionV3":  # an auxiliary classifier, which is used for training only
+        shapes: dict[str, tuple[int, ...]] = {"Conv2d_1b_1x1": (1, 1, 768, 128), "Conv2d_2a_5x5": (5, 5, 128, 768)}
+        names = [(f"{layer}/weights", shape) for layer, shape in shapes.items()]
+        leaves = ("beta", "moving_mean", "moving_variance")
+        names += [(f"{layer}/BatchNorm/{leaf}", shape[-1:]) for layer, shape in shapes.items() for leaf in leaves]
+        names += [("Conv2d_2b_1x1/weights", (1, 1, 768, CLASSES)), ("Conv2d_2b_1x1/biases", (CLASSES,))]
+        stored |= {f"InceptionV3/AuxLogits/{name}": random_value(rng, name, shape) for name, shape in names}
+    if kind.startswith("VGG"):
+        stored[f"{next(iter(values)).split('/')[0]}/mean_rgb"] = np.zeros(3, np.float32)
     return {**stored, "global_step": np.asarray(218949, np.int64)}
 
 
@@ -256,7 +265,7 @@ _OTHERS: Mapping[str, Callable[[str, Array], tuple[str, Array]]] = {
     "EfficientNetB1": _tpu("efficientnet-b1", (2, 3, 3, 4, 4, 5, 2)),
     "VGG16": _vgg_renamed("vgg_16"),
     "VGG19": _vgg_renamed("vgg_19"),
-    "DenseNet121": _renaming(
+    "DenseNet": _renaming(
         "densenet121",
         ("conv1_conv", "conv1"),
         ("conv1_bn", "BatchNorm"),
@@ -326,6 +335,7 @@ def save_slim_resnet(prefix: str, size: int) -> dict[str, RawTensor]:
             y = net.relu(y, f"{scope}/conv2", channels, 3, stride, "VALID")
             x = tf.nn.relu(shortcut + net.conv(y, f"{scope}/conv3", channels * 4, 1))
     x = tf.reduce_mean(x, (1, 2), keepdims=True)
+    net.variable("mean_rgb", (3,))
     return _saved(net, prefix, images, x, "logits", "Momentum")
 
 
