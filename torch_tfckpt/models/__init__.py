@@ -2,6 +2,7 @@
 
     loading, saving                   load_model, save_model
     key_mapper, key_rules, map_file   rules for names, and their form as TOML
+    target_templates, rule_scopes     targets that translate numbers and words; the scope of the stored names
     presets/                          map files for families of models
     base_module                       rules for a model with heads, applied to its base model
     mapped_sources; rule_inverse, inverted_rules, written_variables

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from torch_tfckpt.models.key_mapper import KeyMapper, mapper_of, rules_of
 from torch_tfckpt.models.key_rules import ROOT_MODULE, CheckedRule, TargetFunction, expand
+from torch_tfckpt.models.target_templates import TargetTemplate
 from torch_tfckpt.models.targets import Target
 
 
@@ -31,6 +32,12 @@ def _without(rule: CheckedRule, base: str) -> CheckedRule:
 def _stripped(target: str | TargetFunction, base: str) -> str | TargetFunction:
     if isinstance(target, str):
         return ROOT_MODULE if target == base else target.removeprefix(f"{base}.")
+    if isinstance(target, TargetTemplate):  # stays a template, which can be inverted
+        first, *others = target.pieces
+        if not isinstance(first, str):
+            return target
+        text = target.text.removeprefix(f"{base}.")
+        return TargetTemplate(text, (first.removeprefix(f"{base}."), *others))
 
     def stripped(match: re.Match[str]) -> str | None:
         name = expand(match, target)

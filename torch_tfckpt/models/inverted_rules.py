@@ -15,7 +15,7 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.key_mapper import KeyMapper, not_inverted, rule_match, rules_of
 from torch_tfckpt.models.key_rules import ROOT_MODULE, CheckedRule, source_text, targets_of_rule
-from torch_tfckpt.models.layouts import LayoutLike
+from torch_tfckpt.models.layouts import Layout, LayoutLike
 from torch_tfckpt.models.mapped_sources import implied_layout
 from torch_tfckpt.models.rule_inverse import RuleInverse, may_be_target, rule_inverse
 from torch_tfckpt.models.stored_names import dotted
@@ -178,9 +178,22 @@ class InvertedRules:
         return WrittenAs(rule, names, targets, number)
 
 
+def layout_given(rule: CheckedRule, target: Target, name: str) -> Layout | None:
+    """Return the layout that a rule gives, with the lengths that follow from the module; None if it gives none.
+
+    The shape of a depthwise convolution, for instance, does not show its multiplier.
+    """
+    given = rule.given_layout
+    if given is None or given.known:
+        return given
+    layouts = (each for origin in target.origins if origin.name == name for each in origin.origin.layouts())
+    same = next((each for each in layouts if each.name == given.name), None)
+    return given if same is None else given.with_lengths(**dict(same.known))
+
+
 def _fits(target: Target, name: str, written: WrittenAs) -> bool:
     """Return whether the layout that the rule gives, or that the stored name implies, fits the tensor."""
-    given = written.rule.given_layout
+    given = layout_given(written.rule, target, name)
     if given is None:
         return implied_layout(target, name, written.keys[0]) is not None
     try:

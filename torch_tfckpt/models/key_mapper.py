@@ -32,6 +32,7 @@ from torch_tfckpt.models.key_rules import (
 from torch_tfckpt.models.layouts import LayoutLike
 from torch_tfckpt.models.map_file import MapFile, parse_map_file, read_map_file, write_map_file
 from torch_tfckpt.models.presets import preset_text
+from torch_tfckpt.models.rule_scopes import has_scope, with_scope
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import quoted
 
@@ -136,15 +137,16 @@ class KeyMapper:
         self._set_rules("KeyMapper", checked)
 
     @classmethod
-    def from_file(cls, path: AnyPath) -> Self:
+    def from_file(cls, path: AnyPath, *, scope: str | None = None) -> Self:
         r"""Read rules from a TOML file.
 
         Args:
             path: File with one table `[[rule]]` for each rule: docs/conversion/names.md describes them.
+            scope: The first part of the stored names, for patterns with a group "scope", as for `preset`.
 
         Raises:
             InvalidArgumentError: the file is not TOML, is too large, or a rule is not valid; the message contains
-                the number of the rule, from 1.
+                the number of the rule, from 1. No rule is for the scope.
             NotFoundError: there is no such file.
 
         Examples:
@@ -154,17 +156,20 @@ class KeyMapper:
             >>> tfckpt.KeyMapper.from_file("map.toml").find("bert/encoder/layer_3/output/kernel").target
             'encoder.layer.3.output.kernel'
         """
-        return cls._of_file(read_map_file(path))
+        return cls._of_file(read_map_file(path), scope)
 
     @classmethod
-    def preset(cls, name: str) -> Self:
+    def preset(cls, name: str, *, scope: str | None = None) -> Self:
         """Return the rules for a family of models, which map the names of the original TensorFlow code.
 
         Args:
             name: Such as "bert"; docs/conversion/presets.md lists all, with the classes that they are for.
+            scope: The first part of the stored names, such as "resnet_v1_50", if the preset asks for one to save; ""
+                for the names of Keras, which have none. None: all names that the preset is for, to load.
 
         Raises:
             NotFoundError: there is no preset of this name; the message lists the names.
+            InvalidArgumentError: the preset has no rule for the scope.
 
         Examples:
             >>> import torch_tfckpt as tfckpt
@@ -172,7 +177,7 @@ class KeyMapper:
             >>> mapper.find("bert/encoder/layer_3/attention/self/query/kernel").target
             'bert.encoder.layer.3.attention.self.query.weight'
         """
-        return cls._of_file(parse_map_file(f"the preset {quoted(name)}", preset_text(name).encode()))
+        return cls._of_file(parse_map_file(f"the preset {quoted(name)}", preset_text(name).encode()), scope)
 
     def to_file(self, path: AnyPath) -> None:
         """Write the rules to a TOML file that `from_file` reads back as an equal mapper.
@@ -298,9 +303,9 @@ class KeyMapper:
         return found
 
     @classmethod
-    def _of_file(cls, file: MapFile) -> Self:
+    def _of_file(cls, file: MapFile, scope: str | None) -> Self:
         mapper = cls((), base=file.base)
-        mapper._set_rules(file.place, file.rules)
+        mapper._set_rules(file.place, file.rules if scope is None else with_scope(file.place, file.rules, scope))
         return mapper
 
     def _set_rules(self, place: str, rules: Iterable[CheckedRule]) -> None:
@@ -388,6 +393,12 @@ def not_inverted(rule: CheckedRule) -> UnimplementedError:
         return UnimplementedError(
             f"{rule.place}, for {quoted(source_text(rule.source))}, splits, fills or adds, so it does not map one "
             f"name to one target. save_model inverts such rules"
+        )
+    if has_scope(rule):
+        return UnimplementedError(
+            f"{rule.place}, for {quoted(source_text(rule.source))}, does not determine the scope below which the model "
+            f'is stored. To save, give it, as in KeyMapper.preset("resnet", scope="resnet_v1_50"), or scope="" for '
+            f"names without a scope, such as Keras's"
         )
     return UnimplementedError(
         f"the pattern {quoted(source_text(rule.source))} of a KeyMapper cannot be inverted: it "

@@ -15,11 +15,12 @@ import math
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeGuard, cast
+from typing import Any, Final, NamedTuple, TypeGuard, cast
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.averages import OUTPUT
 from torch_tfckpt.models.layouts import Layout, LayoutLike, layout_of_rule
+from torch_tfckpt.models.target_templates import TargetTemplate, as_template
 from torch_tfckpt.text import counted, quoted
 
 NameOrPattern = str | re.Pattern[str]
@@ -38,9 +39,9 @@ class KeyRule(NamedTuple):
         pattern: A regular expression, as a string or compiled. A tuple of patterns: variables that are joined
             into one tensor, in this order; one pattern in a tuple joins all variables that match, in the order of their
             numbers. None for `fill`.
-        target: State_dict key, with `\\1` and `\\g<name>` for groups; or a function that returns it for a match.
-            None or "": such tensors are omitted on purpose. A tuple of keys: one variable is split into several
-            tensors.
+        target: State_dict key, with `\\1` and `\\g<name>` for groups, and `\\g<1-1>` for the number in group 1 less
+            one; or a function that returns it for a match. None or "": such tensors are omitted on purpose. A tuple of
+            keys: one variable is split into several tensors.
         layout: Name of a layout, "conv1d"; a permutation of the stored axes, (2, 1, 0); a pattern, "width in out -> out
             in width"; a layout with parameters, {"kind": "dense_after_flatten", "height": 5, "width": 5}; or a pair of
             functions, to torch and back. None: the layout that the last part of the stored name implies for the module,
@@ -166,6 +167,8 @@ class CheckedRule:
             match = source.fullmatch(name)
             if match is not None:
                 expanded = [expand(match, target) for target in self.targets]
+                if _is_untranslated(expanded, self.targets):
+                    continue
                 if len(expanded) > 1 and not all(expanded):
                     raise InvalidArgumentError(f"{self.place}: a target of {quoted(name)} is empty. Name every part")
                 return RuleMatch(self, name, tuple(each for each in expanded if each), part)
@@ -180,6 +183,8 @@ class CheckedRule:
             if match is None:
                 continue
             target = expand(match, self.targets[0]) if self.targets else None
+            if _is_untranslated([target], self.targets):
+                continue
             if not target:
                 return RuleMatch(self, name, ())
             path = below_module(target, bare[at + 1 :])
@@ -206,8 +211,8 @@ def check_rule(place: str, given: KeyRule) -> CheckedRule:
             layout = tuple(cast("Sequence[int]", layout))
     for source in sources:
         for target in targets:
-            if isinstance(source, re.Pattern) and isinstance(target, str):
-                _check_template(place, source, target)
+            if isinstance(source, re.Pattern) and isinstance(target, str | TargetTemplate):
+                _check_template(place, source, target if isinstance(target, str) else target.plain)
     parts = len(targets) if is_split else len(sources) if is_join else 0
     _check_numbers(place, given, parts, is_split=is_split)
     if is_join and is_split:
@@ -256,6 +261,12 @@ def expand(match: re.Match[str], target: str | TargetFunction) -> str | None:
             f"characters. Shorten it"
         )
     return found or None
+
+
+def _is_untranslated(expanded: Sequence[str | None], targets: Sequence[str | TargetFunction]) -> bool:
+    """Return whether a target cannot be made, because a table lacks what a group matched, for instance."""
+    pairs = zip(expanded, targets, strict=False)
+    return any(text is None and isinstance(target, TargetTemplate) for text, target in pairs)
 
 
 def below_module(module: str, stored: str) -> str:
@@ -308,10 +319,10 @@ def _sources(place: str, given: KeyRule, *, is_join: bool) -> tuple[NameOrPatter
 
 def _targets(place: str, given: KeyRule, *, is_split: bool) -> tuple[str | TargetFunction, ...]:
     if is_split:
-        targets = tuple(given.target)  # type: ignore[arg-type]
-        if not targets or not all(isinstance(each, str) and each for each in targets):
+        targets = tuple(_template(place, given, each) for each in given.target)  # type: ignore[union-attr]
+        if not targets or not all(isinstance(each, str | TargetTemplate) and each for each in targets):
             raise InvalidArgumentError(f"{place}: {given.target!r} is not a list of state_dict keys")
-        if len(set(targets)) < len(targets):
+        if any(each in targets[:at] for at, each in enumerate(targets)):
             raise InvalidArgumentError(f"{place}: {given.target!r} has a state_dict key twice. Name each part once")
         return targets
     if given.target is None or given.target == "":
@@ -324,7 +335,17 @@ def _targets(place: str, given: KeyRule, *, is_split: bool) -> tuple[str | Targe
         raise InvalidArgumentError(
             f"{place}: a target must be a state_dict key, or None to omit a tensor, not {given.target!r}"
         )
-    return (given.target,)
+    return (_template(place, given, given.target),)
+
+
+def _template(place: str, given: KeyRule, target: Any) -> Any:
+    """Return a target, as a template if it translates numbers. Targets of names are literal."""
+    if not isinstance(target, str) or given.literal or given.fill is not None:
+        return target
+    try:
+        return as_template(target, {})
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{place}: {error}") from None
 
 
 def _check_numbers(place: str, given: KeyRule, parts: int, *, is_split: bool) -> None:

@@ -240,7 +240,8 @@ def layout_of_rule(given: LayoutLike | Layout) -> Layout:
 
     Args:
         given: A name; a pattern, such as "in out -> out in"; a permutation of the stored axes, such as (1, 0); a
-            mapping with the name as "kind" and the parameters; a pair of functions, to torch and back; or a Layout.
+            mapping with the name or pattern as "kind" and the parameters; a pair of functions, to torch and back; or a
+            Layout.
 
     Raises:
         InvalidArgumentError: `given` is none of these; an unknown name or parameter.
@@ -273,7 +274,8 @@ def layout_named(name: str) -> Layout:
 
 
 def _with_parameters(given: Mapping[Any, Any]) -> Layout:
-    layout = layout_named(given.get("kind", ""))
+    kind = given.get("kind", "")
+    layout = layout_of_rule(kind) if isinstance(kind, str) and "->" in kind else layout_named(kind)
     axes = {name for each in layout.patterns for name in each.names}
     if layout.added:
         axes.add(_FORGET_BIAS)

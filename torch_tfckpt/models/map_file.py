@@ -10,6 +10,13 @@ r"""Map files: the rules of a KeyMapper as TOML.
     axis = 1
     layout = "same"
 
+    [tables]
+    norm = { gamma = "weight", beta = "bias" }
+
+    [[rule]]
+    pattern = '(?P<scope>.*)/unit_(\d+)/norm/(\w+)'
+    to = 'layer.\g<2-1>.norm.\g<3:norm>'
+
 Each rule has one of `name`, `pattern`, `module`, `join` and `fill`, a target `to`, and options. `base = "bert"` before
 the first rule is the name of the base model in the targets (see `base_module`). Contract: anything
 wrong with a file raises an error that names the file and the number of the rule, counted from 1, and shows an example
@@ -21,11 +28,12 @@ Source: TOML 1.0, https://toml.io/en/v1.0.0.
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from torch_tfckpt.errors import DataLossError, IncompleteSaveError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.models.key_rules import CheckedRule, KeyRule, check_rule, pattern_text
+from torch_tfckpt.models.target_templates import Table, TargetTemplate, as_template
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.small_files import read_small, write_file
@@ -42,6 +50,7 @@ _EXAMPLES: Final = {
     "join": "join = ['q/kernel', 'k/kernel', 'v/kernel']\n  to = 'in_proj_weight'\n  layout = \"dense\"",
     "fill": 'fill = 1.0\n  to = "norm.weight"',
 }
+_TABLE_EXAMPLE: Final = '[tables]\n  norm = { gamma = "weight", beta = "bias" }'
 # The next string, comment or dot. An unclosed string is left to the TOML parser, which reports it.
 _TOKEN: Final = re.compile(r"\"\"\"|'''|\"|'|#|\.|\n")
 _ENDS: Final = {
@@ -91,21 +100,42 @@ def parse_map_file(place: str, contents: bytes) -> MapFile:
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, an integer of too many digits
         why = "it is nested too deeply" if isinstance(error, RecursionError) else shortened(str(error)).strip("'\"")
         raise InvalidArgumentError(f"{place} is not a map file in TOML: {why}. {_example('name')}") from error
-    _check_known(place, document, ["rule", "base"])
+    _check_known(place, document, ["base", "tables", "rule"])
     base = document.get("base", "")
     if not isinstance(base, str):
         raise InvalidArgumentError(f'{place}: base = {shortened(base)} is not a name. Write one such as base = "bert"')
+    words = _words(place, document.get("tables", {}))
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise InvalidArgumentError(f"{place}: rule is not an array of tables. {_example('name')}")
-    return MapFile(place, [_rule(f"{place}: rule {number}", table) for number, table in enumerate(tables, 1)], base)
+    return MapFile(
+        place, [_rule(f"{place}: rule {number}", table, words) for number, table in enumerate(tables, 1)], base
+    )
+
+
+def _words(place: str, tables: object) -> dict[str, Table]:
+    """Return the tables that translate words. InvalidArgumentError if they are not tables or lists of strings."""
+    found: dict[str, Table] = {}
+    for name, table in tables.items() if isinstance(tables, dict) else ():
+        words = {str(number): word for number, word in enumerate(table)} if isinstance(table, list) else table
+        if (
+            re.fullmatch(r"\w+", name)
+            and isinstance(words, dict)
+            and all(isinstance(each, str) for each in words.values())
+        ):
+            found[name] = words
+    if not isinstance(tables, dict) or len(found) < len(tables):
+        raise InvalidArgumentError(f"{place}: tables are not tables or lists of strings. Example:\n  {_TABLE_EXAMPLE}")
+    return found
 
 
 def write_map_file(path: AnyPath, rules: Iterable[CheckedRule], base: str = "") -> None:
     """Write rules to a map file. Raises as `KeyMapper.to_file` describes."""
     location = fspath(path)
-    tables = ["[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule)) for rule in rules]
-    text = "\n".join([*([f"base = {_string(base)}\n"] if base else []), *tables])
+    rules = list(rules)
+    blocks = ["[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule)) for rule in rules]
+    first = [f"base = {_string(base)}\n"] if base else []
+    text = "\n".join([*first, *_table_blocks(rules), *blocks])
     try:
         contents = text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -121,7 +151,7 @@ def write_map_file(path: AnyPath, rules: Iterable[CheckedRule], base: str = "") 
         raise IncompleteSaveError(f"{printable(location)}: {error}. The rules were not written") from error
 
 
-def _rule(place: str, table: Mapping[str, object]) -> CheckedRule:
+def _rule(place: str, table: Mapping[str, object], words: Mapping[str, Table]) -> CheckedRule:
     _check_known(place, table, _KEYS)
     kinds = [kind for kind in _KINDS if kind in table]
     if len(kinds) + ("fill" in table) != 1:
@@ -144,6 +174,13 @@ def _rule(place: str, table: Mapping[str, object]) -> CheckedRule:
         raise InvalidArgumentError(f'{place}: the layout is empty. Write one such as "dense", or omit it')
     source = table.get(kind) if kind != "fill" else None
     to = table["to"]
+    if kind not in ("name", "fill"):
+        try:
+            to = (
+                [as_template(each, words) for each in to] if isinstance(to, list) else as_template(cast(str, to), words)
+            )
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"{place}: {error}. {example}") from error
     options: dict[str, Any] = {
         key: table[key] for key in ("axis", "sizes", "fill", "add", "optional", "alias") if key in table
     }
@@ -203,6 +240,18 @@ def _check_keys(text: str) -> None:
                 at += len(re.compile(f"{kind[0]}{{0,2}}").match(text, at)[0])  # type: ignore[index]
 
 
+def _table_blocks(rules: Sequence[CheckedRule]) -> Iterator[str]:
+    """Yield the tables that the targets of rules use, as TOML."""
+    found: dict[str, Table] = {}
+    for rule in rules:
+        for target in rule.targets:
+            for name, table in target.tables.items() if isinstance(target, TargetTemplate) else ():
+                if found.setdefault(name, table) != table:
+                    raise UnimplementedError(f"{rule.place}: another table {quoted(name)} has other words. Rename one")
+    for name, table in found.items():
+        yield f"[tables.{name}]\n" + "".join(f"{_string(key)} = {_string(value)}\n" for key, value in table.items())
+
+
 def _table(rule: CheckedRule) -> Iterable[tuple[str, str]]:
     """Yield the keys of a rule and their values as TOML."""
     if rule.name is not None:
@@ -218,9 +267,9 @@ def _table(rule: CheckedRule) -> Iterable[tuple[str, str]]:
     quote = _string if rule.name is not None or not rule.sources else _literal
     targets = []
     for target in rule.targets:
-        if not isinstance(target, str):
+        if not isinstance(target, str | TargetTemplate):
             raise _is_function(rule, "target", target)
-        targets.append(quote(target))
+        targets.append(quote(target if isinstance(target, str) else target.text))
     yield "to", _list(targets) if len(targets) > 1 else (targets or ['""'])[0]
     if rule.layout is not None:
         yield "layout", _layout(rule)

@@ -2,12 +2,14 @@ r"""The inverse of a rule: from a state_dict key to the stored name that the rul
 
     layer_(\d+)/kernel -> layers.\1.weight     "layers.3.weight" was "layer_3/kernel"
     (.*)/(.*)          -> \1.\2                "a.b.c" was "a.b/c" or "a/b.c": not determined
+    unit_(\d+)/(.*)    -> \g<1-1>.\2           "2.weight" was "unit_3/weight"
     layer_\d+/(.*)     -> layers.\1            the number is lost: no inverse
     (?=.{3}/)0*(\d+)/(.*) -> \1.\2             "3.x" was "003/x": the only number of zeros that the pattern matches
 
 A pattern can be inverted if, outside its groups, it consists of literal characters, 0* and lookaheads, and if the
-target contains every group. The groups of a key are found by trying all ways to divide it, in a bounded number of
-steps. Whether a pattern matches the names that are found is not checked here: a lookahead may exclude some of them.
+target contains every group, except groups that are literal, too. The groups of a key are found by trying all ways to
+divide it, in a bounded number of steps. Whether a pattern matches the names that are found is not checked here: a
+lookahead may exclude some of them.
 """
 
 import re
@@ -17,9 +19,12 @@ from itertools import product
 from typing import Final
 
 from torch_tfckpt.models.key_rules import NameOrPattern, TargetFunction
+from torch_tfckpt.models.target_templates import TargetTemplate, Translation
 
-Parts = tuple[str | int, ...]
-"""Literal strings and numbers of groups; in a stored name, `_ZEROS` stands for any number of zeros."""
+TranslatedGroup = tuple[int, Translation]
+Parts = tuple[str | int | TranslatedGroup, ...]
+"""Literal strings and numbers of groups, with a translation if the key has the group translated; in a stored name,
+`_ZEROS` stands for any number of zeros."""
 
 _ZEROS: Final = 0
 _MOST_ZEROS: Final = 9
@@ -60,9 +65,9 @@ class RuleInverse:
 
 def rule_inverse(sources: tuple[NameOrPattern, ...], target: str | TargetFunction) -> RuleInverse | None:
     """Return the inverse for one target of a rule; None if it has none."""
-    if not isinstance(target, str):
+    if not isinstance(target, str | TargetTemplate):
         return None
-    if all(isinstance(source, str) for source in sources):
+    if isinstance(target, str) and all(isinstance(source, str) for source in sources):
         return RuleInverse(tuple((str(source),) for source in sources), (target,), {})
     names: list[Parts] = []
     groups: dict[int, re.Pattern[str]] = {}
@@ -72,16 +77,18 @@ def rule_inverse(sources: tuple[NameOrPattern, ...], target: str | TargetFunctio
         if parsed is None or wanted is None:
             return None
         parts, of_pattern = parsed
-        if not of_pattern.keys() <= set(wanted):
-            return None
         groups = groups or of_pattern
-        names.append(parts)
+        lost = of_pattern.keys() - {part[0] if isinstance(part, tuple) else part for part in wanted}
+        fixed = {group: _literal_text(of_pattern[group].pattern) for group in lost}
+        if None in fixed.values():
+            return None
+        names.append(tuple(fixed.get(part) or part if isinstance(part, int) else part for part in parts))
     return RuleInverse(tuple(names), wanted or (), groups)
 
 
 def may_be_target(source: NameOrPattern, target: str | TargetFunction, key: str) -> bool:
     """Return whether a rule may map a name to a key, as far as the literal parts of its target show."""
-    parts = template_parts(target, source) if isinstance(target, str) else None
+    parts = template_parts(target, source) if isinstance(target, str | TargetTemplate) else None
     if isinstance(source, str):
         return key == target
     if parts is None:
@@ -93,14 +100,24 @@ def may_be_target(source: NameOrPattern, target: str | TargetFunction, key: str)
             if found < 0 or (number == 0 and found):
                 return False
             at = found + len(part)
-    return not parts or isinstance(parts[-1], int) or (key.endswith(parts[-1]) and (len(parts) > 1 or at == len(key)))
+    return (
+        not parts or not isinstance(parts[-1], str) or (key.endswith(parts[-1]) and (len(parts) > 1 or at == len(key)))
+    )
 
 
-def template_parts(target: str, source: NameOrPattern) -> Parts | None:
+def template_parts(target: str | TargetTemplate, source: NameOrPattern) -> Parts | None:
     """Return the parts of a target; None if it has escapes other than those of groups."""
+    if isinstance(target, TargetTemplate):
+        several: list[str | int | TranslatedGroup] = []
+        for piece in target.pieces:
+            wanted = template_parts(piece if isinstance(piece, str) else f"\\g<{piece.group}>", source)
+            if wanted is None:
+                return None
+            several += wanted if isinstance(piece, str) else [(part, piece) for part in wanted if isinstance(part, int)]
+        return tuple(several)
     if isinstance(source, str):
         return (target,)
-    parts: list[str | int] = []
+    parts: list[str | int | TranslatedGroup] = []
     at = 0
     while at < len(target):
         match = _TEMPLATE.match(target, at)
@@ -123,12 +140,12 @@ def _pattern_parts(pattern: re.Pattern[str]) -> tuple[Parts, dict[int, re.Patter
     text = pattern.pattern
     if pattern.flags != re.compile("").flags:
         return None
-    parts: list[str | int] = []
+    parts: list[str | int | TranslatedGroup] = []
     groups: dict[int, re.Pattern[str]] = {}
     at = 0
     while at < len(text):
         if text.startswith(_LOOKAHEAD, at):
-            at = _end_of_group(text, at + len(_LOOKAHEAD)) + 1
+            at = end_of_group(text, at + len(_LOOKAHEAD)) + 1
             continue
         if text.startswith("0*", at) and _ZEROS not in parts:
             parts.append(_ZEROS)
@@ -142,7 +159,7 @@ def _pattern_parts(pattern: re.Pattern[str]) -> tuple[Parts, dict[int, re.Patter
         escaped, group, literal = match.groups()
         at = match.end()
         if group:
-            end = _end_of_group(text, at)
+            end = end_of_group(text, at)
             inner = text[at:end]
             try:
                 compiled = re.compile(inner)
@@ -160,7 +177,19 @@ def _pattern_parts(pattern: re.Pattern[str]) -> tuple[Parts, dict[int, re.Patter
     return (tuple(parts), groups) if len(groups) == pattern.groups else None
 
 
-def _end_of_group(text: str, at: int) -> int:
+def _literal_text(pattern: str) -> str | None:
+    """Return the only text that a pattern matches; None if it has anything but literal characters."""
+    text, at = "", 0
+    while at < len(pattern):
+        match = _PATTERN.match(pattern, at)
+        if match is None or match[2] or pattern.startswith(_QUANTIFIERS, match.end()):
+            return None
+        text += match[1] or match[3]
+        at = match.end()
+    return text
+
+
+def end_of_group(text: str, at: int) -> int:
     """Return the end of the group whose contents begin at `at`. The pattern must be valid."""
     depth, in_set = 1, False
     while at < len(text):
@@ -190,31 +219,36 @@ def _divisions(key: str, parts: Parts, patterns: Mapping[int, re.Pattern[str]]) 
             yield groups if at == len(key) else None
             continue
         part = parts[number]
-        known = groups.get(part) if isinstance(part, int) else part
+        group, translation = part if isinstance(part, tuple) else (part, None)
+        known = group if isinstance(group, str) else groups.get(group)
+        if known is not None and translation is not None:
+            known = translation.forwards(known)
         if known is not None:
             yield None
             if key.startswith(known, at):
                 waiting.append((at + len(known), number + 1, groups))
             continue
-        assert isinstance(part, int)
+        assert isinstance(group, int)
         following = parts[number + 1] if number + 1 < len(parts) else None
         for end in range(at, len(key) + 1) if following is not None else [len(key)]:
             yield None
-            text = key[at:end]
             if isinstance(following, str) and not key.startswith(following, end):
                 continue
-            if patterns[part].fullmatch(text) is not None:
-                waiting.append((end, number + 1, {**groups, part: text}))
+            text = key[at:end] if translation is None else translation.backwards(key[at:end])
+            if text is not None and patterns[group].fullmatch(text) is not None:
+                waiting.append((end, number + 1, {**groups, group: text}))
 
 
 def _spellings(parts: Parts, groups: Mapping[int, str]) -> Iterator[str]:
     """Yield the stored names: one for each number of zeros."""
     for zeros in range(_MOST_ZEROS + 1 if _ZEROS in parts else 1):
         known = {**groups, _ZEROS: "0" * zeros}
-        yield "".join(part if isinstance(part, str) else known[part] for part in parts)
+        yield "".join(
+            part if isinstance(part, str) else known[part if isinstance(part, int) else part[0]] for part in parts
+        )
 
 
-def _append(parts: list[str | int], text: str) -> None:
+def _append(parts: list[str | int | TranslatedGroup], text: str) -> None:
     if parts and isinstance(parts[-1], str):
         parts[-1] += text
     else:

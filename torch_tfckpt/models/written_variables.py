@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.models.base_module import mapper_for
-from torch_tfckpt.models.inverted_rules import InvertedRules, WrittenAs
+from torch_tfckpt.models.inverted_rules import InvertedRules, WrittenAs, layout_given
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layouts import SAME, Layout, layout_of_rule
 from torch_tfckpt.models.mapped_sources import implied_layout, part_layout, shared_origin
@@ -253,8 +253,8 @@ def _stored_as(
     if by_rule is not None:
         [key] = by_rule.keys
         with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
-            implied = by_rule.rule.given_layout or implied_layout(target, place.name, key, must_be_known=True)
-            return key, implied or SAME
+            given = layout_given(by_rule.rule, target, place.name)
+            return key, given or implied_layout(target, place.name, key, must_be_known=True) or SAME
     written = _written(target, place.name)
     if not below:
         return place.name, SAME
