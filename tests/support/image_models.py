@@ -104,6 +104,12 @@ def _inception(**options: Any) -> Callable[[], nn.Module]:
     return lambda: family("torchvision").models.inception_v3(num_classes=CLASSES, init_weights=False, **options)
 
 
+def _timm_inception() -> nn.Module:
+    model: Any = _timm("inception_v3", aux_logits=True)()
+    model.aux_logits = False  # do not run it: it is for larger images
+    return model  # type: ignore[no-any-return]
+
+
 def _densenet() -> nn.Module:
     return with_epsilon(family("torchvision").models.DenseNet(32, (2, 3, 2, 2), 64, num_classes=CLASSES), 1.001e-5)
 
@@ -130,7 +136,7 @@ MODELS: Mapping[str, Callable[[], nn.Module]] = {
     "inception-v3": _inception(aux_logits=False),
     "inception-v3 with auxiliary classifier": _inception(),
     "inception-v3 timm": _timm("inception_v3", aux_logits=False),
-    "inception-v3 timm with auxiliary classifier": _timm("inception_v3", aux_logits=True),
+    "inception-v3 timm with auxiliary classifier": _timm_inception,
     "inception-v4": _timm("inception_v4"),
 }
 """Name of a case -> how to make the module."""
