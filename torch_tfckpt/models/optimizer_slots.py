@@ -166,13 +166,13 @@ def _remark_on_kinds(optimizer: torch.optim.Optimizer, unclear: Sequence[str]) -
         )
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, targets: Sequence[Target]) -> None:
+def check_optimizer(optimizer: torch.optim.Optimizer, targets: Sequence[Target], function: str = "load_model") -> None:
     """Raise InvalidArgumentError if none of the targets is a parameter of the optimizer."""
     held = {identity_of(target.tensor) for target in targets}
     if not any(identity_of(parameter) in held for parameter in _parameters(optimizer)):
         raise InvalidArgumentError(
-            f"load_model: none of the parameters of optimizer {type(optimizer).__name__} is one of the model's. Create "
-            f"the optimizer from model.parameters() of the model that is loaded"
+            f"{function}: none of the parameters of optimizer {type(optimizer).__name__} is one of the model's. Create "
+            f"the optimizer from model.parameters() of this model"
         )
 
 
