@@ -4,6 +4,7 @@ The model has a convolution, an LSTM, an attention layer and a Dense layer, all 
 to be transposed, split or joined like its variable.
 """
 
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from takeover_data import INPUTS, OUTPUTS, SIZE, UNITS, batch
 from tensorflow_process import TensorFlowProcess
 from torch import nn
+from torch_families import family
 
 from torch_tfckpt.models.loading import load_model
 from torch_tfckpt.models.saving import save_model
@@ -122,6 +124,20 @@ def test_torch_continues_a_saver(tensorflow: TensorFlowProcess, tmp_path: Path, 
     differences = {finding.name for finding in report.semantics if not finding.accepted}
     momentum = {"momentum_learning_rate"} if "RMSProp" in name and "momentum" in options else set()
     assert differences == ({"rmsprop_epsilon"} | momentum if "RMSProp" in name else set())
+    assert_same_curve(train(model, optimizer, STEPS, MORE), expected)
+
+
+def test_an_optimizer_with_epsilon_in_the_root(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """timm's RMSpropTF continues RMSProp with a large epsilon, and there is nothing to report."""
+    options = {"learning_rate": 0.01, "decay": 0.9, "momentum": 0.5, "epsilon": 0.01}
+    prefix = str(tmp_path / "m")
+    expected = tensorflow.call("tensorflow_takeover.train_v1", prefix, "RMSProp", options, STEPS, MORE)
+    model = Net()
+    family("timm")
+    rmsprop_tf = importlib.import_module("timm.optim").RMSpropTF
+    optimizer = rmsprop_tf(trained(model), 0.01, 0.9, 0.01, momentum=0.5)
+    report = load_model(model, prefix, optimizer=optimizer, accept=("forget_bias",))
+    assert [finding.name for finding in report.semantics] == ["forget_bias"]
     assert_same_curve(train(model, optimizer, STEPS, MORE), expected)
 
 

@@ -4,6 +4,7 @@
     fc/kernel/d_opt, fc/kernel/d_opt_1, d_opt/beta1_power, ...            (scope "", name "d_opt")
     train/fc/kernel/adam_m, train/fc/kernel/adam_v, train/global_step     (scope "train", name "adam")
     training/Adam/fc/kernel/m, .../v, training/Adam/iter, .../lr          (scope "training/Adam", name "")
+    adam/fc_kernel_momentum, adam/fc_kernel_velocity, adam/iteration      (scope "adam", name "")
 
 The slots are those that `named_kinds` recognises; nothing else is searched. Powers of betas without a scope,
 or in a scope that several optimizers may share, are used for an optimizer only if there is no other optimizer, or if
@@ -30,7 +31,8 @@ Owner = tuple[str, str]
 _GLOBAL_STEP: Final = "global_step"
 _POWERS: Final = ("beta1_power", "beta2_power")
 _KERAS_NAMES: Final[Mapping[str, Sequence[str]]] = {  # Keras 2's name -> other names
-    "iter": ("iterations",), "learning_rate": ("lr",), "beta_1": (), "beta_2": (), "momentum": (), "decay": (),
+    "iter": ("iterations", "iteration"), "learning_rate": ("lr",), "beta_1": (), "beta_2": (), "momentum": (),
+    "rho": (), "decay": (),
 }  # fmt: skip
 _IN_NO_SCOPE: Final = {"iter": ("iteration", "iterations"), "learning_rate": ("learning_rate",)}
 _LISTED: Final = 4  # keys in a message
@@ -93,7 +95,7 @@ class NamedOptimizers:
         """
         if owner is not None and self._is_of_keras(owner[0]):
             scope = owner[0]
-            of_scope = (parts.get(scope, {}) for parts in self._parts.values())
+            of_scope = (parts.get(scope, {}) for variable, parts in self._parts.items() if variable)
             slots = frozenset(kind.slot_of_variable(part) for parts in of_scope for part in parts)
             called = scope.rpartition("/")[2]
             return StoredOptimizer(self._reader, quoted(scope), self._keras_numbers(scope), slots, called)

@@ -118,12 +118,46 @@ def plan_slots(
         raise plan.problem
     for slot in plan.slots:
         _check_layouts(reader, known[identity_of(slot.parameter)][1], slot)
-    remarks = [*(remarks if plan.missing else ()), *(message for name, message in plan.differences if not name)]
+    remarks = [
+        *(remarks if plan.missing else ()),
+        *_remarks_on_values(reader, known, plan, slots, optimizer),
+        *(message for name, message in plan.differences if not name),
+    ]
     with_state = (known[identity_of(slot.parameter)][0] for slot in plan.slots)
     modules = tuple(dict.fromkeys(target.places[0].parent[:-1] for target in with_state))
     findings = [SemanticFinding(name, modules, message) for name, message in plan.differences if name]
     findings += _trained_constants(optimizer, filled)
     return SlotPlan(plan, known, remarks, [each._replace(accepted=each.name in accept) for each in findings])
+
+
+def _remarks_on_values(
+    reader: CheckpointReader,
+    known: Mapping[Identity, _Loaded],
+    plan: StatePlan,
+    slots: Sequence[FoundSlot],
+    optimizer: torch.optim.Optimizer,
+) -> Iterator[str]:
+    """Yield a remark on parameters with only a part of their state, and one on state in a shorter type."""
+    missing = set(map(identity_of, plan.missing))
+    partial = [slot for slot in slots if identity_of(slot.parameter) in missing]
+    if partial and plan.kind is not None:
+        of = identity_of(partial[0].parameter)
+        group = next(each for each in plan.groups if of in map(identity_of, each["params"]))
+        stored = {slot.state for slot in partial if identity_of(slot.parameter) == of}
+        lacking = sorted(plan.kind.required({**group, **plan.hyperparameters}) - stored)
+        name = quoted(known[of][0].name)
+        yield (
+            f"only a part of the optimizer state of {name} is stored: {listed(partial[0].keys, 1)}, but "
+            f"not {' and '.join(lacking)} of {type(optimizer).__name__}. Its options may differ from TensorFlow's"
+        )
+    for slot in plan.slots:
+        dtype = value_dtype(slot.keys[0], reader.dtype(slot.keys[0]))
+        if dtype.itemsize > slot.parameter.dtype.itemsize:
+            yield (
+                f"optimizer state is stored as {dtype}, and was converted to {slot.parameter.dtype}, the type of the "
+                f"parameters, as torch's optimizers keep it"
+            )
+            break
 
 
 def _trained_constants(optimizer: torch.optim.Optimizer, filled: Sequence[Target]) -> Iterator[SemanticFinding]:

@@ -29,7 +29,7 @@ RATE_NOT_STORED: Final = "momentum_learning_rate"
 _SMALL: Final = 0.01  # relative change of Adam's epsilon that is not reported
 
 
-class Difference(NamedTuple):
+class OptimizerDifference(NamedTuple):
     """Something that torch's optimizer computes differently from TensorFlow's, or that is not stored."""
 
     name: str  # for load_model(accept=...); "" if it is only a remark
@@ -42,7 +42,7 @@ def differences(
     groups: Sequence[Mapping[str, Any]],
     step: float | None,
     states: Collection[str],
-) -> Iterator[Difference]:
+) -> Iterator[OptimizerDifference]:
     """Yield the differences for an optimizer whose state is loaded.
 
     Args:
@@ -51,7 +51,7 @@ def differences(
         states: torch's names of the stored state.
     """
     if kind is RMSPROP and not all(LR_IN_MOMENTUM in group for group in groups):
-        yield Difference("rmsprop_epsilon", _of_rmsprop(groups))
+        yield OptimizerDifference("rmsprop_epsilon", _of_rmsprop(groups))
     if kind is ADAM and stored.corrects_bias and step is not None:
         yield from _of_adam(groups, step)
     if not stored.corrects_bias:
@@ -59,18 +59,18 @@ def differences(
             f"the stored moments are of an Adam without bias correction, like BERT's. The optimizer's step was set to "
             f"{step:.0f}, so that torch makes no correction, either"
         )
-        yield Difference("adam_bias_correction", message)
+        yield OptimizerDifference("adam_bias_correction", message)
     for state, option in ((MAXIMA, "amsgrad"), ("grad_avg", "centered")):
         if state in states and not any(group.get(option) for group in groups):
             message = f"TensorFlow's optimizer used {option}, but this optimizer does not. Create it with {option}=True"
-            yield Difference("optimizer_options", message)
+            yield OptimizerDifference("optimizer_options", message)
     called = kind_called(stored.called)
     if called is not None and called[1] is None:
         message = (
             f"the stored optimizer is called {quoted(stored.called)}, which torch does not have. Its state was loaded, "
             f"but torch's {kind.name or 'NAdam'} updates the parameters in a different way"
         )
-        yield Difference("optimizer_kind", message)
+        yield OptimizerDifference("optimizer_kind", message)
 
 
 def _of_rmsprop(groups: Sequence[Mapping[str, Any]]) -> str:
@@ -82,7 +82,7 @@ def _of_rmsprop(groups: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _of_adam(groups: Sequence[Mapping[str, Any]], step: float) -> Iterator[Difference]:
+def _of_adam(groups: Sequence[Mapping[str, Any]], step: float) -> Iterator[OptimizerDifference]:
     """Yield the difference in the first steps, in which TensorFlow's epsilon is larger in torch's formula."""
     for group in groups:
         correction = math.sqrt(1.0 - float(group["betas"][1]) ** (step + 1.0))
@@ -92,5 +92,5 @@ def _of_adam(groups: Sequence[Mapping[str, Any]], step: float) -> Iterator[Diffe
                 f"{step + 1:.0f}, TensorFlow's epsilon equals eps={1 / correction:.3g} x epsilon in torch. The "
                 f"difference vanishes in later steps, and matters only for gradients not much larger than epsilon"
             )
-            yield Difference("", message)
+            yield OptimizerDifference("", message)
             return

@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError, UnimplementedError
-from torch_tfckpt.optimizers.differences import RATE_NOT_STORED, Difference, differences
+from torch_tfckpt.optimizers.differences import RATE_NOT_STORED, OptimizerDifference, differences
 from torch_tfckpt.optimizers.kinds import (
     LR_IN_MOMENTUM,
     MAXIMA,
@@ -87,7 +87,7 @@ class StatePlan:
     step: float | None = None
     product: float | None = None
     rates: dict[Identity, float] = field(default_factory=dict)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[OptimizerDifference] = field(default_factory=list)
     problem: CheckpointError | None = None
 
     def state_dict(self, values: Iterable[torch.Tensor], *, keep_others: bool) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _other_kind(plan: StatePlan, stored: StoredOptimizer) -> CheckpointError | N
         shown = f" ({likely})" if likely else ""
         return UnimplementedError(_message(stored, f"{finding}: it is a different kind of optimizer{shown}"))
     if called is not None and called[1] not in (None, kind) and stored.slots:
-        finding = f"is called {quoted(stored.called)}, but {name} is a different kind of optimizer"
+        finding = f"is the state of {called[0]}, and {name} is a different kind of optimizer"
         return UnimplementedError(_message(stored, finding))
     return None
 
@@ -241,7 +241,7 @@ def _plan_rates(plan: StatePlan, stored: StoredOptimizer, accept: Collection[str
             f"the momentum of {of} contains the learning rate, which is not stored. It was divided by the rate of this "
             f"optimizer, {', '.join(f'{each:g}' for each in rates)}, which must be TensorFlow's at this step"
         )
-        plan.differences.append(Difference(RATE_NOT_STORED, message))
+        plan.differences.append(OptimizerDifference(RATE_NOT_STORED, message))
 
 
 def _plan_steps(plan: StatePlan, stored: StoredOptimizer) -> None:
