@@ -132,8 +132,8 @@ class NamedOptimizers:
         if every and is_needed:
             raise InvalidArgumentError(
                 f"{self._reader.path}: {listed(every, _LISTED)} differ, and it is unclear which of them belongs to the "
-                f"optimizer of these parameters, so its number of steps is unknown. Omit optimizer, or the powers of the "
-                f"other optimizer, as in `tfckpt convert SRC DST --exclude '_power_1$'`"
+                f"optimizer of these parameters, so its number of steps is unknown. Omit optimizer, or the powers of "
+                f"the other optimizer, as in `tfckpt convert SRC DST --exclude '_power_1$'`"
             )
         return None
 
