@@ -58,8 +58,6 @@ STEP = {"global_step": torch.tensor(4)}
         slots("/d_opt", "/d_opt_1") | powers() | STEP,
         slots("/Adam", "/Adam_1", start="train/") | powers("train/"),
         slots("/Adam", "/Adam_1") | {"train/global_step": torch.tensor(4)},
-        slots("/adam_m", "/adam_v") | STEP,
-        slots("/lamb_m", "/lamb_v") | STEP,
         slots("/m", "/v") | STEP,
         slots("/m", "/v", start="training/Adam/") | {"training/Adam/iter": torch.tensor(4)},
         slots("/m", "/v", start="Adam/") | {"Adam/iterations": torch.tensor(4), "Adam/lr": torch.tensor(0.5)},
@@ -72,6 +70,22 @@ def test_adam_under_many_names(tmp_path: Path, more: Mapping[str, torch.Tensor])
     state = loaded(tmp_path / "m", more, torch.optim.Adam)
     assert torch.equal(state["exp_avg"], VARIABLES["fc/bias"] + 10)
     assert torch.equal(state["exp_avg_sq"], VARIABLES["fc/bias"] + 20) and state["step"] == 4
+
+
+@pytest.mark.parametrize("name", ["adam", "lamb"])
+def test_adam_that_does_not_correct_the_bias(tmp_path: Path, name: str) -> None:
+    """BERT's moments are loaded with a step at which torch's correction is 1 in float32; a finding reports it."""
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, eps=0.25, weight_decay=0.0)
+    stored = {**VARIABLES, **slots(f"/{name}_m", f"/{name}_v"), **STEP}
+    report = load_model(model, tfckpt.save_file(stored, tmp_path / "m"), optimizer=optimizer)
+    assert "adam_bias_correction" in [finding.name for finding in report.semantics]
+    parameter = model.get_parameter("fc.bias")
+    before, m, v = parameter.detach().clone(), VARIABLES["fc/bias"] + 10, VARIABLES["fc/bias"] + 20
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    expected = before - 0.5 * (0.9 * m + 0.1) / ((0.999 * v + 0.001).sqrt() + 0.25)
+    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +143,73 @@ def test_momentum_of_keras_needs_its_rate(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="no learning rate is stored"):
         del numbers["SGD/learning_rate"]
         loaded(tmp_path / "m", slots("/momentum", start="SGD/") | numbers, torch.optim.SGD)
+
+
+def test_momentum_with_a_schedule(tmp_path: Path) -> None:
+    """If the caller accepts it, the momentum is divided by the optimizer's rate, and a finding has the rate."""
+    model = net()
+    stored = {
+        **VARIABLES,
+        **slots("/momentum", start="SGD/"),
+        "SGD/iter": torch.tensor(4),
+        "SGD/decay": torch.tensor(0.0),
+    }
+    path = tfckpt.save_file(stored, tmp_path / "m")
+    weight, bias = (model.get_parameter(name) for name in ("fc.weight", "fc.bias"))
+    groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "lr": 0.25}]
+    optimizer = torch.optim.SGD(groups, lr=0.5, momentum=0.5)
+    report = load_model(model, path, optimizer=optimizer, accept=("momentum_learning_rate",))
+    assert torch.equal(optimizer.state[bias]["momentum_buffer"], slots("/x")["fc/bias/x"] * -4)
+    assert torch.equal(optimizer.state[weight]["momentum_buffer"], slots("/x")["fc/kernel/x"].t() * -2)
+    [finding] = report.semantics
+    assert finding.accepted and "the rate of this optimizer, 0.25, 0.5, which must be" in finding.message
+
+
+def test_slots_with_the_names_of_keras_3(tmp_path: Path) -> None:
+    """The slot of "fc/kernel" is "adam/fc_kernel_momentum"; of two variables with one such name, neither has slots."""
+    scope = {"adam/iteration": torch.tensor(4), "adam/learning_rate": torch.tensor(0.5)}
+    named = {
+        f"adam/{name.replace('/', '_')}_{slot}": value + 10 * at
+        for at, slot in enumerate(("momentum", "velocity"), 1) for name, value in VARIABLES.items()
+    }  # fmt: skip
+    state = loaded(tmp_path / "m", scope | named, torch.optim.Adam)
+    assert torch.equal(state["exp_avg_sq"], VARIABLES["fc/bias"] + 20) and state["step"] == 4
+    with pytest.raises(NotFoundError, match=r'Missing optimizer state of: "fc\.bias"'):
+        loaded(tmp_path / "n", scope | named | {"fc_bias": numbered(2)}, torch.optim.Adam)
+
+
+@pytest.mark.parametrize(
+    ("more", "make", "told"),
+    [
+        (slots("/RMSProp", "/RMSProp_1"), torch.optim.Adam, "state is that of RMSProp, and Adam is a different kind"),
+        (slots("/Adam", "/Adam_1"), torch.optim.Adagrad, "state is that of Adam, and Adagrad is a different kind"),
+        (slots("/Ftrl", "/Ftrl_1"), torch.optim.Adagrad, "state is that of ftrl, and Adagrad is a different kind"),
+        (slots("/RMSProp"), torch.optim.RMSprop, r"\"fc/kernel/RMSProp\", but not momentum_buffer of RMSprop"),
+        ({f"RMSprop/velocity/{name}": value for name, value in VARIABLES.items()} | {"iteration": torch.tensor(4)},
+         torch.optim.Adam, r"is the state of RMSProp, and Adam is a different kind"),
+    ],
+    ids=["RMSProp", "Adam", "Ftrl", "part", "Keras"],
+)  # fmt: skip
+def test_the_error_names_the_stored_kind(
+    tmp_path: Path, more: Mapping[str, torch.Tensor], make: Callable[..., torch.optim.Optimizer], told: str
+) -> None:
+    """Rather than only what is missing."""
+    model = net()
+    options = {"momentum": 0.5} if make is torch.optim.RMSprop else {}
+    path = tfckpt.save_file({**VARIABLES, **more, **STEP}, tmp_path / "m")
+    with pytest.raises(CheckpointError, match=told):
+        load_model(model, path, optimizer=make(model.parameters(), lr=0.1, **options))
+
+
+def test_state_in_a_shorter_type(tmp_path: Path) -> None:
+    """bfloat16 parameters have bfloat16 state, as torch's optimizers create it; a remark mentions the conversion."""
+    model = net().to(torch.bfloat16)
+    path = tfckpt.save_file({**VARIABLES, **slots("/Adam", "/Adam_1"), **STEP}, tmp_path / "m")
+    optimizer = torch.optim.Adam(model.parameters())
+    report = load_model(model, path, optimizer=optimizer)
+    state = optimizer.state[model.get_parameter("fc.bias")]
+    assert state["exp_avg"].dtype == torch.bfloat16 and state["step"].dtype == torch.float32
+    assert any("stored as torch.float32, and was converted to torch.bfloat16" in remark for remark in report.remarks)
 
 
 def test_no_momentum_needs_no_slots(tmp_path: Path) -> None:

@@ -190,8 +190,8 @@ def test_other_optimizers_are_refused(tmp_path: Path) -> None:
     tfckpt.save_file(small_in_tensorflow() | {"global_step": torch.tensor(3)}, tmp_path / "m")
     model = Small()
     before = bits(model)
-    with pytest.raises(UnimplementedError, match="optimizer RMSprop: only the state of Adam, AdamW, Adagrad, SGD can"):
-        load_model(model, tmp_path / "m", optimizer=torch.optim.RMSprop(model.parameters()))
+    with pytest.raises(UnimplementedError, match="optimizer Rprop: only the state of Adam, AdamW, SGD, RMSprop, "):
+        load_model(model, tmp_path / "m", optimizer=torch.optim.Rprop(model.parameters()))
     assert bits(model) == before
 
 

@@ -19,7 +19,7 @@ KINDS: dict[str, Make] = {
     "AdamW": torch.optim.AdamW,
     "Adagrad": torch.optim.Adagrad,
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
-    "RMSprop": torch.optim.RMSprop,
+    "Rprop": torch.optim.Rprop,
 }
 
 
@@ -51,7 +51,7 @@ def test_the_hint_restores_the_optimizer(tmp_path: Path, kind: str, model_key: s
     path = tfckpt.Saver({model_key: trained_model, key: trained_optimizer}).save(tmp_path / "m")
     model = nn.Linear(3, 2)
     optimizer = KINDS[kind](model.parameters())
-    expected: type[CheckpointError] = UnimplementedError if kind == "RMSprop" else NotFoundError
+    expected: type[CheckpointError] = UnimplementedError if kind == "Rprop" else NotFoundError
     with pytest.raises(expected, match=f'stored the state of {kind} under "{key}"') as caught:
         tfckpt.load_model(model, path, optimizer=optimizer)
     expression = hinted(str(caught.value))
@@ -99,7 +99,7 @@ def test_several_optimizers_and_another_class(tmp_path: Path) -> None:
     with pytest.raises(
         UnimplementedError, match=r'state of "Adam" under "a", "s1", "s2".*with an optimizer of class "Adam"'
     ):
-        tfckpt.load_model(model, path, optimizer=torch.optim.RMSprop(model.parameters()))
+        tfckpt.load_model(model, path, optimizer=torch.optim.Rprop(model.parameters()))
 
 
 def test_strings_that_are_not_optimizers(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_strings_that_are_not_optimizers(tmp_path: Path) -> None:
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     assert tfckpt.load_model(model, tmp_path / "m", optimizer=sgd).remarks == []
     with pytest.raises(UnimplementedError, match=r"Omit optimizer$"):
-        tfckpt.load_model(model, tmp_path / "m", optimizer=torch.optim.RMSprop(model.parameters()))
+        tfckpt.load_model(model, tmp_path / "m", optimizer=torch.optim.Rprop(model.parameters()))
 
 
 def test_a_load_without_an_optimizer_has_no_hint(tmp_path: Path) -> None:

@@ -35,6 +35,14 @@ class Trained(NamedTuple):
             return torch.optim.SGD(parameters, rate, momentum, nesterov=self.kind == "nesterov")
         if self.kind == "adagrad":
             return torch.optim.Adagrad(parameters, rate, eps=EPSILON if self.family == "keras2" else 0.0)
+        if self.kind == "rmsprop":
+            return torch.optim.RMSprop(parameters, rate, 0.9, 1e-12, momentum=MOMENTUM)
+        if self.kind == "adadelta":
+            return torch.optim.Adadelta(parameters, rate, 0.95, EPSILON)
+        if self.kind == "adamax":
+            return torch.optim.Adamax(parameters, rate, BETAS, 0.0)
+        if self.kind == "nadam":
+            return torch.optim.NAdam(parameters, rate, BETAS, EPSILON)
         betas = (0.5, 0.5) if self.family == "keras2" else BETAS
         # TensorFlow adds epsilon to the root of a variance without bias correction.
         eps = EPSILON / (1 - BETAS[1] ** (STEPS + 1)) ** 0.5
@@ -46,11 +54,13 @@ class Trained(NamedTuple):
         return " ".join((self.family, self.kind, *self.options))
 
 
+V1_KINDS = ("sgd", "nesterov", "adagrad", "adam", "rmsprop", "adadelta")
+OTHER_KINDS = ("rmsprop", "adadelta", "adamax", "nadam")
 ALL = [
-    *(Trained("v1", kind, more) for kind in ("sgd", "nesterov", "adagrad", "adam") for more in ({}, {"counted": True})),
+    *(Trained("v1", kind, more) for kind in V1_KINDS for more in ({}, {"counted": True})),
     *(Trained("keras2", kind) for kind in ("sgd", "nesterov", "adagrad", "adam", "amsgrad")),
     *(Trained("keras2", kind, {"decay": 0.5}) for kind in ("sgd", "nesterov", "adagrad", "adam", "amsgrad")),
-    *(Trained("keras3", kind) for kind in ("sgd", "nesterov", "adagrad", "adam", "amsgrad", "adamw")),
+    *(Trained("keras3", kind) for kind in ("sgd", "nesterov", "adagrad", "adam", "amsgrad", "adamw", *OTHER_KINDS)),
     *(Trained("keras3", kind, {"scheduled": True}) for kind in ("adagrad", "adam", "amsgrad", "adamw")),
 ]  # fmt: skip
 

@@ -91,7 +91,10 @@ def _keras3(kind: str, rate: Any) -> Any:
         "adam": lambda: optimizers.Adam(rate, epsilon=EPSILON, **betas),
         "amsgrad": lambda: optimizers.Adam(rate, epsilon=EPSILON, amsgrad=True, **betas),
         "adamw": lambda: optimizers.AdamW(rate, WEIGHT_DECAY, epsilon=EPSILON, **betas),
-        "rmsprop": lambda: optimizers.RMSprop(rate, momentum=MOMENTUM),
+        "rmsprop": lambda: optimizers.RMSprop(rate, momentum=MOMENTUM, epsilon=1e-12),
+        "adadelta": lambda: optimizers.Adadelta(rate, epsilon=EPSILON),
+        "adamax": lambda: optimizers.Adamax(rate, epsilon=0.0, **betas),
+        "nadam": lambda: optimizers.Nadam(rate, epsilon=EPSILON, **betas),
         "ftrl": lambda: optimizers.Ftrl(rate),
     }
     return made[kind]()
@@ -103,6 +106,8 @@ def _v1(kind: str) -> Any:
         return v1.AdamOptimizer(RATE, *BETAS, epsilon=EPSILON)
     if kind == "rmsprop":
         return v1.RMSPropOptimizer(RATE, momentum=MOMENTUM)
+    if kind == "adadelta":
+        return v1.AdadeltaOptimizer(RATE, epsilon=EPSILON)
     if kind == "adagrad":
         return v1.AdagradOptimizer(RATE)
     return v1.MomentumOptimizer(RATE, MOMENTUM, use_nesterov=kind == "nesterov")

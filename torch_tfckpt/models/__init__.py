@@ -17,7 +17,8 @@
     targets, filling                  the tensors of a module that can be loaded; put values into them
     auxiliary, named_kinds            identify variables that are not weights, by object and by name
     named_slots, averages             find the slots and the moving average of a variable
-    optimizer_slots, named_optimizers the state of the parameters of an optimizer
+    optimizer_slots, named_optimizers, written_slots
+                                      the state of the parameters of an optimizer: load, find by name, save
 
 May use: torch modules and optimizers, `optimizers`, the checkpoint reader, savers (to save).
 Must not use: imported graphs, managers, conversion of whole files.

@@ -102,10 +102,11 @@ def load_model(
             mention that they are stored; "ignore": never; "prefer": for variables that have an average; "only":
             always, and a missing average is an error. An AveragedModel that gets averages also gets its n_averaged: the
             number of steps, or 1 if the number is not stored.
-        optimizer: Adam, AdamW, Adagrad or SGD over parameters of the module. It gets the state of TensorFlow's
-            optimizer of the same kind, converted to torch's units, and the hyperparameters that Keras stored (learning
-            rate, betas, momentum). State that a Saver of this package stored is not read; a remark in the
-            report, or the error, says how to restore it.
+        optimizer: Adam, AdamW, SGD, RMSprop, Adagrad, Adadelta, Adamax or NAdam over parameters of the module. It gets
+            the state of TensorFlow's optimizer of the same kind, converted to torch's units and layouts, and the
+            hyperparameters that Keras stored (learning rate, betas, momentum). What torch computes differently is
+            in `LoadReport.semantics`; docs/conversion/optimizer-state.md explains it. State that a Saver of this
+            package stored is not read; a remark in the report, or the error, says how to restore it.
         prefix: Common prefix of all names of the module; "" for no prefix. None: it is detected.
         accept: Names of findings in `LoadReport.semantics` for which the module is known to be correct, such as
             ("gelu_form",). They are not logged and never raise an error. docs/conversion/semantics.md lists the names.
@@ -151,21 +152,21 @@ def load_model(
         check_optimizer(optimizer, targets)
     with CheckpointReader(path, storage=storage) as reader:
         found = find_sources(reader, targets, mapper=rules, ema=ema, prefix=prefix)
-        plan = _plan(reader, targets, found, optimizer)
+        plan = _plan(reader, targets, found, optimizer, accept)
         _check_report(reader.path, model, plan.report, strict)
         unused = found.stored_averages.of if ema == "warn" else {}
         found_semantics = find_semantics(
             model, plan.loads, unused_averages=unused, trains=optimizer is not None, accept=accept
         )
+        found_semantics += () if plan.slots is None else plan.slots.findings
         _report_semantics(reader.path, model, plan.report, found_semantics, strict)
         if targets and not plan.loads:
             _log.warning("%s: no tensor of the %s was loaded. %s", reader.path, type(model).__name__, plan.report)
         changed = [*(target for target, _ in plan.loads), *(target for target, _ in plan.filled)]
         for target in changed if not assign else ():
             target.check_fillable()
-        slot_keys = () if plan.slots is None else (key for keys in plan.slots.keys.values() for key in keys.values())
         values = read_values(reader, plan.loads, own_memory=assign)
-        stored = reader.get_tensors(dict.fromkeys(slot_keys))
+        stored = reader.get_tensors(() if plan.slots is None else plan.slots.stored_keys)
     if plan.report.filled:
         names = listed(list(plan.report.filled), _LISTED)
         _log.warning("%s: tensors not stored, and filled with a constant instead: %s", reader.path, names)
@@ -208,7 +209,11 @@ def _check_arguments(
 
 
 def _plan(
-    reader: CheckpointReader, targets: Sequence[Target], found: Found, optimizer: torch.optim.Optimizer | None
+    reader: CheckpointReader,
+    targets: Sequence[Target],
+    found: Found,
+    optimizer: torch.optim.Optimizer | None,
+    accept: Collection[str],
 ) -> _Plan:
     """Decide what to load; everything else goes into the report."""
     loads: list[tuple[Target, Source]] = []
@@ -255,7 +260,10 @@ def _plan(
             f'{reader.path}: ema="only", but no moving average is stored for {names}. Pass ema="prefer" to load '
             f"the variables themselves"
         )
-    slots = None if optimizer is None else plan_slots(reader, optimizer, loads, stored, found.prefix)
+    slots = None
+    if optimizer is not None:
+        of_filled = [target for target, _ in filled]
+        slots = plan_slots(reader, optimizer, loads, stored, found.prefix, filled=of_filled, accept=accept)
     if optimizer is not None and slots is not None:
         if not slots.keys:
             report.remarks.extend(filter(None, [how_to_restore(reader, optimizer, found.prefix)]))

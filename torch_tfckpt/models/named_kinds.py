@@ -41,8 +41,8 @@ _FLOATS: Final = {
     DataType.DT_HALF, DataType.DT_BFLOAT16, DataType.DT_FLOAT, DataType.DT_DOUBLE, DataType.DT_COMPLEX64,
     DataType.DT_COMPLEX128,
 }  # fmt: skip
-# Counters and hyperparameters of optimizers of Keras 1 and 2, by which the scope of such an optimizer is recognised.
-_KERAS_COUNTERS: Final = ("iter", "iterations")
+# Counters and hyperparameters of optimizers of Keras, by which the scope of such an optimizer is recognised.
+_KERAS_COUNTERS: Final = ("iter", "iterations", "iteration")
 _KERAS_ROOT_COUNTERS: Final = ("iteration", "iterations")
 _KERAS_NUMBERS: Final = ("decay", "learning_rate", "lr", "beta_1", "beta_2", "rho", "momentum")
 _KERAS_SCOPE: Final = re.compile(r"(training/[^/]+)/.+", re.DOTALL)

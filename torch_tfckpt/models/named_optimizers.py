@@ -4,6 +4,7 @@
     fc/kernel/d_opt, fc/kernel/d_opt_1, d_opt/beta1_power, ...            (scope "", name "d_opt")
     train/fc/kernel/adam_m, train/fc/kernel/adam_v, train/global_step     (scope "train", name "adam")
     training/Adam/fc/kernel/m, .../v, training/Adam/iter, .../lr          (scope "training/Adam", name "")
+    adam/fc_kernel_momentum, adam/fc_kernel_velocity, adam/iteration      (scope "adam", name "")
 
 The slots are those that `named_kinds` recognises; nothing else is searched. Powers of betas without a scope,
 or in a scope that several optimizers may share, are used for an optimizer only if there is no other optimizer, or if
@@ -14,15 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-import torch
-
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.averages import OUTPUT
 from torch_tfckpt.models.named_kinds import POWERS, Kinds
 from torch_tfckpt.models.named_slots import stem_of
-from torch_tfckpt.optimizers.slots import ADAMS, named_states, slot_names
-from torch_tfckpt.optimizers.tensorflow import StoredOptimizer
+from torch_tfckpt.optimizers.kinds import OptimizerKind
+from torch_tfckpt.optimizers.slots import named_states
+from torch_tfckpt.optimizers.stored_optimizer import StoredOptimizer
 from torch_tfckpt.text import listed, quoted
 
 Owner = tuple[str, str]
@@ -31,7 +31,8 @@ Owner = tuple[str, str]
 _GLOBAL_STEP: Final = "global_step"
 _POWERS: Final = ("beta1_power", "beta2_power")
 _KERAS_NAMES: Final[Mapping[str, Sequence[str]]] = {  # Keras 2's name -> other names
-    "iter": ("iterations",), "learning_rate": ("lr",), "beta_1": (), "beta_2": (), "momentum": (), "decay": (),
+    "iter": ("iterations", "iteration"), "learning_rate": ("lr",), "beta_1": (), "beta_2": (), "momentum": (),
+    "rho": (), "decay": (),
 }  # fmt: skip
 _IN_NO_SCOPE: Final = {"iter": ("iteration", "iterations"), "learning_rate": ("learning_rate",)}
 _LISTED: Final = 4  # keys in a message
@@ -56,16 +57,16 @@ class NamedOptimizers:
         for key, slot in self._slots.items():
             self._parts.setdefault(slot.variable, {}).setdefault(slot.scope, {})[slot.part] = key
 
-    def states(self, optimizer: torch.optim.Optimizer, key: str) -> dict[Owner, dict[str, str]]:
-        """Return the state of a variable, from each stored optimizer of this kind: torch's state name -> key."""
+    def states(self, kind: OptimizerKind, key: str) -> dict[Owner, dict[str, str]]:
+        """Return the state of a variable, from each stored optimizer of a kind: torch's state name -> key."""
         found: dict[Owner, dict[str, str]] = {}
         for scope, parts in self._parts.get(key.removesuffix(OUTPUT), {}).items():
             if self._is_of_keras(scope):
-                named = {state: name.slot for state, name in slot_names(optimizer).items() if name.slot in parts}
+                named = {state: part for part in parts if (state := kind.state_of_variable(part)) is not None}
                 states = {"": named} if named else {}
             else:
                 whole = [part for part, slot_key in parts.items() if self._slots[slot_key].is_whole]
-                states = named_states(optimizer, whole, partial(self._has_powers, scope))
+                states = named_states(kind, whole, partial(self._has_powers, scope))
             for name, own in states.items():
                 found[scope, name] = {state: parts[part] for state, part in own.items()}
         return found
@@ -74,29 +75,37 @@ class NamedOptimizers:
         """Return the keys of all slots of a variable, of any kind of optimizer."""
         return [each for parts in self._parts.get(key.removesuffix(OUTPUT), {}).values() for each in parts.values()]
 
-    def misshapen(self, optimizer: torch.optim.Optimizer, key: str) -> Iterator[tuple[str, str]]:
+    def misshapen(self, kind: OptimizerKind, key: str) -> Iterator[tuple[str, str]]:
         """Yield torch's state name and key of tensors with the name of a slot, but not its shape or type."""
         bare = key.removesuffix(OUTPUT)
-        for state, name in slot_names(optimizer).items():
-            slot_key = f"{bare}/{name.suffix}{key[len(bare) :]}"
+        for number, state in enumerate(kind.in_order):
+            slot_key = f"{bare}/{kind.name}{f'_{number}' if number else ''}{key[len(bare) :]}"
             if slot_key in self._reader and slot_key not in self._slots:
                 yield state, slot_key
 
-    def stored(self, optimizer: torch.optim.Optimizer, owner: Owner | None) -> StoredOptimizer:
+    def stored(self, kind: OptimizerKind, owner: Owner | None, is_lettered: bool = False) -> StoredOptimizer:
         """Return the counters and hyperparameters of a stored optimizer; if `owner` is None, only the global step.
+
+        Args:
+            is_lettered: Whether its slots are named by letters, as BERT's are.
 
         Raises:
             InvalidArgumentError: several optimizers have different numbers of steps, and it is unclear which number
                 belongs to this one.
         """
         if owner is not None and self._is_of_keras(owner[0]):
-            return StoredOptimizer(self._reader, quoted(owner[0]), self._keras_numbers(owner[0]))
+            scope = owner[0]
+            of_scope = (parts.get(scope, {}) for variable, parts in self._parts.items() if variable)
+            slots = frozenset(kind.slot_of_variable(part) for parts in of_scope for part in parts)
+            called = scope.rpartition("/")[2]
+            return StoredOptimizer(self._reader, quoted(scope), self._keras_numbers(scope), slots, called)
         keys = self._global_step()
-        if owner is not None and isinstance(optimizer, ADAMS):
-            for power in _POWERS:
+        if owner is not None and kind.betas:
+            for power in _POWERS[: kind.betas]:
                 key = self._power(power, owner, is_needed=not keys)
                 keys |= {} if key is None else {power: key}
-        return StoredOptimizer(self._reader, "the optimizer", keys)
+        called = "" if owner is None else owner[1]
+        return StoredOptimizer(self._reader, "the optimizer", keys, called=called, corrects_bias=not is_lettered)
 
     def _is_of_keras(self, scope: str) -> bool:
         return scope in self._keras_scopes or f"{scope}/iter" in self._names or f"{scope}/iterations" in self._names
@@ -123,7 +132,8 @@ class NamedOptimizers:
         if every and is_needed:
             raise InvalidArgumentError(
                 f"{self._reader.path}: {listed(every, _LISTED)} differ, and it is unclear which of them belongs to the "
-                f"optimizer of these parameters, so its number of steps is unknown. Omit optimizer"
+                f"optimizer of these parameters, so its number of steps is unknown. Omit optimizer, or the powers of "
+                f"the other optimizer, as in `tfckpt convert SRC DST --exclude '_power_1$'`"
             )
         return None
 

@@ -8,6 +8,7 @@
     fc/bias/Adafactor_1      [1]        a placeholder of an optimizer that has slots elsewhere
     emb_slot_vc              [7]        Mesh TensorFlow joins the names with "_slot_"
     Adam/m/fc/kernel         [3, 2]     Keras 2.11 and later
+    adam/fc_kernel_momentum  [3, 2]     Keras 3, if it is clear which variable "fc_kernel" is
     training/SGD/moment_0    [3, 2]     any tensor with a variable's shape directly in the scope of a Keras optimizer;
                                         such a scope also has counters and hyperparameters
 
@@ -31,7 +32,7 @@ Source: tensorflow/python/training/{slot_creator,optimizer}.py; mesh_tensorflow/
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Final
@@ -47,6 +48,7 @@ _LEAVES: Final = frozenset((
     "embeddings", "table", "moving_mean", "moving_variance", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel",
     "depthwise_weights", "pointwise_weights", "output_weights", "output_bias", "Matrix", "Bias", "Variable",
 ))  # fmt: skip
+_LONGEST: Final = 1000  # characters of a name that are looked at one by one
 _SAME, _FACTORED, _PLACEHOLDER = "same", "factored", "placeholder"
 
 
@@ -218,6 +220,10 @@ def _in_keras_scopes(
 ) -> Iterator[tuple[str, NamedSlot]]:
     """Yield the slots in the scopes of optimizers of Keras."""
     known = {shape for name, shape in variables.items() if _scope_of(name, scopes) is None}
+    joined: dict[str, list[str]] = {}  # name as part of a slot's name in Keras 3 -> variables
+    for name in variables:
+        if _scope_of(name, scopes) is None:
+            joined.setdefault(name.replace("/", "_"), []).append(name)
     for name, shape in shapes.items():
         scope = _scope_of(name, scopes)
         if scope is None:
@@ -226,7 +232,18 @@ def _in_keras_scopes(
         if variable and variables.get(variable) == shape:
             yield name, NamedSlot(variable, part, scope)
         elif not variable and part not in _LEAVES and shape in known:
-            yield name, NamedSlot("", part, scope)
+            yield name, _joined_slot(part, scope, joined, variables, shape)
+
+
+def _joined_slot(
+    part: str, scope: str, joined: Mapping[str, Sequence[str]], variables: Mapping[str, Shape], shape: Shape
+) -> NamedSlot:
+    """Return the slot "fc_kernel_momentum" of "fc/kernel", as Keras 3 names it; of no variable if it is unclear."""
+    for end in range(len(part) - 1, 0, -1) if len(part) <= _LONGEST else ():
+        of = joined.get(part[:end], ()) if part[end] == "_" else ()
+        if len(of) == 1 and variables[of[0]] == shape:
+            return NamedSlot(of[0], part[end + 1 :], scope)
+    return NamedSlot("", part, scope)
 
 
 def _scope_of(name: str, scopes: Collection[str]) -> str | None:

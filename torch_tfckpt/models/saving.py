@@ -3,11 +3,13 @@
 save_model(model, "model/net")                   # fc1.weight, as Saver(model) saves and restores
 save_model(model, "model/net", naming="tf")      # fc1/kernel, [in, out]
 save_model(model, "model/net", extra={"global_step": 7})
+save_model(model, "model/net", naming="tf", optimizer=optimizer)     # fc1/kernel/Adam
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+import torch
 from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
@@ -15,6 +17,7 @@ from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.models.extra_values import extra_values
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.targets import Target, targets_of
+from torch_tfckpt.models.written_slots import written_slots
 from torch_tfckpt.models.written_variables import written_names, written_variables
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
 from torch_tfckpt.saveables.var_list import VarList
@@ -34,6 +37,7 @@ def save_model(
     naming: str = "torch",
     mapper: KeyMapper | Rules | None = None,
     extra: Mapping[str, object] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> str:
     """Save the parameters and persistent buffers of a module as one version 2 checkpoint.
 
@@ -48,6 +52,9 @@ def save_model(
         extra: Name -> further value to store in the checkpoint. Python numbers are stored as scalars: an int as
             int64, as in {"global_step": 7}; a float as float32; a bool as bool.
             Strings and lists of strings are stored as strings; tensors and numpy values in their own dtype.
+        optimizer: Optimizer over parameters of the module. Its state is stored as tf.compat.v1.train's optimizers store
+            theirs: "fc1/kernel/Adam", "beta1_power", and "global_step" unless `extra` has it. This requires
+            naming="tf" or a mapper. Hyperparameters are not stored.
 
     Returns:
         The prefix.
@@ -56,9 +63,9 @@ def save_model(
         InvalidArgumentError: `prefix` has the extension of another format; an unknown naming; two tensors with one
             name; a layout that does not fit, or that is given neither by a rule nor by the name; a lazy parameter; a
             name of `extra` that the model uses, or a value that cannot be stored.
-        TypeError: `model` is not a Module.
+        TypeError: `model` is not a Module, or `optimizer` not an Optimizer.
         UnimplementedError: naming="keras"; a rule of the mapper that does not determine a name; a dtype that TensorFlow
-            lacks.
+            lacks; an optimizer that TensorFlow 1 lacks.
         IncompleteSaveError: a file operation failed; nothing was published, an earlier checkpoint is intact.
 
     A tensor with several names is stored once, under the first; the others are listed in a string tensor ".shared". It
@@ -83,6 +90,13 @@ def save_model(
         raise UnimplementedError('save_model: naming="keras" is not implemented yet. Pass naming="tf" and a mapper')
     if naming not in _NAMINGS:
         raise InvalidArgumentError(f"save_model: unknown naming {naming!r}. Namings: {', '.join(_NAMINGS)}")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"save_model: the optimizer is a {type(optimizer).__name__}. Pass a torch.optim.Optimizer")
+    if optimizer is not None and naming == "torch" and mapper is None:
+        raise InvalidArgumentError(
+            'save_model: optimizer= stores TensorFlow\'s names for the state. Pass naming="tf" or a mapper; to store '
+            'the state in torch\'s form, use Saver({"model": model, "optimizer": optimizer})'
+        )
     refuse_other_ending(fspath(prefix), "save_model")
     if naming == "torch" and mapper is None:
         with error_context(f"save_model to {fspath(prefix)}"):
@@ -93,7 +107,11 @@ def save_model(
         return written
     with error_context(f"save_model to {fspath(prefix)}"):
         targets = targets_of(model)
-        values = written_variables(targets, naming, None if mapper is None else as_key_mapper(mapper))
+        rules = None if mapper is None else as_key_mapper(mapper)
+        values = written_variables(targets, naming, rules)
+        if optimizer is not None:
+            slots = written_slots(targets, optimizer, naming, rules)
+            values |= {key: value for key, value in slots.items() if key not in (extra or {})}
         if extra is not None:
             values |= extra_values(extra, [*values, *_names_of(targets)])
     return save_file(values, prefix)

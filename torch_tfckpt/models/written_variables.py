@@ -7,7 +7,7 @@ a mapper do the same where they determine the names. This is the inverse of what
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -28,17 +28,21 @@ from torch_tfckpt.values import WritableValue
 
 @dataclass(slots=True)
 class _WrittenVariables:
-    """The variables collected so far, and the parts that are still to be joined."""
+    """The variables collected so far, and the parts that are still to be joined.
 
+    `of_slots`: the values are slots of the variables, without the amounts that are added to a variable.
+    """
+
+    of_slots: bool = False
     values: dict[str, WritableValue] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)  # key -> name of the tensor in it
     aliases: dict[str, str] = field(default_factory=dict)  # another key of a tensor -> the key it is stored under
     ranges: dict[str, tuple[TensorOrigin, Layout, dict[int, torch.Tensor]]] = field(default_factory=dict)
     added: dict[str, torch.Tensor] = field(default_factory=dict)  # key -> amount to add to its value
 
-    def put(self, key: str, name: str, value: torch.Tensor) -> None:
+    def put(self, key: str, name: str, layout: Layout, value: torch.Tensor) -> None:
         self._claim(key, name)
-        self.values[key] = value
+        self.values[key] = self._stored(layout, value)
 
     def put_range(self, key: str, name: str, origin: TensorOrigin, layout: Layout, value: torch.Tensor) -> None:
         assert origin.bounds is not None
@@ -54,7 +58,7 @@ class _WrittenVariables:
     def all(self) -> dict[str, WritableValue]:
         for key, (origin, layout, found) in self.ranges.items():
             joined = torch.cat([found[start] for start in sorted(found)], origin.axis)
-            self.values[key] = layout.to_stored(joined)
+            self.values[key] = self._stored(layout, joined)
         for key, amount in self.added.items():
             value = self.values[key]
             assert isinstance(value, torch.Tensor)
@@ -62,6 +66,13 @@ class _WrittenVariables:
         if self.aliases:
             self.values[SHARED] = json.dumps(self.aliases)
         return self.values
+
+    def without(self, added: float, value: torch.Tensor) -> torch.Tensor:
+        """Return a value without the amount that a rule adds when it is loaded."""
+        return value - added if added and not self.of_slots else value
+
+    def _stored(self, layout: Layout, value: torch.Tensor) -> torch.Tensor:
+        return (replace(layout, added=()) if self.of_slots else layout).to_stored(value)
 
     def _claim(self, key: str, name: str) -> None:
         other = self.names.setdefault(key, name)
@@ -71,12 +82,15 @@ class _WrittenVariables:
             )
 
 
-def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper | None) -> dict[str, WritableValue]:
+def written_variables(
+    targets: Sequence[Target], naming: str, mapper: KeyMapper | None, *, of_slots: bool = False
+) -> dict[str, WritableValue]:
     """Return key -> value for all tensors of a module.
 
     Args:
         naming: "torch" or "tf".
         mapper: Rules that take precedence.
+        of_slots: Whether the tensors are slots of the module's: then nothing is added, summed, or compared.
 
     Raises:
         InvalidArgumentError: two tensors with one key; a mapped name that the module does not have; a layout that does
@@ -85,7 +99,7 @@ def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper 
         UnimplementedError: a rule does not determine the name under which a tensor is stored.
     """
     rules = InvertedRules(mapper_for(mapper or KeyMapper(()), targets), targets)
-    variables = _WrittenVariables()
+    variables = _WrittenVariables(of_slots)
     ranges = _ranges(targets, rules)
     for target in targets:
         if is_lazy(target.tensor):
@@ -93,7 +107,8 @@ def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper 
         kept: dict[Layout, str] = {}  # layouts in which the tensor is stored, and their keys
         for place in target.places:
             if place.name in rules.filled:
-                _check_filled(target, place, rules.filled[place.name])
+                if not of_slots:
+                    _check_filled(target, place, rules.filled[place.name])
                 continue
             by_rule = rules.of(target, place.name)
             if by_rule is not None and by_rule.is_several:
@@ -119,9 +134,8 @@ def written_variables(targets: Sequence[Target], naming: str, mapper: KeyMapper 
             else:
                 kept[layout] = key
                 with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
-                    value = target.tensor.detach()
                     added = 0.0 if by_rule is None else by_rule.rule.add
-                    variables.put(key, place.name, layout.to_stored(value - added if added else value))
+                    variables.put(key, place.name, layout, variables.without(added, target.tensor.detach()))
     return variables.all()
 
 
@@ -173,7 +187,7 @@ def _put_by_rule(
 ) -> None:
     """Add a tensor that a rule joins from several variables, or that is a part of one."""
     rule, keys = by_rule.rule, by_rule.keys
-    value = target.tensor.detach() - rule.add if rule.add else target.tensor.detach()
+    value = variables.without(rule.add, target.tensor.detach())
     with error_context(f"{quoted(place.name)}, stored as {quoted(keys[0])}{' and others' if len(keys) > 1 else ''}"):
         if rule.axis >= value.dim():
             raise InvalidArgumentError(f"the tensor has no axis {rule.axis}. Give another axis in the rule")
@@ -201,7 +215,7 @@ def _put_by_rule(
             )
         for number, (key, part) in enumerate(zip(keys, torch.split(value, list(sizes), rule.axis), strict=True)):
             layout = rule.given_layout or part_layout(target, place.name, key, number, len(keys))
-            variables.put(key, place.name, layout.to_stored(part))
+            variables.put(key, place.name, layout, part)
 
 
 def _is_below_module(target: Target, place: ModuleTensor, rules: InvertedRules) -> bool:
@@ -222,7 +236,7 @@ def _put_by_origin(variables: _WrittenVariables, target: Target, place: ModuleTe
     origin, value = written.origin, target.tensor.detach()
     keys = [_spelled(written.base, *next(iter(each.items())), rules) for each in origin.variables]
     if not keys:
-        if origin.summed_with is not None and bool(value.count_nonzero()):
+        if origin.summed_with is not None and not variables.of_slots and bool(value.count_nonzero()):
             [leaves] = written.variant[origin.summed_with].variables
             key, _ = _spelled(written.base, *next(iter(leaves.items())), rules)
             variables.added[key] = value
@@ -232,7 +246,7 @@ def _put_by_origin(variables: _WrittenVariables, target: Target, place: ModuleTe
         variables.put_range(key, f"{written.base}{origin.bounds.size}", origin, layout, value)
         return True
     for (key, layout), part in zip(keys, value.chunk(len(keys), origin.axis), strict=True):
-        variables.put(key, place.name, layout.to_stored(part))
+        variables.put(key, place.name, layout, part)
     return True
 
 

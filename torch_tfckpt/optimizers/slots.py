@@ -1,17 +1,11 @@
-"""Map the slots of TensorFlow's optimizers to the tensors of a torch optimizer's state.
-
-    torch                           slot variable   name           list in Keras 3
-    Adam, AdamW   exp_avg           m               v/Adam         _momentums
-                  exp_avg_sq        v               v/Adam_1       _velocities
-                  max_exp_avg_sq    vhat            v/vhat         _velocity_hats
-    Adagrad       sum               accumulator     v/Adagrad      _accumulators
-    SGD           momentum_buffer   momentum        v/Momentum     momentums
+"""Find the slots of TensorFlow's optimizers: in an object graph, or by the last parts of their names.
 
 In a name-based checkpoint, "Adam" is whatever the optimizer was called. `named_states` recognises Adam under other
-names by its powers (d_opt, d_opt_1 and d_opt/beta1_power) or by the letters of its slots (adam_m, adam_v). A single
-slot under another name may be Momentum's, Adagrad's or LARS's: that is not stored, so it is not converted.
+names by its powers (d_opt, d_opt_1 and d_opt/beta1_power) or by the letters of its slots (adam_m, adam_v). Slots of
+the other kinds need a name that TensorFlow gives to this kind: a single slot under another name may be Momentum's,
+Adagrad's or LARS's, and two may be Adadelta's or RMSProp's. That is not stored, so they are not converted.
 
-RMSprop is not in the table: TensorFlow adds epsilon inside the square root, so torch cannot continue from its state.
+`kinds` lists the names of slots. `slot_names` has those that Checkpoint writes.
 
 Source: get_slot_names of tensorflow/python/training/*.py; keras/src/optimizers/*.py.
 """
@@ -23,6 +17,7 @@ from typing import Final, NamedTuple
 import torch
 
 from torch_tfckpt.format.object_graph import ObjectGraph, SlotVariable, TrackableObject
+from torch_tfckpt.optimizers.kinds import ADAM, MAXIMA, OptimizerKind, kind_called
 
 
 class SlotName(NamedTuple):
@@ -32,9 +27,6 @@ class SlotName(NamedTuple):
     suffix: str  # last part of the slot variable's name, which follows the name of the variable
 
 
-STEP: Final = "step"  # in the state of some optimizers; looks like a slot if the parameter is a scalar
-MAXIMA: Final = "max_exp_avg_sq"  # of Adam with amsgrad
-ADAMS: Final = (torch.optim.Adam, torch.optim.AdamW)
 _ADAM: Final = {
     "exp_avg": SlotName("m", "Adam"),
     "exp_avg_sq": SlotName("v", "Adam_1"),
@@ -46,7 +38,6 @@ _SLOTS: Final[Mapping[type, Mapping[str, SlotName]]] = {
     torch.optim.Adagrad: {"sum": SlotName("accumulator", "Adagrad")},
     torch.optim.SGD: {"momentum_buffer": SlotName("momentum", "Momentum")},
 }
-KNOWN_TO_TENSORFLOW: Final = tuple(_SLOTS)
 
 # Names of children that identify an optimizer: Keras 2, Keras 2.11 and later (two sets), loss scaling in Keras 2 and 3.
 _OF_OPTIMIZERS: Final = (
@@ -60,16 +51,21 @@ _OF_OPTIMIZERS: Final = (
 _TRAINED: Final = "_trainable_variables"
 _LISTS: Final = {
     "_momentums": "m", "_velocities": "v", "_velocity_hats": "vhat", "momentums": "momentum",
-    "_accumulators": "accumulator", "_linears": "linear",
+    "_accumulators": "accumulator", "_linears": "linear", "_m": "m", "_u": "u", "_r": "r", "_c": "c", "_v": "v",
+    "_accumulated_grads": "accum_grad", "_accumulated_delta_vars": "accum_var",
 }  # fmt: skip
 _LISTS_OF_RMSPROP: Final = {"_velocities": "rms", "_momentums": "momentum", "_average_gradients": "mg"}
 _NUMBER: Final = re.compile(r"(.+)_(0|[1-9][0-9]{0,8})", re.DOTALL)
 _LONGEST_BEGINNING: Final = 16  # scopes that may precede the full name of a variable in that of a slot
-_NUMBERS: Final = {"_iterations": "iter", "_learning_rate": "learning_rate"}  # Keras 3's name -> Keras 2's
+# Keras 3's name -> Keras 2's, if it has one.
+_NUMBERS: Final = {"_iterations": "iter", "_learning_rate": "learning_rate", "_u_product": "u_product"}
 
 
 def slot_names(optimizer: torch.optim.Optimizer) -> Mapping[str, SlotName]:
-    """Return torch's state name -> TensorFlow's names; empty if TensorFlow has no such optimizer."""
+    """Return the slots that Checkpoint writes under TensorFlow's names: torch's state name -> these names.
+
+    Empty for optimizers whose state has different units in TensorFlow.
+    """
     return next((_SLOTS[kind] for kind in type(optimizer).__mro__ if kind in _SLOTS), {})
 
 
@@ -85,36 +81,46 @@ def stem_and_number(part: str) -> tuple[str, int]:
 
 
 def named_states(
-    optimizer: torch.optim.Optimizer, parts: Collection[str], has_powers: Callable[[str], bool]
+    kind: OptimizerKind, parts: Collection[str], has_powers: Callable[[str], bool]
 ) -> dict[str, dict[str, str]]:
-    """Return the stored optimizers that may be of the kind of `optimizer`: name -> torch's state name -> part.
+    """Return the stored optimizers that may be of a kind: name -> torch's state name -> part.
 
     Args:
         parts: Last parts of the names of the slots of one variable; the slots have its shape.
         has_powers: Whether the stored optimizer of this name has the powers of both betas, as only Adams do.
     """
-    required = {state: name for state, name in slot_names(optimizer).items() if state != MAXIMA}
-    if not required:
-        return {}
-    default = next(iter(required.values())).suffix
-    is_adam = isinstance(optimizer, ADAMS)
     stems: dict[str, dict[int, str]] = {}
     for part in parts:
         stem, number = stem_and_number(part)
         stems.setdefault(stem, {})[number] = part
     found: dict[str, dict[str, str]] = {}
-    for stem, numbered in stems.items():
-        if stem != default and not (is_adam and len(numbered) > 1 and has_powers(stem)):
+    for stem, numbered in stems.items() if kind.in_order else ():
+        called = kind_called(stem)
+        if called is None or called[1] is None:
+            is_kind = kind.betas == 2 and len(numbered) > 1 and has_powers(stem)
+        else:
+            is_kind = kind.is_called(stem)
+        if not is_kind:
             continue
         # If several optimizers of one name train a variable, their slots are numbered consecutively.
-        for first in sorted({number - number % len(required) for number in numbered}):
+        in_order = kind.numbered(len(numbered))
+        for first in sorted({number - number % len(in_order) for number in numbered}):
             name = f"{stem}_{first}" if first else stem
-            found[name] = {state: numbered[n] for n, state in enumerate(required, first) if n in numbered}
-    if is_adam:
+            found[name] = {state: numbered[n] for n, state in enumerate(in_order, first) if n in numbered}
+    if kind is ADAM:
         found.update(_lettered(parts))
         for states in found.values() if "vhat" in parts else ():
             states[MAXIMA] = "vhat"
     return found
+
+
+def is_lettered(part: str) -> bool:
+    """Return whether a slot is named by a family and a letter, such as "adam_m" of BERT's optimizer.
+
+    These optimizers do not correct the bias of the moments. TensorFlow's own Adam has no such slots. Only parts
+    that `named_states` returns are meaningful here.
+    """
+    return part.endswith(("_m", "_v"))
 
 
 def _lettered(parts: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -181,6 +187,6 @@ def _listed_slots(graph: ObjectGraph, optimizer: int) -> Iterator[SlotVariable]:
 def number_nodes(graph: ObjectGraph, optimizer: int) -> dict[str, int]:
     """Return the children of an optimizer's node by name; for Keras 3, only numbers, by Keras 2 names."""
     children = _children(graph, optimizer)
-    if _TRAINED in children or _NUMBERS.keys() <= children.keys():
+    if _TRAINED in children or {"_iterations", "_learning_rate"} <= children.keys():
         return {_NUMBERS[name]: node_id for name, node_id in children.items() if name in _NUMBERS}
     return children

@@ -23,8 +23,10 @@ from torch_tfckpt.format.object_graph import PYTHON_STATE, checkpoint_key, objec
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.objects.trackables.tensors import TensorTrackable
 from torch_tfckpt.objects.trackables.trackable import StoredNode, Trackable
-from torch_tfckpt.optimizers.slots import ADAMS, STEP, SlotName, number_nodes, slot_names, slot_variables
-from torch_tfckpt.optimizers.tensorflow import FoundSlot, StatePlan, StoredOptimizer, plan_state
+from torch_tfckpt.optimizers.kinds import ADAMS, STEP, kind_of
+from torch_tfckpt.optimizers.slots import SlotName, number_nodes, slot_names, slot_variables
+from torch_tfckpt.optimizers.stored_optimizer import StoredOptimizer
+from torch_tfckpt.optimizers.tensorflow import FoundSlot, StatePlan, plan_state
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.optimizer_names import ParameterNames
 from torch_tfckpt.saveables.optimizer_state import OptimizerState, stored_parameters
@@ -233,22 +235,27 @@ def state_from_tensorflow(
 
     Cost: reads scalars.
     """
-    names = {name.slot: state for state, name in slot_names(optimizer).items()}
+    kind = kind_of(optimizer)
     node_of: dict[str, int] = {}
     slots: list[FoundSlot] = []
     for slot in slot_variables(stored.graph, stored.node_id):
         key = stored.graph.value_key(slot.slot_variable_node_id)
         parameter = parameters.get(slot.original_variable_node_id)
-        if slot.slot_name in names and key is not None and parameter is not None:
+        state = None if kind is None else kind.state_of(slot.slot_name)
+        if state is not None and key is not None and parameter is not None:
             node_of[key] = slot.slot_variable_node_id
-            slots.append(FoundSlot(parameter, names[slot.slot_name], key))
+            slots.append(FoundSlot(parameter, state, (key,)))
     there = StoredOptimizer.at(stored.reader, stored.graph, stored.node_id)
     plan = plan_state(optimizer, there, slots, parameters.values())
     if plan.problem is not None:
         _log.warning("the state of an optimizer is not restored. %s", plan.problem)
         return None, ()
+    for name, message in plan.differences:
+        if name:
+            _log.warning("%s: %s: %s", stored.reader.path, name, message)
     nodes = number_nodes(stored.graph, stored.node_id)
-    used = [*(node_of[slot.key] for slot in plan.slots), *(nodes[name] for name in there.used if name in nodes)]
+    used = [node_of[key] for slot in plan.slots for key in slot.keys]
+    used += [nodes[name] for name in there.used if name in nodes]
     is_empty = not plan.slots and not plan.hyperparameters and plan.step is None
     return None if is_empty else _TensorFlowSaveable(plan, stored), used
 
@@ -257,7 +264,7 @@ class _TensorFlowSaveable(SaveableObject):
     """Restores slot variables into the state of a torch optimizer."""
 
     def __init__(self, plan: StatePlan, stored: StoredNode) -> None:
-        keys = [slot.key for slot in plan.slots]
+        keys = [key for slot in plan.slots for key in slot.keys]
         specs = [SaveSpec(None, "", key, stored.reader.dtype(key), HOST) for key in keys]
         super().__init__(None, specs, stored.path)
         self._plan = plan
