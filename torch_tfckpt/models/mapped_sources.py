@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, error_context
-from torch_tfckpt.format.tensor_names import TensorNames, short_key
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import auxiliary_keys
@@ -113,12 +113,10 @@ def mapped_sources(
     by_name: dict[str, list[_Mapped]] = {}
     joined: dict[tuple[str, int], list[_Mapped]] = {}  # name and rule -> parts
     split: list[_Mapped] = []
-    paths = TensorNames(reader.object_graph, reader.keys()) if reader.object_graph is not None else None
     unused = {id(rule): rule for rule in rules_of(mapper)}
     astray: dict[str, str] = {}
     for key in dict.fromkeys((*reader.keys(), *averages)):
-        others = [name for name in reader.names_of(key) if name not in (key, short_key(key))]
-        others += paths.other_paths_of(key) if paths is not None else ()
+        others = [name for name in reader.names_of(key, every_path=True) if name not in (key, short_key(key))]
         names = (short_key(key), key, *others)
         match = rule_match(mapper, names, known)
         if match is None:
