@@ -92,7 +92,7 @@ def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) ->
         shape, wanted = mismatch.stored_shape, mismatch.shape
         target = of.get(mismatch.name)
         own = [layout for each in (target.origins if target else ()) for layout in each.origin.layouts()]
-        for layout in [SAME, *own, *LAYOUTS.values()]:
+        for layout in [SAME, *(each for each in own if each.functions is None), *LAYOUTS.values()]:
             resolved = layout.resolved(shape, wanted)
             fits = wanted is not None and resolved.fits(shape) and resolved.torch_shape(shape) == wanted
             if fits and layout.name != mismatch.layout:

@@ -16,6 +16,7 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.auxiliary import kinds
@@ -26,6 +27,7 @@ from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.named_kinds import Kinds, VariableKind
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
 from torch_tfckpt.models.reading import NewValues, read_rest, read_values
+from torch_tfckpt.models.recurrent_layers import other_formula
 from torch_tfckpt.models.saved_optimizers import how_to_restore
 from torch_tfckpt.models.semantics import check_accept, find_semantics
 from torch_tfckpt.models.sources import Averages, Found, find_sources
@@ -171,8 +173,12 @@ def load_model(
         values = read_values(reader, plan.loads, own_memory=assign)
         _report_range(reader.path, plan.report, values, strict)
         stored = reader.get_tensors(dict.fromkeys(slot_keys))
-        if plan.report.filled:
-            names = listed(list(plan.report.filled), _LISTED)
+        # That torch has a second bias, where TensorFlow has one, is not worth a warning.
+        filled = [
+            target.name for target, _ in plan.filled if not any(each.origin.summed_with for each in target.origins)
+        ]
+        if filled:
+            names = listed(filled, _LISTED)
             _log.warning("%s: tensors not stored, and filled with a constant instead: %s", reader.path, names)
         tensors = {key: value for key, value in stored.items() if isinstance(value, torch.Tensor)}
         for target, number in plan.filled:
@@ -222,6 +228,7 @@ def _plan(
     filled: list[tuple[Target, float]] = []
     report = LoadReport(prefix=found.prefix, unused_rules=found.unused_rules, remarks=found.remarks)
     without_counts = _read_from_tensorflow(found, targets)
+    refused = _other_formulas(reader, targets, found.sources)
     for target in targets:
         source = found.sources.get(target.name)
         if source is None:
@@ -233,7 +240,8 @@ def _plan(
             continue
         shapes = {key: reader.shape(key) for key in source.read_keys}
         source = found.sources[target.name] = source.resolved(shapes, target.shape)
-        mismatch = _mismatch(reader, target, source, shapes)
+        reason = next((refused[place.parent] for place in target.places if place.parent in refused), "")
+        mismatch = _mismatch(reader, target, source, shapes, reason)
         if mismatch is not None:
             report.mismatched.append(mismatch)
             continue
@@ -334,8 +342,30 @@ def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
     return names
 
 
-def _mismatch(reader: CheckpointReader, target: Target, source: Source, shapes: Mapping[str, Shape]) -> Mismatch | None:
-    """Return why stored tensors cannot be loaded into the target; None if they can."""
+def _other_formulas(
+    reader: CheckpointReader, targets: Sequence[Target], sources: Mapping[str, Source]
+) -> dict[str, str]:
+    """Return why layers cannot be loaded although their kernels fit, by the name of the layer as in `parent`."""
+    refused: dict[str, str] = {}
+    for target in targets:
+        source = sources.get(target.name)
+        if source is None:
+            continue
+        for place in target.places:
+            if place.attribute.startswith("bias"):
+                found = other_formula(place.module, reader.shape(source.read_keys[0]))
+                refused[place.parent] = refused.get(place.parent) or found
+    return {layer: reason for layer, reason in refused.items() if reason}
+
+
+def _mismatch(
+    reader: CheckpointReader, target: Target, source: Source, shapes: Mapping[str, Shape], refused: str
+) -> Mismatch | None:
+    """Return why stored tensors cannot be loaded into the target; None if they can.
+
+    Args:
+        refused: Why they cannot be loaded even if their shapes fit, or "".
+    """
     key, layout, wanted = source.description, source.layout, target.shape
     shape, dtype = shapes[source.read_keys[0]], target.tensor.dtype
     dtypes = [reader.dtype(each) for each in source.read_keys]
@@ -349,8 +379,9 @@ def _mismatch(reader: CheckpointReader, target: Target, source: Source, shapes: 
         reason = size_mismatch(target.name, shape, layout.name, wanted)
     elif not _converts(_torch_dtype(stored_dtype), dtype):
         reason = f"dtype mismatch for {target.name}: {stored_dtype.short_name} in checkpoint, {dtype} in current model"
-    if not reason:
+    if not reason and not refused:
         return None
+    reason = reason or f"{quoted(short_key(key))} is not loaded into {target.name}: the layer was {refused}"
     return Mismatch(target.name, key, shape, stored_dtype, layout.name, wanted, dtype, reason)
 
 

@@ -36,7 +36,7 @@ SEMANTICS: Final = (
     "dense_after_flatten",
     "same_padding_stride", "same_padding_pool", "same_padding_transposed", "average_pool_padding",
     "gelu_form", "leaky_relu_slope", "hard_sigmoid_form", "upsample_alignment",
-    "forget_bias",
+    "forget_bias", "gru_reset_after",
 )  # fmt: skip
 """The names that `accept` takes, in the order of reports."""
 

@@ -261,7 +261,12 @@ def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], fo
         shape = reader.shape(source.key)
         for layout in dict.fromkeys(layout for each in target.origins for layout in each.origin.layouts()):
             other = layout.resolved(shape, target.shape)
-            if len(shape) > 1 and other.fits(shape) and other.torch_shape(shape) == target.shape == shape:
+            if (
+                layout.functions is None
+                and len(shape) > 1
+                and other.fits(shape)
+                and other.torch_shape(shape) == target.shape == shape
+            ):
                 rule = f"mapper={{{quoted(source.key)}: ({quoted(target.name)}, {quoted(layout.name)})}}"
                 raise InvalidArgumentError(
                     f"{reader.path}: it is unknown whether the axes of {quoted(source.key)} are in TensorFlow's order "
