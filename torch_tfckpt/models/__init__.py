@@ -11,6 +11,8 @@
     stored_names, sources             find each tensor of a module in the checkpoint
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
                                       what weights do not show, such as the epsilon of a BatchNorm
+    initialization, assignment_layouts
+                                      init_from_checkpoint: stored names to variables, as in TensorFlow
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
     targets, filling                  the tensors of a module that can be loaded; put values into them
     auxiliary, named_kinds            identify variables that are not weights, by object and by name

@@ -136,8 +136,8 @@ def mapped_sources(
             result.strays[key] = missing[0]
         else:
             read_key = averages.get(key, key)
-            shape = reader.shape(read_key)
-            mapped = _Mapped(key, shape, rule.given_layout, match.name, (match.name, *names[2:], key), match)
+            every_name = (match.name, *names[2:], key)
+            mapped = _Mapped(key, reader.shape(read_key), rule.given_layout, match.name, every_name, match)
             if rule.add and not value_dtype(read_key, reader.dtype(read_key)).is_floating_point:
                 raise InvalidArgumentError(f"{reader.path}: {quoted(key)} has no floating-point values to add to")
             if rule.is_join:
@@ -280,11 +280,15 @@ def implied_layout(target: Target, name: str, key: str, *, must_be_known: bool =
         must_be_known: Raise InvalidArgumentError if the name implies none and the order of the axes is unknown.
     """
     here = _NamedTarget.of(target, name)
-    mapped = _Mapped(key, (), None, key, (key,))
-    found = next((layout for _, layout, _ in _origins_of(here, mapped)), None)
+    found = next((layout for _, layout, _ in _origins_of(here, _Mapped(key, (), None, key, (key,)))), None)
     if found is None and must_be_known:
         _check_known(here, variable_name_of(key), target.tensor.dim())
     return found
+
+
+def single_source(target: Target, name: str, names: Sequence[str], shape: Shape, layout: Layout | None) -> Source:
+    """Return the source of a tensor made from one variable with these names, its key first. Raises if it is unknown."""
+    return _single(_NamedTarget.of(target, name), _Mapped(names[0], shape, layout, names[0], names))[0]
 
 
 def shared_origin(target: Target, name: str, key: str, layout: Layout | None) -> LayerOrigin | None:
@@ -326,10 +330,9 @@ def _add(
                 raise _both_mapped(given[0].key, given[1].key, name)
         result.sources[name] = source
         return
-    [mapped] = given
-    with error_context(f"{path}: {quoted(mapped.matched)}, mapped to {quoted(name)}"):
-        source, used = _single(here, mapped)
-    result.sources[name] = replace(source, added=mapped.rule.add)
+    with error_context(f"{path}: {quoted(given[0].matched)}, mapped to {quoted(name)}"):
+        source, used = _single(here, given[0])
+    result.sources[name] = replace(source, added=given[0].rule.add)
     if used is None or used.origin.bounds is None:
         return
     for other, origin in used.siblings():
