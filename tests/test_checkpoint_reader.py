@@ -151,3 +151,48 @@ def test_one_undecodable_tensor_does_not_hide_the_others(tmp_path: Path, caplog:
     assert '"state" (DT_VARIANT)' in caplog.text
     with pytest.raises(tfckpt.UnimplementedError):
         tfckpt.load_file(tmp_path / "m", names=["state"])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_get_tensors_into_given_tensors(tmp_path: Path, version: int) -> None:
+    """Small and large, contiguous or not; the others are new. A tensor that does not fit is refused."""
+    large = torch.arange(2.0**18).view(512, 512)
+    path = save(tmp_path / "m", version, {"v0": V0, "v1": V1, "large": large, "turned": large})
+    out = {"v0": torch.zeros(2, 3), "large": torch.zeros(512, 512), "turned": torch.zeros(512, 512).t()}
+    with tfckpt.load_checkpoint(path) as reader:
+        values = reader.get_tensors(["turned", "v0", "v1", "large"], out)
+        assert list(values) == ["turned", "v0", "v1", "large"]
+        assert all(values[name] is tensor for name, tensor in out.items())
+        expected = {"v0": V0, "v1": V1, "large": large, "turned": large}
+        assert all(torch.equal(values[name], tensor) for name, tensor in expected.items())
+        for name in ("v0", "large"):
+            with pytest.raises(tfckpt.InvalidArgumentError, match=name):
+                reader.get_tensors([name], {name: torch.zeros(7)})
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_check_tensors(tmp_path: Path, version: int) -> None:
+    """Only the named tensors are verified; those in slices, too."""
+    path = tmp_path / "m"
+    values = torch.rand(64, 1024)
+    if version == 2:
+        with BundleWriter(LOCAL, str(path)) as writer:
+            writer.add("whole", values)
+            for start in (0, 32):
+                part = TensorSlice.parse(f"{start},32:-")
+                writer.add_slice("parts", (64, 1024), part, values[start : start + 32])
+    else:
+        save(path, 1, {"parts": values, "whole": values})
+    [data] = [file for file in tmp_path.iterdir() if not file.name.endswith(".index")]
+    with tfckpt.load_checkpoint(path) as reader:
+        reader.check_tensors(reader.keys())
+    content = bytearray(data.read_bytes())
+    content[len(content) * 3 // 4] ^= 1  # in the second tensor
+    data.write_bytes(content)
+    second, first = ("parts", "whole") if version == 2 else ("whole", "parts")
+    with tfckpt.load_checkpoint(path) as reader:
+        reader.check_tensors([first])
+        with pytest.raises(tfckpt.DataLossError, match=f'"{second}"' if version == 2 else "block"):
+            reader.check_tensors([first, second])
+        with pytest.raises(tfckpt.NotFoundError):
+            reader.check_tensors(["none"])

@@ -34,6 +34,7 @@ from torch_tfckpt.v1.reader import SlicesReader
 from torch_tfckpt.values import LoadedValue, StoredTensor, Strings, Value, outside_modes
 
 Result = TypeVar("Result")
+ReadAll = Callable[[Iterable[str]], dict[str, Value]]
 
 _log = logging.getLogger(__name__)
 
@@ -140,14 +141,13 @@ class CheckpointReader:
         """
         return self._look_up(name, lambda key: (self._reader.describe(key), key)[1])
 
-    def names_of(self, key: str) -> tuple[str, ...]:
+    def names_of(self, key: str, *, every_path: bool = False) -> tuple[str, ...]:
         """Return all names of a tensor, its key first. Without an object graph, the key is the only name.
 
-        Raises:
-            DataLossError, NotFoundError: the object graph cannot be read.
+        With `every_path`, also its paths through other objects. Raises like `object_graph`.
         """
         names = self._tensor_names()
-        return (key,) if names is None else names.names_of(key)
+        return (key,) if names is None else names.names_of(key, every_path=every_path)
 
     def variable_name(self, key: str) -> str | None:
         """Return the full name of the variable stored under `key`.
@@ -238,13 +238,17 @@ class CheckpointReader:
         strings: Strings = value
         return strings
 
-    def get_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
+    def get_tensors(self, names: Iterable[str], out: dict[str, torch.Tensor] | None = None) -> dict[str, LoadedValue]:
         """Return name -> tensor for the given names, read in one plan.
 
         Tensors that are adjacent in the file are read together, large ones in parallel. If two names refer to the same
-        tensor, the same object is returned for both. Raises like `get_tensor`.
+        tensor, the same object is returned for both. `out`: key -> tensor to fill. Raises like `get_tensor`.
         """
-        return self._read_several(names, self._reader.read_all)
+        return self._read_several(names, lambda keys: self._reader.read_all(keys, out))
+
+    def check_tensors(self, keys: Iterable[str]) -> None:
+        """Verify the tensors with these keys without keeping their values. Raises like `get_tensors`."""
+        self._reader.verify_all(keys)
 
     def map_tensor(self, name: str) -> LoadedValue:
         """Return a tensor as a view of the file's pages if possible; otherwise read it like `get_tensor`.
@@ -252,9 +256,8 @@ class CheckpointReader:
         Changes to the tensor stay private to the process. Version 1 files do not store raw bytes, so their tensors are
         decoded.
         """
-        if isinstance(self._reader, SlicesReader):
-            return self.get_tensor(name)
-        return self._look_up(name, self._reader.map)
+        reader = self._reader
+        return self._look_up(name, reader.read if isinstance(reader, SlicesReader) else reader.map)
 
     def map_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
         """Return name -> the result of `map_tensor` for that name."""
@@ -295,8 +298,7 @@ class CheckpointReader:
         lines = []
         for name, shape, dtype in self._sound_tensors():
             count = len(self.slices(name))
-            suffix = f", {count} slices" if count > 1 else ""
-            lines.append(f"{name} ({dtype.name}) {shape_text(shape)}{suffix}")
+            lines.append(f"{name} ({dtype.name}) {shape_text(shape)}" + (f", {count} slices" if count > 1 else ""))
         return "\n".join(lines)
 
     @outside_modes
@@ -308,9 +310,8 @@ class CheckpointReader:
 
         Cost: one read of all files; memory of one chunk per thread, or of one string tensor.
         """
-        if isinstance(self._reader, SlicesReader):
-            return self._reader.check(progress)
-        return check_bundle(self._reader, progress)
+        reader = self._reader
+        return reader.check(progress) if isinstance(reader, SlicesReader) else check_bundle(reader, progress)
 
     @property
     def object_graph(self) -> ObjectGraph | None:
@@ -388,9 +389,7 @@ class CheckpointReader:
         )
 
     @outside_modes
-    def _read_several(
-        self, names: Iterable[str], read: Callable[[Iterable[str]], dict[str, Value]]
-    ) -> dict[str, LoadedValue]:
+    def _read_several(self, names: Iterable[str], read: ReadAll) -> dict[str, LoadedValue]:
         wanted = dict.fromkeys(names)
         try:
             return dict(read(wanted))

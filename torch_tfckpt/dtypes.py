@@ -180,6 +180,13 @@ def cast_counted(
     return target.view(values.shape), lost
 
 
+def may_lose(stored: DataType, dtype: torch.dtype) -> bool:
+    """Return whether `dtype` cannot represent all floating-point values of a stored type, other than their digits."""
+    element = ELEMENTS.get(stored)
+    own = None if element is None else element.torch
+    return own is not None and own.is_floating_point and dtype.is_floating_point and not _covers(dtype, own)
+
+
 def _cast_chunk(values: torch.Tensor, dtype: torch.dtype, clamp: bool) -> tuple[torch.Tensor, RangeLoss]:
     converted = values.to(dtype)
     if _covers(dtype, values.dtype):

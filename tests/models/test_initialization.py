@@ -483,3 +483,83 @@ def test_either_all_of_a_map_or_nothing(numbered: str, names: list[str], pairs: 
             )
             for source, target in pairs
         )
+
+
+def square(*names: str) -> dict[str, torch.Tensor]:
+    """Tensors whose axes a shape does not tell apart."""
+    return {name: torch.arange(9.0).view(3, 3) + at for at, name in enumerate(names)}
+
+
+class Square(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.own = nn.Module()
+        self.own.kernel = nn.Parameter(torch.zeros(3, 3))
+        self.own.weight = nn.Parameter(torch.zeros(3, 3))
+
+
+def test_known_kernels_of_a_module_are_turned(tmp_path: Path) -> None:
+    """By name, by tensor and in a scope; a module's own kernel has TensorFlow's layout."""
+    stored = square("a/kernel", "a/weight")
+    tfckpt.save_file(stored | {"a/bias": torch.ones(3)}, tmp_path / "m")
+    model = Square()
+    for target in ("fc.weight", "fc/weight", model.fc.weight):
+        nn.init.zeros_(model.fc.weight)
+        assert init_from_checkpoint(model, tmp_path / "m", {"a/kernel": target}) == {"fc.weight": "a/kernel"}
+        assert torch.equal(model.fc.weight, stored["a/kernel"].t())
+    init_from_checkpoint(model, tmp_path / "m", {"a/": "fc/"})
+    assert torch.equal(model.fc.weight, stored["a/weight"])  # torch's own name
+    init_from_checkpoint({"net": model}, tmp_path / "m", {"a/kernel": "net/fc.weight"})
+    assert torch.equal(model.fc.weight, stored["a/kernel"].t())
+    init_from_checkpoint(model, tmp_path / "m", {"a/kernel": "own.kernel"})
+    assert torch.equal(model.own.get_parameter("kernel"), stored["a/kernel"])
+
+
+def test_kernels_of_other_layers(tmp_path: Path) -> None:
+    """As load_model: convolutions, and both weights of an LSTM from one kernel of TensorFlow 1."""
+    kernel, cell = torch.rand(3, 3, 3, 3), torch.rand(6, 12)
+    tfckpt.save_file({"c/kernel": kernel, "lstm/cell/kernel": cell, "lstm/cell/bias": torch.zeros(12)}, tmp_path / "m")
+    model = nn.ModuleDict({"c": nn.Conv2d(3, 3, 3), "lstm": nn.LSTM(3, 3)})
+    pairs = [("c/kernel", "c.weight"), *(("lstm/cell/kernel", f"lstm.weight_{part}_l0") for part in ("ih", "hh"))]
+    init_from_checkpoint(model, tmp_path / "m", pairs)
+    assert torch.equal(model.get_parameter("c.weight"), kernel.permute(3, 2, 0, 1))
+    i, j, f, o = cell.chunk(4, 1)
+    turned = torch.cat([i, f, j, o], 1).t()
+    assert torch.equal(model.get_parameter("lstm.weight_ih_l0"), turned[:, :3])
+    assert torch.equal(model.get_parameter("lstm.weight_hh_l0"), turned[:, 3:])
+
+
+@pytest.mark.parametrize("layout", ["dense", (1, 0), "in out -> out in", {"kind": "dense"}, "same"], ids=range(5))
+def test_layouts_in_a_map(tmp_path: Path, layout: Any) -> None:
+    """For variables of every kind."""
+    stored = square("a/w")
+    tfckpt.save_file(stored, tmp_path / "m")
+    expected = stored["a/w"] if layout == "same" else stored["a/w"].t()
+    model, plain, variable = Square(), torch.zeros(3, 3), Variable(torch.zeros(3, 3), "v")
+    init_from_checkpoint(model, tmp_path / "m", {"a/w": ("fc.weight", layout)})
+    init_from_checkpoint({"v": plain}, tmp_path / "m", [("a/w", ("v", layout))])
+    init_from_checkpoint({}, tmp_path / "m", {"a/w": (variable, layout)})
+    for tensor in (model.fc.weight, plain, variable.tensor):
+        assert torch.equal(tensor, expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "assignment_map", "text"),
+    [
+        (Square(), {"a/w": "fc.weight"}, r'"a/w", mapped to "fc.weight": .*Linear is unknown.*"dense"\)'),
+        (Square(), {"a/kernel": "own.weight"}, r"torch's name for a weight.* \(variable, \"dense\"\)"),
+        (dict(Square().named_parameters()), {"a/kernel": "fc.weight"}, "torch's name for a weight"),
+        ({}, {"a/kernel": nn.Linear(3, 3).weight}, "a Parameter that is not in the model"),
+        (Square(), {"a/w": ("fc.weight", "conv2d")}, r"conv2d.*tensors with 4 dimensions; \[3,3\] has 2"),
+        (Square(), {"a/w": ("fc.weight", "dence")}, r'"a/w": unknown layout "dence". Closest: "dense"'),
+        (Square(), {"a/": ("fc/", "dense")}, "maps a scope, which cannot have a layout"),
+        (Square(), {"a/w": ("fc.bias", "dense")}, r"Shape of variable fc.bias .*after layout \"dense\""),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_layouts_that_are_unknown_or_wrong(tmp_path: Path, model: Any, assignment_map: Any, text: str) -> None:
+    """Nothing is copied with its axes in a wrong order; the error shows what to write."""
+    tfckpt.save_file(square("a/kernel", "a/w", "a/weight") | {"a/bias": torch.ones(3)}, tmp_path / "m")
+    with pytest.raises(tfckpt.InvalidArgumentError, match=text):
+        init_from_checkpoint(model, tmp_path / "m", assignment_map)

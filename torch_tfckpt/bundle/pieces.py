@@ -14,6 +14,7 @@ from torch_tfckpt.bundle.index import NamedEntry, overlapping
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, error_context, located
 from torch_tfckpt.format import crc32c
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import decode_strings
 from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
 from torch_tfckpt.format.tensor_slice import TensorSlice, element_count
@@ -136,6 +137,16 @@ class Pieces:
         if self.files.header.big_endian:
             for whole in wholes:
                 swap_bytes(whole.target, ELEMENTS[whole.entry.dtype].swap)
+
+    def verify(self, pieces: Sequence[NamedEntry]) -> None:
+        """Compare whole pieces with their checksums, without keeping their bytes."""
+        fixed = [(name, piece) for name, piece in pieces if fixed_size(piece) is not None]
+        requests = [SumRequest(self.files.shard(piece.shard), piece.offset, piece.size) for _, piece in fixed]
+        for (name, piece), computed in zip(fixed, self.pipeline.checksums(requests), strict=True):
+            self.compare(name, piece, computed)
+        for name, piece in pieces:
+            if piece.dtype == DataType.DT_STRING:
+                self.read_strings(name, piece)
 
     def _read_span(self, name: str, piece: BundleEntry, part: TensorSlice, dtype: torch.dtype) -> torch.Tensor:
         """Read one slice of a piece, from its first to its last element; only checksum the rest of the piece."""

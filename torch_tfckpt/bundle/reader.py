@@ -11,7 +11,7 @@ Source: BundleReader in tensorflow/core/util/tensor_bundle/tensor_bundle.cc. Exp
 
 import mmap
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Self, cast
 
 import torch
@@ -145,17 +145,21 @@ class BundleReader:
         """
         return self._read(name, part, None)
 
-    def read_all(self, names: Iterable[str]) -> dict[str, Value]:
+    def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, Value]:
         """Read several tensors in one plan, in the order given.
+
+        Args:
+            out: Name -> tensor to fill, as for `read`, for some of the names.
 
         Raises like `read`, and DataLossError if two tensors overlap in a file.
         """
         result: dict[str, Value | None] = dict.fromkeys(names)
         wholes: list[NamedEntry] = []
         others: list[str] = []
+        given = out or {}
         for name in result:
             entry = self.index.entry(name)
-            if entry.slices or entry.dtype == DataType.DT_STRING:
+            if entry.slices or entry.dtype == DataType.DT_STRING or not _is_direct(given.get(name)):
                 others.append(name)
             else:
                 wholes.append((name, entry))
@@ -167,13 +171,38 @@ class BundleReader:
                 small.append(run)
             else:
                 [(name, entry)] = run.pieces
-                large.append(Whole(name, entry, new_tensor(name, entry.shape, run.dtype)))
-                result[name] = large[-1].target
+                target = given.get(name)
+                if target is None:
+                    target = new_tensor(name, entry.shape, run.dtype)
+                else:
+                    check_out(name, target, entry.shape, run.dtype)
+                large.append(Whole(name, entry, target.detach()))
+                result[name] = target
         for first in range(0, len(small), _RUNS_AT_ONCE):
             result.update(self._pieces.read_runs(small[first : first + _RUNS_AT_ONCE]))
+        for name in given.keys() & {name for run in small for name, _ in run.pieces}:
+            result[name] = given[name].copy_(cast(torch.Tensor, result[name]))
         self._pieces.transfer(large)
-        result.update((name, self.read(name)) for name in others)
+        result.update((name, self.read(name, given.get(name))) for name in others)
         return cast(dict[str, Value], result)
+
+    def verify_all(self, names: Iterable[str]) -> None:
+        """Read the stored bytes of several tensors and compare them with their checksums, without keeping them.
+
+        Raises like `read_all`. Cost: memory of one chunk per thread.
+        """
+        pieces: list[NamedEntry] = []
+        for name in dict.fromkeys(names):
+            entry = self.index.entry(name)
+            with error_context(self.path):
+                self.partition(name, entry).parts_of(TensorSlice.full(len(entry.shape)))
+            of_name = self.pieces(name)
+            pieces += [(name, piece) for piece in of_name]
+            for piece in of_name:
+                self._pieces.check(name, piece)
+            self._pieces.check_volume(name, of_name)
+        self._pieces.check_apart(pieces)
+        self._pieces.verify(sorted(pieces, key=lambda piece: (piece[1].shard, piece[1].offset)))
 
     def _runs(self, wholes: list[NamedEntry]) -> Iterator[Run]:
         """Yield runs of tensors to read together, in file order, after all checks except checksums."""
@@ -292,3 +321,8 @@ class BundleReader:
                 f"tensor in dtype or shape. {DAMAGED}"
             )
         return piece
+
+
+def _is_direct(out: torch.Tensor | None) -> bool:
+    """Return whether the bytes of a tensor can be read into `out` directly, or into a new tensor."""
+    return out is None or (out.device.type == "cpu" and out.is_contiguous())

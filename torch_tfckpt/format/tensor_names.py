@@ -58,13 +58,13 @@ class TensorNames:
     def __repr__(self) -> str:
         return f"<TensorNames of {len(self._keys)} tensors, {len(self._graph.nodes)} objects>"
 
-    def names_of(self, key: str) -> tuple[str, ...]:
-        """Return the key, then the other names: short key, path, full name. Duplicates are omitted."""
-        return (key, *self._aliases.get(key, ()))
+    def names_of(self, key: str, *, every_path: bool = False) -> tuple[str, ...]:
+        """Return the key, then the other names: short key, path, full name. Duplicates are omitted.
 
-    def other_paths_of(self, key: str) -> tuple[str, ...]:
-        """Return the paths of a tensor through other objects than the one that its key begins with."""
-        return self._others.get(key, ())
+        Args:
+            every_path: Also return the paths through other objects than the one that the key begins with.
+        """
+        return (key, *self._aliases.get(key, ()), *(self._others.get(key, ()) if every_path else ()))
 
     def variable(self, key: str) -> str | None:
         """Return the full name of the variable stored under `key`; None if it is not a variable or has no name."""

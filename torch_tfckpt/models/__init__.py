@@ -10,9 +10,12 @@
     layouts, axis_patterns, assembly  transforms of one tensor; tensors that are made from several
     layer_names, recurrent_layers, tensor_origins
                                       TensorFlow's variables of a layer, and the tensors made from them
-    stored_names, sources             find each tensor of a module in the checkpoint
+    stored_names, stored_copies, sources
+                                      find each tensor of a module in the checkpoint
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
                                       what weights do not show, such as the epsilon of a BatchNorm
+    initialization, assignment_layouts
+                                      init_from_checkpoint: stored names to variables, as in TensorFlow
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
     targets, filling                  the tensors of a module that can be loaded; put values into them
     auxiliary, named_kinds            identify variables that are not weights, by object and by name

@@ -1,6 +1,8 @@
 """Put values into a module: in place, by replacing its tensors, or by load_state_dict if it has hooks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Final
 
 import torch
 from torch import nn
@@ -9,13 +11,24 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.state_dicts import Backup, load_what_fits, loads_state_dict, outermost
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import listed, quoted
+
+_LISTED: Final = 1000  # names of changed tensors in an error
 
 
-def fill(model: nn.Module, loads: Sequence[tuple[Target, torch.Tensor]], *, assign: bool, strict: bool) -> list[str]:
+def fill(
+    model: nn.Module,
+    loads: Sequence[tuple[Target, torch.Tensor]],
+    rest: Iterable[tuple[Target, torch.Tensor]] = (),
+    *,
+    assign: bool,
+    strict: bool,
+) -> list[str]:
     """Put all values into the module: first those for load_state_dict, which may fail, then the others.
 
     Args:
+        rest: Values that are read while they are iterated over; none of them is for load_state_dict. If that fails, the
+            tensors that were changed before are listed in a note of the error.
         assign: Replace tensors instead of filling them.
         strict: Raise an error if load_state_dict reports that a shape does not fit. False: load the rest.
 
@@ -25,7 +38,7 @@ def fill(model: nn.Module, loads: Sequence[tuple[Target, torch.Tensor]], *, assi
     Raises:
         InvalidArgumentError: a shape does not fit.
 
-    Exceptions raised by hooks are passed on. After any error the module is unchanged.
+    Exceptions raised by hooks are passed on. After any error, except while `rest` is read, the module is unchanged.
     """
     value_of = {identity_of(target.tensor): value for target, value in loads if target.is_loaded}
     backups: list[Backup] = []
@@ -49,13 +62,22 @@ def fill(model: nn.Module, loads: Sequence[tuple[Target, torch.Tensor]], *, assi
             f"and calling its hooks. All modules have been restored to their previous state"
         )
         raise
-    for target, value in loads:
-        if target.is_loaded and all(id(place.module) in in_parts for place in target.places):
-            continue
-        if assign:
-            target.replace(value)
-        else:
-            target.fill(value)
+    changed: list[str] = []
+    try:
+        for target, value in chain(loads, rest):
+            if not target.is_loaded or any(id(place.module) not in in_parts for place in target.places):
+                (target.replace if assign else target.fill)(value)
+            changed.append(target.name)
+    except BaseException as error:
+        names = (
+            f"these tensors of the module were already changed: {listed(changed, _LISTED)}"
+            if changed
+            else "nothing was changed"
+        )
+        error.add_note(
+            f"Raised while the values were copied into the module, after all of them had been verified: {names}"
+        )
+        raise
     return problems
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.tensor_names import short_key
+from torch_tfckpt.format.tensor_slice import element_count, shape_text
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.layer_names import KERNELS
 from torch_tfckpt.models.layouts import LAYOUTS, SAME
@@ -103,16 +104,28 @@ def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) ->
     """Yield a hint for each layout that would make mismatched tensors fit, layouts for their layer first."""
     of = {name: target for target in targets for name in target.names} if mismatched else {}
     fitting: dict[str, list[Mismatch]] = {}
+    unknown: list[Mismatch] = []
     for mismatch in mismatched:
         shape, wanted = mismatch.stored_shape, mismatch.shape
         target = of.get(mismatch.name)
         own = [layout for each in (target.origins if target else ()) for layout in each.origin.layouts()]
-        for layout in [SAME, *own, *LAYOUTS.values()]:
+        for layout in [SAME, *(each for each in own if each.functions is None), *LAYOUTS.values()]:
             resolved = layout.resolved(shape, wanted)
             fits = wanted is not None and resolved.fits(shape) and resolved.torch_shape(shape) == wanted
             if fits and layout.name != mismatch.layout:
                 fitting.setdefault(layout.name, []).append(mismatch)
                 break
+        else:
+            if wanted is not None and shape != wanted and element_count(shape) == element_count(wanted):
+                unknown.append(mismatch)
+    if unknown:
+        first = unknown[0]
+        yield (
+            f"no layout turns {shape_text(first.stored_shape)} of {quoted(short_key(first.key))} into "
+            f"{shape_text(first.shape or ())} of {quoted(first.name)}{and_more(len(unknown), 1)}: not supported yet. If "
+            f"you know the order of the elements, give two functions in a rule: mapper={{{quoted(short_key(first.key))}: "
+            f"({quoted(first.name)}, (to_torch, to_stored))}}"
+        )
     for name, those in fitting.items():
         first = those[0]
         order = "in torch's order, not in TensorFlow's" if name == SAME.name else "in TensorFlow's order"

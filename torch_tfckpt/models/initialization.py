@@ -18,12 +18,15 @@ from torch import nn
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_names import TensorNames
-from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.format.tensor_slice import Shape, shape_text
+from torch_tfckpt.models.assignment_layouts import LayerTensor, TurnedSaveable, source_for
+from torch_tfckpt.models.layouts import Layout, LayoutLike, layout_of_rule
+from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
 from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.identity import Identity, identity_of
-from torch_tfckpt.saveables.module_tensors import group_shared, module_tensors
 from torch_tfckpt.saveables.named_values import named_values
+from torch_tfckpt.saveables.stored_keys import same_stored
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, saveables_of
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.storage.names import AnyPath
@@ -31,7 +34,8 @@ from torch_tfckpt.text import did_you_mean, escaped, listed, quoted
 from torch_tfckpt.values import outside_modes
 
 Assignable = torch.Tensor | Variable | PartitionedVariable | Sequence[Variable]
-AssignmentMap = Mapping[str, str | Assignable] | Iterable[tuple[str, str | Assignable]]
+Assigned = str | Assignable | tuple[str | torch.Tensor | Variable, LayoutLike]
+AssignmentMap = Mapping[str, Assigned] | Iterable[tuple[str, Assigned]]
 
 _ROOT: Final = "/"  # the scope that contains all names, on both sides of a map
 _SCOPE_ENDS: Final = ("/", ".")  # "." separates the parts of names in modules and in their checkpoints
@@ -56,6 +60,8 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
                 also end in ".".
             "name" -> name of a variable, or the tensor, Parameter, Variable, PartitionedVariable or list of slices
                 itself, which need not be in `model`. A slice takes its part of the stored tensor.
+            "name" -> (one of these except slices, layout): the stored tensor is turned first, as in a rule of
+                load_model: "dense/w" -> ("fc.weight", "dense"). "same": it is copied.
             Names in the checkpoint are literal. In names of a Module's tensors "/" and "." mean the same: "encoder/"
             and "encoder." are both the scope of model.encoder, below which "layer.0.weight" takes the stored tensor
             "layer.0.weight" or else "layer/0/weight". In an object-based checkpoint any name that CheckpointReader
@@ -65,14 +71,19 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
         Name in `model` -> key in the checkpoint, for everything that was filled; a shared tensor under all its names.
 
     Raises:
-        InvalidArgumentError: a tensor is not in the checkpoint; a variable is not in `model`; a scope is mapped to
-            something that is not a scope; a shape or dtype differs; two tensors are mapped to one variable; a parameter
+        InvalidArgumentError: a tensor is not in the checkpoint; a variable is not in `model`; the layout is unknown,
+            for instance of a kernel for a Parameter that is not in `model`; a scope is mapped to something that is not
+            a scope; a shape or dtype differs; two tensors are mapped to one variable; a parameter
             has no shape or memory yet.
         ValueError: a list whose elements are not slices of one tensor.
         TypeError: `assignment_map` or `model` is not in one of the forms above.
         NotFoundError, DataLossError: there is no checkpoint; a value is damaged.
 
-    If it raises, nothing was assigned. Layouts are not changed: a Keras Dense kernel stays [in, out]. A scope
+    A tensor of a Module takes TensorFlow's names as in load_model: a Keras Dense kernel [in, out] is transposed for a
+    Linear, and a name that does not imply the layout is an error unless the map has one. Tensors and Variables in a
+    dict are taken to have TensorFlow's layout; nothing is transposed for them.
+
+    If it raises, nothing was assigned. A scope
     without variables is logged as a warning and is not an error, because TensorFlow ignores it; filled variables are
     logged at INFO. In TensorFlow, the last of two tensors mapped to one variable wins, a scope may lack its "/", and a
     variable in a scope gets the stored shape; here these are errors.
@@ -114,6 +125,7 @@ class _Assignment:
     key: str
     label: str  # name of the variable in messages
     parts: tuple[VariableSaveable, ...]  # one, unless the variable is partitioned
+    is_turned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +134,19 @@ class _Named:
 
     names: tuple[str, ...]  # several if a module shares the tensor
     value: Assignable
-    of_module: bool
+    target: Target | None = None  # if it is a tensor of a module
+    prefix: str = ""  # of the module in the model
+
+    @property
+    def of_module(self) -> bool:
+        return self.target is not None
+
+    def place(self, name: str | None = None) -> LayerTensor | None:
+        """Return the tensor of a module under `name`, by default its first name; None for other variables."""
+        if self.target is None:
+            return None
+        known = {_slashed(self.prefix + each): each for each in self.target.names}
+        return LayerTensor(self.target, known.get(_slashed(name or ""), self.target.name))
 
     def below(self, scope: str) -> list[str]:
         """Return the names of the variable relative to `scope`; empty if it is not in `scope`.
@@ -186,13 +210,21 @@ class _CheckpointNames:
         """Return the key that a name refers to; None if there is no such tensor."""
         if name in self._reader or self._names is None:
             return name if name in self._reader else None
-        keys = self._names.find(name)
-        if len(keys) > 1:
+        keys = self._names.find(name) or self._names.find(name.replace("/", "."))
+        if len(keys) > 1 and not all(same_stored(self._reader, keys[0], other) for other in keys[1:]):
             raise InvalidArgumentError(
                 f"{self._reader.path}: {len(keys)} variables are called {quoted(name)}. Map their keys instead: "
                 f"{listed(keys, 10)}"
             )
         return keys[0] if keys else None
+
+    def names_of(self, key: str) -> tuple[str, ...]:
+        """Return all names of a stored tensor."""
+        return self._reader.names_of(key)
+
+    def shape(self, key: str) -> Shape:
+        """Return the shape of a stored tensor."""
+        return self._reader.shape(key)
 
     def not_found(self, name: str, within: str = "", others: int = 0) -> InvalidArgumentError:
         """Return the error in TensorFlow's words. `within`: "z in a/", if a scope was mapped."""
@@ -227,16 +259,24 @@ def _pairs(assignment_map: AssignmentMap) -> list[tuple[str, object]]:
 
 def _assignments(name: str, target: object, variables: _Variables, stored: _CheckpointNames) -> list[_Assignment]:
     """Return what one entry of the map assigns."""
+    layout = None
+    if isinstance(target, tuple) and len(target) == 2 and not isinstance(target[1], Variable):
+        given: tuple[object, object] = target
+        target, layout = given[0], _layout(name, given[1])
     if not isinstance(target, str):
         if not _is_assignable(target):
             raise TypeError(
                 f"assignment_map: {quoted(name)} is mapped to a {type(target).__name__}. Map it to the name of a "
                 f"variable, a tensor, a Variable, or a list of Variables that are slices"
             )
-        return [_assignment(_key(name, stored), target, variables)]
+        return [_assignment(_key(name, stored), target, variables, stored, layout=layout)]
     named = variables.named(target)
     if named is not None:
-        return [_assignment(_key(name, stored), named.value, variables)]
+        return [_assignment(_key(name, stored), named.value, variables, stored, named.place(target), layout)]
+    if layout is not None and target.endswith(_SCOPE_ENDS):
+        raise InvalidArgumentError(
+            f"assignment_map: {quoted(name)} maps a scope, which cannot have a layout. Map its variables one by one"
+        )
     if not name.endswith(_SCOPE_ENDS) or not target.endswith(_SCOPE_ENDS):
         scope = target[: max(target.rfind("/"), target.rfind("."), 0)]
         raise InvalidArgumentError(
@@ -251,11 +291,12 @@ def _scope_assignments(name: str, scope: str, variables: _Variables, stored: _Ch
     found: list[_Assignment] = []
     missing: list[str] = []
     for named, rests in variables.below(scope):
-        key = next((key for rest in rests if (key := stored.key(prefix + rest)) is not None), None)
+        key, rest = next(((key, rest) for rest in rests if (key := stored.key(prefix + rest)) is not None), (None, ""))
         if key is None:
             missing.append(rests[0])
         else:
-            found.append(_assignment(key, named.value, variables))
+            start = "" if scope == _ROOT else scope
+            found.append(_assignment(key, named.value, variables, stored, named.place(start + rest)))
     if missing:
         raise stored.not_found(prefix + missing[0], f"{missing[0]} in {name}", len(missing) - 1)
     if not found:
@@ -272,10 +313,37 @@ def _key(name: str, stored: _CheckpointNames) -> str:
     return key
 
 
-def _assignment(key: str, target: Assignable, variables: _Variables) -> _Assignment:
+def _layout(name: str, given: object) -> Layout:
+    try:
+        return layout_of_rule(given)  # type: ignore[arg-type]
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"assignment_map: {quoted(name)}: {error}") from None
+
+
+def _assignment(
+    key: str,
+    target: Assignable,
+    variables: _Variables,
+    stored: _CheckpointNames,
+    place: LayerTensor | None = None,
+    layout: Layout | None = None,
+) -> _Assignment:
     names = next((names for tensor in _tensors_in(target) if (names := variables.names_of(tensor))), [])
     own = [target.name] if isinstance(target, Variable | PartitionedVariable) else []
     label = (names or own or [key])[0]
+    if isinstance(target, torch.Tensor | Variable):
+        tensor = target.tensor if isinstance(target, Variable) else target
+        named = variables.named(names[0]) if names else None
+        place = place or (None if named is None else named.place())
+        own_name = next(iter(names or own), None)
+        source = source_for(stored.names_of(key), stored.shape(key), tensor, own_name, place, layout)
+        if source is not None:
+            return _Assignment(key, label, (TurnedSaveable(tensor, key, label, source),), is_turned=True)
+    elif layout is not None:
+        raise InvalidArgumentError(
+            f"assignment_map: {quoted(key)}: slices cannot have a layout. Load the tensor with load_variable, turn it, "
+            f"and copy the parts"
+        )
     parts = []
     for part in saveables_of(label, target):
         assert isinstance(part, VariableSaveable), "tensors and Variables have no other kind"
@@ -301,7 +369,9 @@ def _check_shape(reader: CheckpointReader, assignment: _Assignment) -> None:
     """Raise InvalidArgumentError, in TensorFlow's words, if a whole variable has a different shape."""
     stored = reader.shape(assignment.key)
     for part in assignment.parts:
-        if not part.specs[0].slice_spec and tuple(part.tensor.shape) != stored:
+        if assignment.is_turned:
+            part.check([stored])
+        elif not part.specs[0].slice_spec and tuple(part.tensor.shape) != stored:
             raise InvalidArgumentError(
                 f"Shape of variable {escaped(assignment.label)} ({shape_text(part.tensor.shape)}) doesn't match with "
                 f"shape of tensor {escaped(assignment.key)} ({shape_text(stored)}) from checkpoint reader. Map "
@@ -314,10 +384,10 @@ def _variables_of(model: object) -> Iterator[_Named]:
     for name, value in named_values(model).items():
         if isinstance(value, nn.Module):
             prefix = f"{name}/" if name else ""
-            for places in group_shared(each for each in module_tensors(value) if each.persistent):
-                yield _Named(tuple(prefix + place.name for place in places), places[0].tensor, of_module=True)
+            for target in targets_of(value):
+                yield _Named(tuple(prefix + name for name in target.names), target.tensor, target, prefix)
         elif _is_assignable(value):
-            yield _Named((name,), value, of_module=False)
+            yield _Named((name,), value)
         else:
             raise TypeError(
                 f"{quoted(name)} is a {type(value).__name__}. init_from_checkpoint fills tensors, Variables and slices "

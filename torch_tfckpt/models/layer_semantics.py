@@ -52,6 +52,7 @@ def layer_findings(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
             "docs/conversion/semantics.md",
         ),
         *_forget_bias(parts),
+        *_reset_after(parts),
     ]
 
 
@@ -212,6 +213,18 @@ def _forget_bias(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
             f'{{"kind": "lstm_tf1", "forget_bias": 0.0}}',
         ),
     ]
+
+
+def _reset_after(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
+    """Return the finding on GRUs without a bias, whose shape would show how the reset gate is applied."""
+    layers = [part for part in parts if isinstance(part.module, nn.GRU | nn.GRUCell)]
+    return findings_on(
+        "gru_reset_after",
+        [part for part in layers if part.sources and not any(name.startswith("bias") for name in part.sources)],
+        "no bias is stored for {those}, so it is unknown whether the reset gate is applied after the recurrent kernel "
+        "(reset_after=True, the default of Keras 3 and of TensorFlow 2, and torch's formula) or before it "
+        "(reset_after=False), which torch cannot compute. Check how the model was built",
+    )
 
 
 def _added(part: TensorFlowPart) -> set[tuple[float, ...]]:

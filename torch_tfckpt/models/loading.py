@@ -1,7 +1,7 @@
 """load_model: load a TensorFlow checkpoint into a torch module.
 
 First the source of every tensor is chosen, then everything is read, verified and converted, and only then is the first
-tensor of the module changed.
+tensor of the module changed. Many values are read twice for that, so that they are never all in memory.
 """
 
 import logging
@@ -16,6 +16,7 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.auxiliary import kinds
@@ -25,7 +26,8 @@ from torch_tfckpt.models.hints import hints, only_unexpected, remarks_on_parts, 
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.named_kinds import Kinds, VariableKind
 from torch_tfckpt.models.optimizer_slots import SlotPlan, check_optimizer, plan_slots
-from torch_tfckpt.models.reading import read_values
+from torch_tfckpt.models.reading import NewValues, read_rest, read_values
+from torch_tfckpt.models.recurrent_layers import other_formula
 from torch_tfckpt.models.saved_optimizers import how_to_restore
 from torch_tfckpt.models.semantics import check_accept, find_semantics
 from torch_tfckpt.models.sources import Averages, Found, find_sources
@@ -118,21 +120,25 @@ def load_model(
     Raises:
         NotFoundError: there is no such checkpoint; names, averages or optimizer state are missing.
         InvalidArgumentError: unexpected names; shapes or dtypes that do not fit; an ambiguous
-            name; a rule without a layout for a tensor whose name implies none; a tensor that cannot be filled in
-            place; an optimizer with none of the module's parameters; momentum that Keras scaled by a learning rate
-            that is not stored; an invalid argument.
+            name; a rule without a layout for a tensor whose name implies none; values beyond the range of the
+            module's dtype; a tensor that cannot be filled in place; an optimizer with none of the module's parameters;
+            momentum that Keras scaled by a learning rate that is not stored; an invalid argument.
         TypeError: `model` is not a Module, or `optimizer` not an Optimizer.
         DataLossError: a value or the object graph is damaged.
         UnimplementedError: an optimizer whose state cannot be converted.
 
-    If it raises, nothing was changed. Floating-point values are converted to the dtype of the module; other dtypes must
-    match. Modules with hooks or overridden methods for loading are loaded by their load_state_dict. The parts that
-    wrappers add to names, such as "_orig_mod." of torch.compile, are ignored. If a Linear and a convolution get values
-    from TensorFlow, the forward method of a copy on the meta device is run once, symbolically, to see whether the
-    Linear multiplies the flattened output of the convolution.
-    Cost: one read of the values; host memory for all of them in addition to the module. With `assign` this memory
-    becomes the module's; in addition, about 32 MiB or the size of the largest tensor is needed, or twice that if
-    axes are moved.
+    If it raises, nothing was changed, with one exception: a file of more than 256 MiB that is overwritten, or becomes
+    unreadable, after it was verified. Then a note of the error lists the tensors that were changed.
+
+    Floating-point values are converted to the dtype of the module; other dtypes must match. Modules with hooks or
+    overridden methods for loading are loaded by their load_state_dict. The parts that wrappers add to names, such as
+    "_orig_mod." of torch.compile, are ignored. If a Linear and a convolution get values from TensorFlow, the forward
+    method of a copy on the meta device is run once, symbolically, to see whether the Linear multiplies the flattened
+    output of the convolution.
+    Cost: one read of the values, two of more than 256 MiB. Host memory in addition to the module: up to 256 MiB, and
+    for more values about 64 MiB or twice the size of the largest tensor. Optimizer state, and values for modules with
+    hooks, are held in memory. With `assign`: all values, whose memory becomes the module's, and about 64 MiB or twice
+    the size of the largest tensor.
     Thread safety: no other thread may use the module during the call.
 
     Examples:
@@ -166,21 +172,28 @@ def load_model(
         for target in changed if not assign else ():
             target.check_fillable()
         values = read_values(reader, plan.loads, own_memory=assign)
+        _report_range(reader.path, plan.report, values, strict)
         stored = reader.get_tensors(() if plan.slots is None else plan.slots.stored_keys)
-    if plan.report.filled:
-        names = listed(list(plan.report.filled), _LISTED)
-        _log.warning("%s: tensors not stored, and filled with a constant instead: %s", reader.path, names)
-    tensors = {key: value for key, value in stored.items() if isinstance(value, torch.Tensor)}
-    for target, number in plan.filled:
-        tensor = target.tensor
-        device = "cpu" if tensor.is_meta else tensor.device
-        values.append(torch.full(tuple(tensor.shape), number, dtype=tensor.dtype, device=device))
-    state = None if plan.slots is None else plan.slots.state_dict(tensors)
-    # Load the optimizer first: it may raise an error, and then the module has not been changed yet.
-    if optimizer is not None and state is not None:
-        optimizer.load_state_dict(state)
-    new_values = list(zip(changed, values, strict=True))
-    plan.report.remarks.extend(fill(model, new_values, assign=assign, strict=strict in (True, "shapes", "semantics")))
+        # That torch has a second bias, where TensorFlow has one, is not worth a warning.
+        filled = [
+            target.name for target, _ in plan.filled if not any(each.origin.summed_with for each in target.origins)
+        ]
+        if filled:
+            names = listed(filled, _LISTED)
+            _log.warning("%s: tensors not stored, and filled with a constant instead: %s", reader.path, names)
+        tensors = {key: value for key, value in stored.items() if isinstance(value, torch.Tensor)}
+        for target, number in plan.filled:
+            tensor = target.tensor
+            device = "cpu" if tensor.is_meta else tensor.device
+            value = torch.full(tuple(tensor.shape), number, dtype=tensor.dtype, device=device)
+            values.held.append((target, value))
+        state = None if plan.slots is None else plan.slots.state_dict(tensors)
+        # Load the optimizer first: it may raise an error, and then the module has not been changed yet.
+        if optimizer is not None and state is not None:
+            optimizer.load_state_dict(state)
+        rest = read_rest(reader, values.rest)
+        stops = strict in (True, "shapes", "semantics")
+        plan.report.remarks.extend(fill(model, values.held, rest, assign=assign, strict=stops))
     for target, count in plan.averaged:
         target.set_count(count)
     for target in plan.uncounted if assign else ():
@@ -220,6 +233,7 @@ def _plan(
     filled: list[tuple[Target, float]] = []
     report = LoadReport(prefix=found.prefix, unused_rules=found.unused_rules, remarks=found.remarks)
     without_counts = _read_from_tensorflow(found, targets)
+    refused = _other_formulas(reader, targets, found.sources)
     for target in targets:
         source = found.sources.get(target.name)
         if source is None:
@@ -231,7 +245,8 @@ def _plan(
             continue
         shapes = {key: reader.shape(key) for key in source.read_keys}
         source = found.sources[target.name] = source.resolved(shapes, target.shape)
-        mismatch = _mismatch(reader, target, source, shapes)
+        reason = next((refused[place.parent] for place in target.places if place.parent in refused), "")
+        mismatch = _mismatch(reader, target, source, shapes, reason)
         if mismatch is not None:
             report.mismatched.append(mismatch)
             continue
@@ -337,8 +352,30 @@ def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
     return names
 
 
-def _mismatch(reader: CheckpointReader, target: Target, source: Source, shapes: Mapping[str, Shape]) -> Mismatch | None:
-    """Return why stored tensors cannot be loaded into the target; None if they can."""
+def _other_formulas(
+    reader: CheckpointReader, targets: Sequence[Target], sources: Mapping[str, Source]
+) -> dict[str, str]:
+    """Return why layers cannot be loaded although their kernels fit, by the name of the layer as in `parent`."""
+    refused: dict[str, str] = {}
+    for target in targets:
+        source = sources.get(target.name)
+        if source is None:
+            continue
+        for place in target.places:
+            if place.attribute.startswith("bias"):
+                found = other_formula(place.module, reader.shape(source.read_keys[0]))
+                refused[place.parent] = refused.get(place.parent) or found
+    return {layer: reason for layer, reason in refused.items() if reason}
+
+
+def _mismatch(
+    reader: CheckpointReader, target: Target, source: Source, shapes: Mapping[str, Shape], refused: str
+) -> Mismatch | None:
+    """Return why stored tensors cannot be loaded into the target; None if they can.
+
+    Args:
+        refused: Why they cannot be loaded even if their shapes fit, or "".
+    """
     key, layout, wanted = source.description, source.layout, target.shape
     shape, dtype = shapes[source.read_keys[0]], target.tensor.dtype
     dtypes = [reader.dtype(each) for each in source.read_keys]
@@ -352,8 +389,9 @@ def _mismatch(reader: CheckpointReader, target: Target, source: Source, shapes: 
         reason = size_mismatch(target.name, shape, layout.name, wanted)
     elif not _converts(_torch_dtype(stored_dtype), dtype):
         reason = f"dtype mismatch for {target.name}: {stored_dtype.short_name} in checkpoint, {dtype} in current model"
-    if not reason:
+    if not reason and not refused:
         return None
+    reason = reason or f"{quoted(short_key(key))} is not loaded into {target.name}: the layer was {refused}"
     return Mismatch(target.name, key, shape, stored_dtype, layout.name, wanted, dtype, reason)
 
 
@@ -380,6 +418,20 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
         f"{path}: Error(s) in loading state_dict for {type(model).__name__}:\n  {lines}\n"
         f"Nothing was loaded. {only_unexpected(report) or _GENERAL_FIX}"
     )
+
+
+def _report_range(path: str, report: LoadReport, values: NewValues, strict: Strict) -> None:
+    """Raise an error for values that the module's dtype cannot represent; if `strict` allows them, add a remark."""
+    found = values.beyond_range()
+    if not found:
+        return
+    if strict in (True, "shapes", "semantics"):
+        raise InvalidArgumentError(
+            f"{path}: {found}. Nothing was loaded. Load into a module with a wider range, such as bfloat16 or float32, "
+            f'or pass strict="names" to load what the dtype makes of them, usually infinity'
+        )
+    report.remarks.append(f"{found}: loaded as what the dtype makes of them, usually infinity")
+    _log.warning("%s: %s", path, report.remarks[-1])
 
 
 def _report_semantics(

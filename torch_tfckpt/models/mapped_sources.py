@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, error_context
-from torch_tfckpt.format.tensor_names import TensorNames, short_key
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import auxiliary_keys
@@ -20,6 +20,7 @@ from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, source_text, targets_of_rule
 from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout
+from torch_tfckpt.models.stored_copies import without_copies
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.models.tensor_origins import Bounds, TensorOrigin, leaf_of
@@ -115,13 +116,11 @@ def mapped_sources(
     by_name: dict[str, list[_Mapped]] = {}
     joined: dict[tuple[str, int], list[_Mapped]] = {}  # name and rule -> parts
     split: list[_Mapped] = []
-    paths = TensorNames(reader.object_graph, reader.keys()) if reader.object_graph is not None else None
     unused = {id(rule): rule for rule in rules_of(mapper)}
     needless = {number for number, rule in unused.items() if rule.is_needless(places)}
     astray: dict[str, tuple[CheckedRule, str]] = {}
     for key in dict.fromkeys((*reader.keys(), *averages)):
-        others = [name for name in reader.names_of(key) if name not in (key, short_key(key))]
-        others += paths.other_paths_of(key) if paths is not None else ()
+        others = [name for name in reader.names_of(key, every_path=True) if name not in (key, short_key(key))]
         names = (short_key(key), key, *others)
         match = rule_match(mapper, names, known)
         if match is None:
@@ -143,8 +142,8 @@ def mapped_sources(
             result.strays[key] = missing[0]
         else:
             read_key = averages.get(key, key)
-            shape = reader.shape(read_key)
-            mapped = _Mapped(key, shape, rule.given_layout, match.name, (match.name, *names[2:], key), match)
+            every_name = (match.name, *names[2:], key)
+            mapped = _Mapped(key, reader.shape(read_key), rule.given_layout, match.name, every_name, match)
             if rule.add and not value_dtype(read_key, reader.dtype(read_key)).is_floating_point:
                 raise InvalidArgumentError(f"{reader.path}: {quoted(key)} has no floating-point values to add to")
             if rule.is_join:
@@ -169,7 +168,7 @@ def mapped_sources(
     result.unused_rules.extend(source_text(rule.source) for rule in wanted)
     for (name, _), given in joined.items():
         with error_context(f"{reader.path}: {quoted(given[0].matched)} and others, joined to {quoted(name)}"):
-            _add_joined(result, places[name], name, given)
+            _add_joined(result, places[name], name, without_copies(reader, given))
     for mapped in split:
         with error_context(f"{reader.path}: {quoted(mapped.matched)}"):
             _add_split(result, places, mapped)
@@ -177,7 +176,7 @@ def mapped_sources(
     for name, given in by_name.items():
         if name in of_rules:
             _check_free(of_rules, name, given[0].key)
-        _add(result, places, name, given, reader.path)
+        _add(result, places, name, without_copies(reader, given), reader.path)
     return result
 
 
@@ -192,8 +191,7 @@ def _add_fills(result: MappedSources, places: Mapping[str, _NamedTarget], unused
         names = list(targets_of_rule(rule))
         if all(name in places for name in names):
             del unused[id(rule)]
-        assert rule.fill is not None
-        result.filled.update(dict.fromkeys(names, rule.fill))
+        result.filled.update(dict.fromkeys(names, rule.fill or 0.0))
 
 
 def _add_joined(result: MappedSources, here: _NamedTarget, name: str, given: list[_Mapped]) -> None:
@@ -295,11 +293,15 @@ def implied_layout(target: Target, name: str, key: str, *, must_be_known: bool =
         must_be_known: Raise InvalidArgumentError if the name implies none and the order of the axes is unknown.
     """
     here = _NamedTarget.of(target, name)
-    mapped = _Mapped(key, (), None, key, (key,))
-    found = next((layout for _, layout, _ in _origins_of(here, mapped)), None)
+    found = next((layout for _, layout, _ in _origins_of(here, _Mapped(key, (), None, key, (key,)))), None)
     if found is None and must_be_known:
         _check_known(here, variable_name_of(key), target.tensor.dim())
     return found
+
+
+def single_source(target: Target, name: str, names: Sequence[str], shape: Shape, layout: Layout | None) -> Source:
+    """Return the source of a tensor made from one variable with these names, its key first. Raises if it is unknown."""
+    return _single(_NamedTarget.of(target, name), _Mapped(names[0], shape, layout, names[0], names))[0]
 
 
 def shared_origin(target: Target, name: str, key: str, layout: Layout | None) -> LayerOrigin | None:
@@ -341,10 +343,9 @@ def _add(
                 raise _both_mapped(given[0].key, given[1].key, name)
         result.sources[name] = source
         return
-    [mapped] = given
-    with error_context(f"{path}: {quoted(mapped.matched)}, mapped to {quoted(name)}"):
-        source, used = _single(here, mapped)
-    result.sources[name] = replace(source, added=mapped.rule.add)
+    with error_context(f"{path}: {quoted(given[0].matched)}, mapped to {quoted(name)}"):
+        source, used = _single(here, given[0])
+    result.sources[name] = replace(source, added=given[0].rule.add)
     if used is None or used.origin.bounds is None:
         return
     for other, origin in used.siblings():

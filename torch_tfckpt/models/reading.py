@@ -2,54 +2,206 @@
 
 Contract:
 
-    verified      every byte is compared with its checksum, and every value is complete, before this returns
-    memory        for values that the module will own: the values, and one batch of stored tensors
-                  for values that are copied into the module: the stored tensors; values are views where possible
+    verified    before the first tensor of the module changes, every byte is compared with its checksum, every shape is
+                checked, and values beyond the range of the module's dtype are counted
+    memory      for values that the module will own (assign): the values, and one batch of stored tensors
+                for values that are copied into the module: up to _HELD_BYTES, all of them. More are read twice, first
+                to verify them and then, batch by batch, to copy them. Values that a module's load_state_dict takes,
+                and those made by functions of a rule, are kept in any case
+
+Stored tensors from which several tensors of the module are made are read once for all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.foreign_files.values import batches
+from torch_tfckpt.dtypes import RangeLoss, cast_counted, may_lose, torch_dtype
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.targets import Target
+from torch_tfckpt.text import counted, listed, quoted
+from torch_tfckpt.transfer.batching import SMALL_BYTES
 
-Loads = Sequence[tuple[Target, Source]]
+Load = tuple[Target, Source]
+NewValue = tuple[Target, torch.Tensor]
+
+_HELD_BYTES: Final = 256 * 1024 * 1024  # reading this much twice would take longer than the memory is worth
+_BATCH_BYTES: Final = 16 * 1024 * 1024  # enough for parallel reads; a batch may exist twice, as stored and transformed
+_SCRATCH_BYTES: Final = 32 * 1024 * 1024  # largest tensor that is read into memory that is used again
+_ALIGNMENT: Final = 64  # of tensors, as torch allocates them
+_NAMED: Final = 5  # tensors in a message
 
 
-def read_values(reader: CheckpointReader, loads: Loads, *, own_memory: bool) -> list[torch.Tensor]:
-    """Return the new value of each target, in the dtype of the target.
+@dataclass(slots=True)
+class NewValues:
+    """The new values of a module.
+
+    Attributes:
+        held: Targets with their new values.
+        rest: What `read_rest` reads: verified, but not held.
+        lost: Name of a tensor -> what its dtype cannot represent.
+    """
+
+    held: list[NewValue] = field(default_factory=list)
+    rest: list[Load] = field(default_factory=list)
+    lost: dict[str, RangeLoss] = field(default_factory=dict)
+
+    def beyond_range(self) -> str:
+        """Return which tensors have values beyond the range of their dtype in the module; "" if there are none."""
+        names = [name for name, loss in self.lost.items() if loss.beyond]
+        shown = {
+            name: f"{quoted(name)} ({counted(self.lost[name].beyond, 'value')}, largest {self.lost[name].largest:.9g})"
+            for name in names
+        }
+        return (
+            f"values beyond the range of the module's dtype: {listed(names, _NAMED, shown.__getitem__)}"
+            if names
+            else ""
+        )
+
+
+def read_values(reader: CheckpointReader, loads: Sequence[Load], *, own_memory: bool) -> NewValues:
+    """Return the new values, in the dtypes of the targets, after verifying all of them.
 
     Args:
-        own_memory: Return contiguous values on the devices of their targets (on the CPU for the meta device); no two of
-            them share memory.
+        own_memory: Hold all values, contiguous and on the devices of their targets (on the CPU for the meta device);
+            no two of them share memory.
 
     Raises:
         DataLossError: a value is damaged.
+        InvalidArgumentError: a function of a rule returned another shape for the values than for the shapes alone.
     """
-    if not own_memory:
-        return _made(reader, loads)
-    values: list[torch.Tensor] = []
-    sizes = {target.name: sum(map(reader.nbytes, source.read_keys)) for target, source in loads}
-    by_name = {target.name: (target, source) for target, source in loads}
-    for names in batches(sizes):
-        batch = [by_name[name] for name in names]
-        values += _owned(batch, _made(reader, batch))
-    return values
+    found = NewValues()
+    size = sum(reader.nbytes(key) for key in {key for _, source in loads for key in source.read_keys})
+    held = list(loads)
+    if not own_memory and size > _HELD_BYTES:
+        found.rest = [(target, source) for target, source in loads if not _must_be_held(target, source)]
+        rest = {id(target) for target, _ in found.rest}
+        held = [(target, source) for target, source in loads if id(target) not in rest]
+        _verify(reader, found)
+    scratch = _Scratch(reader) if own_memory else None
+    for batch in _batches(reader, held, _BATCH_BYTES if own_memory else size):
+        values = _made(reader, batch, found.lost, scratch)
+        found.held += _owned(values) if own_memory else values
+    return found
 
 
-def _made(reader: CheckpointReader, loads: Loads) -> list[torch.Tensor]:
+def read_rest(reader: CheckpointReader, loads: Sequence[Load]) -> Iterator[NewValue]:
+    """Yield the targets with their new values, which may be overwritten when the next one is asked for."""
+    scratch = _Scratch(reader)
+    for batch in _batches(reader, loads, _BATCH_BYTES):
+        yield from _made(reader, batch, {}, scratch)
+
+
+def _must_be_held(target: Target, source: Source) -> bool:
+    return target.is_loaded or any(part.layout.functions is not None for part in source.parts)
+
+
+def _verify(reader: CheckpointReader, found: NewValues) -> None:
+    """Verify the rest without holding it. Values that may be lost in the dtype of the module are read to count them."""
+    narrowed = [load for load in found.rest if _may_lose(reader, *load)]
+    counted_keys = {key for _, source in narrowed for key in source.read_keys}
+    scratch = _Scratch(reader)
+    for batch in _batches(reader, narrowed, _BATCH_BYTES):
+        _made(reader, batch, found.lost, scratch)
+    others = dict.fromkeys(key for _, source in found.rest for key in source.read_keys if key not in counted_keys)
+    reader.check_tensors(others)
+
+
+def _may_lose(reader: CheckpointReader, target: Target, source: Source) -> bool:
+    return any(may_lose(reader.dtype(key), target.tensor.dtype) for key in source.read_keys)
+
+
+def _batches(reader: CheckpointReader, loads: Sequence[Load], limit: int) -> Iterator[list[Load]]:
+    """Yield groups of up to `limit` stored bytes. Targets made from the same stored tensor are in one group."""
+    groups: list[list[Load]] = []
+    group_of: dict[str, list[Load]] = {}
+    for load in loads:
+        keys = load[1].read_keys
+        group = next((group_of[key] for key in keys if key in group_of), None)
+        if group is None:
+            groups.append(group := [])
+        group.append(load)
+        group_of.update((key, group) for key in keys if key not in group_of)
+    batch: list[Load] = []
+    filled = 0
+    for group in groups:
+        size = sum(map(reader.nbytes, {key for _, source in group for key in source.read_keys}))
+        if batch and filled + size > limit:
+            yield batch
+            batch, filled = [], 0
+        batch += group
+        filled += size
+    if batch:
+        yield batch
+
+
+class _Scratch:
+    """Memory for stored tensors of a batch, used again for each batch.
+
+    New memory for each would stay with the process: glibc's malloc does not use a freed block for an aligned block of
+    the same size. It returns blocks of more than 32 MiB to the system, so these are allocated as usual.
+    """
+
+    def __init__(self, reader: CheckpointReader) -> None:
+        self._reader = reader
+        self._memory = torch.empty(0, dtype=torch.uint8, device="cpu")
+
+    def tensors(self, keys: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Return key -> tensor to read into. The tensors of an earlier call are no longer valid."""
+        places: dict[str, tuple[int, int]] = {}
+        end = 0
+        for key in keys:
+            size = self._reader.nbytes(key)
+            if SMALL_BYTES <= size <= _SCRATCH_BYTES:
+                places[key] = (end, size)
+                end += -(-size // _ALIGNMENT) * _ALIGNMENT
+        # At least one byte more than needed, so that no tensor is its whole storage and taken for one that owns it.
+        if end >= self._memory.numel():
+            self._memory = torch.empty(0, dtype=torch.uint8, device="cpu")  # released before more is allocated
+            self._memory = torch.empty(end + 1, dtype=torch.uint8, device="cpu")
+        found: dict[str, torch.Tensor] = {}
+        for key, (start, size) in places.items():
+            dtype = torch_dtype(self._reader.dtype(key))
+            found[key] = self._memory[start : start + size].view(dtype).view(self._reader.shape(key))
+        return found
+
+
+def _made(
+    reader: CheckpointReader, loads: Sequence[Load], lost: dict[str, RangeLoss], scratch: _Scratch | None
+) -> list[NewValue]:
+    """Return the targets with their new values, which are views of what was read where possible.
+
+    Args:
+        lost: Receives what the dtypes of the targets cannot represent.
+    """
     keys = dict.fromkeys(key for _, source in loads for key in source.read_keys)
-    stored = {key: value for key, value in reader.get_tensors(keys).items() if isinstance(value, torch.Tensor)}
-    return [source.value(stored).to(target.tensor.dtype) for target, source in loads]
+    read = reader.get_tensors(keys, None if scratch is None else scratch.tensors(keys))
+    stored = {key: value for key, value in read.items() if isinstance(value, torch.Tensor)}
+    made: list[NewValue] = []
+    for target, source in loads:
+        value = source.value(stored)
+        if target.shape not in (None, tuple(value.shape)):
+            raise InvalidArgumentError(
+                f"{reader.path}: the layout of {quoted(source.description)} returned {shape_text(value.shape)} for "
+                f"{quoted(target.name)}, which is {shape_text(target.shape or ())}. Its functions must not depend on "
+                f"the values"
+            )
+        if value.dtype != target.tensor.dtype and value.is_floating_point():
+            value, lost[target.name] = cast_counted(value, target.tensor.dtype)
+        made.append((target, value.to(target.tensor.dtype)))
+    return made
 
 
-def _owned(loads: Loads, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    owned: list[torch.Tensor] = []
+def _owned(values: Sequence[NewValue]) -> list[NewValue]:
+    owned: list[NewValue] = []
     seen: set[int] = set()
-    for (target, _), value in zip(loads, values, strict=True):
+    for target, value in values:
         device = target.tensor.device
         own = value.contiguous().to("cpu" if device.type == "meta" else device)
         if own.untyped_storage().nbytes() > own.nbytes:
@@ -58,5 +210,5 @@ def _owned(loads: Loads, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         if own.untyped_storage().data_ptr() in seen:
             own = own.clone()
         seen.add(own.untyped_storage().data_ptr())
-        owned.append(own)
+        owned.append((target, own))
     return owned

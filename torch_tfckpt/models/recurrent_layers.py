@@ -6,6 +6,8 @@
     TensorFlow 1   kernel [in + h, 4h]      weight_ih and weight_hh
                    bias [4h]                bias_ih
                    projection/kernel [h, p] weight_hr
+    CudnnGRU       gates/kernel [in + h, 2h], candidate/input_projection/kernel [in, h]: weight_ih
+                   gates/kernel, candidate/hidden_projection/kernel [h, h]: weight_hh; so are the biases
 
 The variables of one layer and direction have a path of up to three parts: which of several layers, such as "cells/0/"
 or "multi_rnn_cell/cell_0/"; the direction, "forward_layer/" or "bidirectional_rnn/fw/"; and the cell. Names of cells
@@ -19,17 +21,22 @@ Source: keras/src/layers/rnn; tensorflow/python/ops/rnn_cell_impl.py; tensorflow
 tensorflow/contrib/cudnn_rnn.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import torch
 from torch import nn
 
+from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.layouts import DENSE, GRU, GRU_BIAS, LSTM_TF1, SAME, Layout
 from torch_tfckpt.models.tensor_origins import Bounds, Leaves, TensorOrigin, Variant
 
-_ONLY_LAYER: Final = ("", "rnn/", "multi_rnn_cell/cell_0/", "rnn/multi_rnn_cell/cell_0/")
+_ONLY_LAYER: Final = (
+    *("", "rnn/", "multi_rnn_cell/cell_0/", "rnn/multi_rnn_cell/cell_0/"),
+    *("stack_bidirectional_rnn/cell_0/", "cells/0/", "cell/cells/0/", "cells[1 of 1]/"),
+)
 _DIRECTIONS: Final = (
     ("forward_layer/", "forward[1 of 1]/", "bidirectional_rnn/fw/", "fw/"),
     ("backward_layer/", "backward[1 of 1]/", "bidirectional_rnn/bw/", "bw/"),
@@ -84,6 +91,37 @@ def reset_gate_reason(module: nn.Module) -> str:
     )
 
 
+def _cudnn_gru(
+    weights: Sequence[str], biases: Sequence[str], inputs: int, variable: Callable[..., tuple[Leaves, ...]]
+) -> Variant:
+    """Return the variant of CudnnGRU, as its Saveable stores it: one kernel for the gates r and z, two for n.
+
+    It can only be loaded: saving uses the first variant.
+    """
+    input_part, state_part = ("candidate/input_projection/", "candidate/hidden_projection/")
+
+    def joined(layout: Layout, gates: str, candidate: str, own: Layout) -> TensorOrigin:
+        return TensorOrigin((*variable(layout, gates), *variable(own, candidate)))
+
+    return {
+        weights[0]: joined(_part("gates of the input", slice(inputs)), "gates/kernel", f"{input_part}kernel", DENSE),
+        weights[1]: joined(
+            _part("gates of the state", slice(inputs, None)), "gates/kernel", f"{state_part}kernel", DENSE
+        ),
+        biases[0]: joined(SAME, "gates/bias", f"{input_part}bias", SAME),
+        # The gates have one bias, which is loaded into bias_ih.
+        biases[1]: joined(_ZEROS, "gates/bias", f"{state_part}bias", SAME),
+    }
+
+
+def _part(name: str, rows: slice) -> Layout:
+    return Layout(name, functions=(lambda kernel: kernel[rows].t(), _not_stored))
+
+
+def _not_stored(_: torch.Tensor) -> torch.Tensor:
+    raise InvalidArgumentError("the variables of a CudnnGRU cannot be written. Save with the names of Keras's GRU")
+
+
 def _layer_paths(layer: int, count: int) -> Iterator[str]:
     """Yield the paths of one of several layers."""
     if count == 1:
@@ -92,6 +130,9 @@ def _layer_paths(layer: int, count: int) -> Iterator[str]:
     yield from (f"cells/{layer}/", f"cell/cells/{layer}/", f"cells[1 of 1]/cell[{layer + 1} of {count}]/")
     yield from (f"{start}multi_rnn_cell/cell_{layer}/" for start in ("", "rnn/"))
     yield f"stack_bidirectional_rnn/cell_{layer}/"
+
+
+_ZEROS: Final = Layout("zeros", functions=(torch.zeros_like, _not_stored))
 
 
 def _gates_of(module: nn.Module) -> str:
@@ -129,7 +170,7 @@ def _variants(module: Any, inputs: int, suffix: str, paths: Sequence[str]) -> Se
             bias: TensorOrigin(variable(GRU_BIAS, "bias", "_bias"), 0, row)
             for bias, row in zip(biases, rows, strict=True)
         }
-        return [keras]
+        return [keras, _cudnn_gru(weights, biases, inputs, variable)]
     second_bias = TensorOrigin(fill=0.0, summed_with=biases[0])
     keras |= {biases[0]: TensorOrigin(variable(SAME, "bias", "_bias")), biases[1]: second_bias}
     one_kernel = LSTM_TF1 if gates == "LSTM" else DENSE

@@ -36,7 +36,7 @@ SEMANTICS: Final = (
     "dense_after_flatten",
     "same_padding_stride", "same_padding_pool", "same_padding_transposed", "average_pool_padding",
     "gelu_form", "scaled_logits", "leaky_relu_slope", "hard_sigmoid_form", "upsample_alignment",
-    "forget_bias",
+    "forget_bias", "gru_reset_after",
     "rmsprop_epsilon", "adam_bias_correction", "optimizer_options", "optimizer_kind", "momentum_learning_rate",
     "trained_constants",
 )  # fmt: skip

@@ -9,7 +9,7 @@ disturb an open reader. Each shard lists only its own slices; the metadata of al
 Source: tensorflow/core/util/tensor_slice_reader.{h,cc}, tensor_slice_set.cc. Explained in docs/formats/v1.md.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn, Self
 
@@ -183,14 +183,23 @@ class SlicesReader:
         """Read one slice of `name`, whether stored whole or in slices. Errors and cost: as `read`."""
         return self._read(name, part, None)
 
-    def read_all(self, names: Iterable[str]) -> dict[str, Value]:
-        """Read several tensors, in the order given, after looking up all names. Raises like `read`."""
+    def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, Value]:
+        """Read several tensors, in the order given, after looking up all names. Raises like `read`.
+
+        Args:
+            out: Name -> tensor to fill, as for `read`, for some of the names.
+        """
         wanted = list(dict.fromkeys(names))
         for name in wanted:
             self._find(name)
         # Read in file order, so that each block is read once.
-        values = {name: self.read(name) for name in sorted(wanted, key=str.encode)}
+        values = {name: self.read(name, (out or {}).get(name)) for name in sorted(wanted, key=str.encode)}
         return {name: values[name] for name in wanted}
+
+    def verify_all(self, names: Iterable[str]) -> None:
+        """Read several tensors without keeping their values. Raises like `read`."""
+        for name in sorted(set(names), key=str.encode):
+            self.read(name)
 
     def check(self, progress: Callable[[int], object] | None = None) -> Verification:
         """Read every block and every tensor of all files, and account for every byte.
