@@ -11,7 +11,7 @@ expressions.
 """
 
 import reprlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self, TypeGuard
 
@@ -275,6 +275,22 @@ class KeyMapper:
 def as_key_mapper(mapper: KeyMapper | Rules) -> KeyMapper:
     """Return `mapper` itself, or a KeyMapper with these rules."""
     return mapper if isinstance(mapper, KeyMapper) else KeyMapper(mapper)
+
+
+def mapper_of(place: str, rules: Iterable[CheckedRule]) -> KeyMapper:
+    """Return a mapper with these rules; `place` is its name for messages."""
+    mapper = KeyMapper(())
+    mapper._set_rules(place, rules)
+    return mapper
+
+
+def without_names(mapper: KeyMapper | None, names: Collection[str]) -> KeyMapper | None:
+    """Return a mapper that omits these keys before any other rule; the mapper itself if there are none."""
+    if not names:
+        return mapper
+    omitted = [CheckedRule("the names to omit", (name,), ()) for name in names]
+    rest = [] if mapper is None else [rule for rule in rules_of(mapper) if rule.name not in names]
+    return mapper_of("the rules", [*omitted, *rest])
 
 
 def rules_of(mapper: KeyMapper) -> list[CheckedRule]:

@@ -20,6 +20,7 @@ from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.auxiliary import kinds
 from torch_tfckpt.models.averages import count_of_updates
+from torch_tfckpt.models.file_reader import open_reader
 from torch_tfckpt.models.filling import fill
 from torch_tfckpt.models.hints import hints, only_unexpected, remarks_on_slots
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
@@ -53,13 +54,27 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class LoadPlan:
+    """What is loaded into a module, and why the rest of the checkpoint is not.
+
+    Attributes:
+        loads: Tensors and their sources, only those that fit.
+        filled: Tensors that TensorFlow does not store for their layer, and their value.
+        uncounted: num_batches_tracked of modules whose statistics TensorFlow stored.
+        averaged: n_averaged of each AveragedModel that gets averages, and its new value.
+        slots: State for the optimizer, if one was given.
+        found: Result of the search for sources.
+        kinds: The kinds of all variables of the checkpoint.
+    """
+
     report: LoadReport
-    loads: Sequence[tuple[Target, Source]]  # only tensors that fit
-    filled: Sequence[tuple[Target, float]]  # tensors that TensorFlow does not store for their layer
-    uncounted: Sequence[Target]  # num_batches_tracked of modules whose statistics TensorFlow stored
-    averaged: Sequence[tuple[Target, int]]  # n_averaged of each AveragedModel that gets averages, and its new value
+    loads: Sequence[tuple[Target, Source]]
+    filled: Sequence[tuple[Target, float]]
+    uncounted: Sequence[Target]
+    averaged: Sequence[tuple[Target, int]]
     slots: SlotPlan | None
+    found: Found
+    kinds: Kinds
 
 
 @outside_modes
@@ -76,7 +91,7 @@ def load_model(
     accept: Collection[str] = (),
     storage: Storage | None = None,
 ) -> LoadReport:
-    """Load a module's parameters and buffers from a checkpoint, which may use different names and layouts.
+    """Load a module's tensors from a checkpoint or file, which may use different names and layouts.
 
     A tensor of the module is looked up in this order: by the mapper; by its own name, as a key ("fc1.weight",
     "fc1/weight"); in an object-based checkpoint by objects with the names of the module's attributes, then by the full
@@ -88,7 +103,8 @@ def load_model(
     Args:
         model: Module whose tensors are filled in place, on any devices and with any strides. Extra state and buffers
             that are not persistent are unchanged; so is num_batches_tracked if the checkpoint is TensorFlow's.
-        path: As for CheckpointReader.
+        path: As for CheckpointReader; or a .safetensors, .pt or .npz file, as for `convert`. TensorFlow's names have
+            TensorFlow's layouts there, too; torch's names have torch's.
         mapper: Rules for names and layouts, which override everything else.
         strict: The mismatches that raise an error. True: all. "names": missing and unexpected names; tensors
             whose shape or dtype does not fit are not loaded. "shapes": only shapes and dtypes that do not fit.
@@ -149,11 +165,10 @@ def load_model(
     targets = targets_of(model)
     if optimizer is not None:
         check_optimizer(optimizer, targets)
-    with CheckpointReader(path, storage=storage) as reader:
-        found = find_sources(reader, targets, mapper=rules, ema=ema, prefix=prefix)
-        plan = _plan(reader, targets, found, optimizer)
+    with open_reader(path, storage) as reader:
+        plan = plan_load(reader, targets, mapper=rules, ema=ema, prefix=prefix, optimizer=optimizer)
         _check_report(reader.path, model, plan.report, strict)
-        unused = found.stored_averages.of if ema == "warn" else {}
+        unused = plan.found.stored_averages.of if ema == "warn" else {}
         found_semantics = find_semantics(
             model, plan.loads, unused_averages=unused, trains=optimizer is not None, accept=accept
         )
@@ -207,10 +222,21 @@ def _check_arguments(
         )
 
 
-def _plan(
-    reader: CheckpointReader, targets: Sequence[Target], found: Found, optimizer: torch.optim.Optimizer | None
-) -> _Plan:
-    """Decide what to load; everything else goes into the report."""
+def plan_load(
+    reader: CheckpointReader,
+    targets: Sequence[Target],
+    *,
+    mapper: KeyMapper | None,
+    ema: Averages,
+    prefix: str | None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> LoadPlan:
+    """Decide what to load; everything else goes into the report. Arguments, and what is raised, as for `load_model`.
+
+    Missing and unexpected tensors, and tensors that do not fit, are only reported. No tensor is read, except counters
+    and hyperparameters of an optimizer.
+    """
+    found = find_sources(reader, targets, mapper=mapper, ema=ema, prefix=prefix)
     loads: list[tuple[Target, Source]] = []
     filled: list[tuple[Target, float]] = []
     report = LoadReport(prefix=found.prefix, unused_rules=found.unused_rules, remarks=found.remarks)
@@ -264,7 +290,7 @@ def _plan(
         report.missing_slots.extend(slots.missing)
         report.hyperparameters.update(slots.state.hyperparameters)
     uncounted = [target for target in targets if target.name in without_counts - found.sources.keys()]
-    return _Plan(report, loads, filled, uncounted, averaged, slots)
+    return LoadPlan(report, loads, filled, uncounted, averaged, slots, found, stored)
 
 
 def _counts_of_averages(

@@ -92,7 +92,7 @@ def rules_of_text(place: str, contents: bytes) -> list[CheckedRule]:
 def write_map_file(path: AnyPath, rules: Iterable[CheckedRule]) -> None:
     """Write rules to a map file. Raises as `KeyMapper.to_file` describes."""
     location = fspath(path)
-    text = "\n".join("[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule)) for rule in rules)
+    text = rules_text(rules)
     try:
         contents = text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -106,6 +106,11 @@ def write_map_file(path: AnyPath, rules: Iterable[CheckedRule]) -> None:
         write_file(storage_of(location), location, contents)
     except OSError as error:
         raise IncompleteSaveError(f"{printable(location)}: {error}. The rules were not written") from error
+
+
+def rules_text(rules: Iterable[CheckedRule]) -> str:
+    """Return rules as the text of a map file. UnimplementedError if a target or a layout is a function."""
+    return "\n".join("[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule)) for rule in rules)
 
 
 def _rule(place: str, table: Mapping[str, object]) -> CheckedRule:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, error_context
-from torch_tfckpt.format.tensor_names import TensorNames, short_key
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import auxiliary_keys
@@ -20,7 +20,7 @@ from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, source_text, targets_of_rule
 from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout
-from torch_tfckpt.models.stored_names import dotted, variable_name_of
+from torch_tfckpt.models.stored_names import dotted, names_for_rules, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.models.tensor_origins import Bounds, Leaves, TensorOrigin
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
@@ -113,13 +113,11 @@ def mapped_sources(
     by_name: dict[str, list[_Mapped]] = {}
     joined: dict[tuple[str, int], list[_Mapped]] = {}  # name and rule -> parts
     split: list[_Mapped] = []
-    paths = TensorNames(reader.object_graph, reader.keys()) if reader.object_graph is not None else None
+    names_of = names_for_rules(reader)
     unused = {id(rule): rule for rule in rules_of(mapper)}
     astray: dict[str, str] = {}
     for key in dict.fromkeys((*reader.keys(), *averages)):
-        others = [name for name in reader.names_of(key) if name not in (key, short_key(key))]
-        others += paths.other_paths_of(key) if paths is not None else ()
-        names = (short_key(key), key, *others)
+        names = names_of(key)
         match = rule_match(mapper, names, known)
         if match is None:
             astray.update((key, path) for path in (_below_module(rule, names) for rule in modules) if path)

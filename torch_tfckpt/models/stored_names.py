@@ -9,14 +9,14 @@ the whole module, so that all layers come from one stored model. Several equally
 """
 
 import re
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph
-from torch_tfckpt.format.tensor_names import short_key
+from torch_tfckpt.format.tensor_names import TensorNames, short_key
 from torch_tfckpt.models.averages import AVERAGE, OUTPUT
 from torch_tfckpt.saveables.name_prefixes import prefixes_of_names
 from torch_tfckpt.saveables.stored_keys import shared_names
@@ -328,6 +328,21 @@ def naming_below(ways: list[StoredNames], wanted: Mapping[str, set[str]], prefix
     if start and wanted and not _keys(best, wanted):
         raise NotFoundError(f"{place}: no tensor of the module is stored below the prefix {quoted(prefix)}")
     return best
+
+
+def names_for_rules(reader: CheckpointReader) -> Callable[[str], tuple[str, ...]]:
+    """Return a function that returns the names of a key on which rules are tried, in this order.
+
+    First the key without "/.ATTRIBUTES/VARIABLE_VALUE", then the whole key, then, in an object-based checkpoint, the
+    paths of the object and the full name of the variable.
+    """
+    paths = TensorNames(reader.object_graph, reader.keys()) if reader.object_graph is not None else None
+
+    def names(key: str) -> tuple[str, ...]:
+        others = [name for name in reader.names_of(key) if name not in (key, short_key(key))]
+        return (short_key(key), key, *others, *(paths.other_paths_of(key) if paths is not None else ()))
+
+    return names
 
 
 def dotted(name: str) -> str:
