@@ -118,7 +118,8 @@ def _as_option(found: re.Match[str]) -> str:
         return found[0]
     if found["set"]:
         value = found["value"]
-        return _OPTIONS[found["set"]] + ("" if value.rstrip(",;.") in ("True", "False") else f" {value}")
+        bare = value.rstrip(",;.")
+        return _OPTIONS[found["set"]] + ("" if bare in ("True", "False") else f" {bare}") + value[len(bare) :]
     if found["code"]:
         return f"`{_OPTIONS[found['code']]}`"
     return _OPTIONS[found["listed"] or found["word"]]

@@ -177,7 +177,7 @@ def convert(
         >>> print(tfckpt.convert(prefix, "fc.pt", to_torch=True, check=model))
         converted 2 tensors, 32 B, to pt:
           fc.pt
-        "ModuleDict" loads it with load_state_dict(strict=True)
+        "ModuleDict" loads it strictly
         layouts:
           same: 1 tensor
           dense: 1 tensor

@@ -177,7 +177,7 @@ class ConvertReport:
             lines += ["tensors:"]
             lines += [f"  {_described(item)}" for item in self.converted]
         if self.checked:
-            lines.append(f"{self.checked} loads it with load_state_dict(strict=True)")
+            lines.append(f"{self.checked} loads it strictly")
         if self.outcomes:
             lines.append("layouts:")
             lines += first_lines(list(self._turned()), _LISTED)

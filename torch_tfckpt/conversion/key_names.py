@@ -7,7 +7,8 @@
 Contract:
 
     paths, variables    the object graph is left out, since it refers to keys. A tensor without such a name, such as a
-                        string, keeps its key without the suffix. Two tensors with one name are an error
+                        string, keeps its key without the suffix. Two tensors with one name are an error,
+                        unless they are equal, as in a SavedModel of Keras 3, which stores variables twice
     weights only        what `models.auxiliary` does not take for a weight is left out. A checkpoint keeps its object
                         graph, which is edited to match
 """
@@ -23,6 +24,7 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.auxiliary import kinds
 from torch_tfckpt.models.file_reader import reader_of
 from torch_tfckpt.models.named_kinds import VariableKind
+from torch_tfckpt.saveables.stored_keys import same_stored
 from torch_tfckpt.text import listed, printable, quoted
 
 NAMES: Final = ("keys", "paths", "variables")
@@ -44,7 +46,7 @@ def auxiliary_tensors(source: TensorSource, *, keep_graph: bool) -> tuple[dict[s
     """
     found = kinds(reader_of(source))
     omitted = {
-        name: str(kind)
+        name: "the object graph" if name == OBJECT_GRAPH_KEY else str(kind)
         for name, kind in found.of.items()
         if kind is not VariableKind.WEIGHT and not (keep_graph and name == OBJECT_GRAPH_KEY)
     }
@@ -80,19 +82,27 @@ def use_names(source: TensorSource, names: str, selection: Selection, omitted: d
 
     selection.names_of = lambda key: tuple(dict.fromkeys((name_of(key), *stored(key))))
     taken = [key for key in source.names() if key not in omitted and selection.takes(key)]
-    _check_distinct(source.path, names, taken, name_of)
+    omitted.update(_copies(source, names, taken, name_of))
 
 
-def _check_distinct(path: str, names: str, keys: Sequence[str], name_of: Callable[[str], str]) -> None:
+def _copies(source: TensorSource, names: str, keys: Sequence[str], name_of: Callable[[str], str]) -> dict[str, str]:
+    """Return the tensors that are stored a second time under one name, and the reason to leave them out.
+
+    Raises InvalidArgumentError if the values differ.
+    """
     seen: dict[str, str] = {}
+    copies: dict[str, str] = {}
     for key in keys:
         other = seen.setdefault(name_of(key), key)
-        if other != key:
+        if other != key and same_stored(reader_of(source), other, key):
+            copies[key] = f"a copy of another tensor with the name {quoted(name_of(key))}"
+        elif other != key:
             instead = '"paths"' if names == "variables" else '"keys"'
             raise InvalidArgumentError(
-                f"{printable(path)}: {quoted(other)} and {quoted(key)} are both called {quoted(name_of(key))}. Pass "
-                f"names={instead}, or leave one of them out with exclude"
+                f"{printable(source.path)}: {quoted(other)} and {quoted(key)} are both called {quoted(name_of(key))}. "
+                f"Pass names={instead}, or leave one of them out with `exclude`"
             )
+    return copies
 
 
 def without(names: Iterable[str], omitted: Mapping[str, str]) -> list[str]:

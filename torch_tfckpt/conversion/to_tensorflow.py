@@ -69,7 +69,7 @@ def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Seq
     if mapper is not None:
         mapper = _limited(mapper, {name for target in targets for name in target.names})
         if model is None:
-            _check_kernels(source.path, file, InvertedRules(mapper, targets))
+            _check_kernels(source.path, targets, InvertedRules(mapper, targets))
     variables = written_variables(targets, "tf" if mapper is None else "torch", mapper)
     variables.pop(SHARED, None)
     values = {key: value for key, value in variables.items() if isinstance(value, torch.Tensor)}
@@ -202,21 +202,23 @@ def _limited(mapper: KeyMapper, names: set[str]) -> KeyMapper:
     return mapper_of("the rules", rules)
 
 
-def _check_kernels(path: str, file: Mapping[str, torch.Tensor], rules: InvertedRules) -> None:
+def _check_kernels(path: str, targets: Sequence[Target], rules: InvertedRules) -> None:
     """Raise InvalidArgumentError if a rule for modules does not tell the layout of a kernel, or what a weight is."""
-    for name, tensor in file.items():
-        parent, _, attribute = name.rpartition(".")
-        before = f"{parent}." if parent else ""
-        if attribute != "weight" or tensor.dim() < 2 or rules.below_module(f"{before}kernel") is None:
+    names = {target.name for target in targets}
+    for target in targets:
+        place = target.places[0]
+        found = rules.below_module(f"{place.parent}kernel")
+        if place.attribute != "weight" or target.tensor.dim() < 2 or found is None:
             continue
-        shown = f"{printable(path)}: {quoted(name)} {shape_text(tuple(tensor.shape))}"
-        found = rules.below_module(f"{before}kernel")
-        if found is not None and found[1] is None:
+        if rules.of(target, target.name) is not None:  # a rule for the tensor itself
+            continue
+        shown = f"{printable(path)}: {quoted(target.name)} {shape_text(tuple(target.tensor.shape))}"
+        if found[1] is None:
             raise InvalidArgumentError(
                 f"{shown}: the rule for its module has no layout, and the name does not tell it. Add one, such as "
                 f'layout = "dense", or pass check=pkg.mod:factory'
             )
-        if f"{before}bias" not in file and tensor.dim() == 2:
+        if f"{place.parent}bias" not in names and target.tensor.dim() == 2:
             raise InvalidArgumentError(
                 f"{shown}: without a bias next to it, this may be a kernel or an embedding. Write a rule for it, "
                 f"before the one for its module, or pass check=pkg.mod:factory"

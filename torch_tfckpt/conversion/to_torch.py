@@ -21,7 +21,7 @@ from torch_tfckpt.conversion.deferred import DeferredTensor
 from torch_tfckpt.conversion.deferred_source import DeferredSource, read_tensors
 from torch_tfckpt.conversion.torch_optimizer import TorchOptimizerState, optimizer_state
 from torch_tfckpt.conversion.turning import Turned, TurnRequest, factory_text
-from torch_tfckpt.errors import FailedPreconditionError
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.models.assembly import Source
@@ -67,7 +67,10 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
             )
     else:
         targets = targets_of(model)
-        plan = plan_load(reader, targets, mapper=mapper, ema=request.ema, prefix=None)
+        try:
+            plan = plan_load(reader, targets, mapper=mapper, ema=request.ema, prefix=None)
+        except InvalidArgumentError as error:
+            raise FailedPreconditionError(f"{error}. Nothing was written") from error
     _check(source, plan, request, targets)
     state = None
     if request.optimizer:
@@ -77,8 +80,8 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
     if model is not None:
         unused = plan.found.stored_averages.of if request.ema == "warn" else {}
         trains = request.optimizer
-        found = find_semantics(model, plan.loads, unused_averages=unused, trains=trains, accept=())
-        remarks += map(str, found)
+        findings = find_semantics(model, plan.loads, unused_averages=unused, trains=trains, accept=())
+        remarks += map(str, findings)
     remarks += [f"the rule for {quoted(rule)} matches nothing" for rule in plan.report.unused_rules if model is None]
     part = "" if state is None else _MODEL
     values, filled = _values(source, plan, targets, part)
@@ -117,7 +120,7 @@ def _check(source: TensorSource, plan: LoadPlan, request: TurnRequest, targets: 
     if lost and not report.missing and not report.mismatched:
         what = f"{counted(len(report.unexpected), 'weight')} would be lost"
         fix = (
-            'Write rules for them; leave out single ones with a rule that has to = "", or with exclude; or pass '
+            'Write rules for them; leave out single ones with a rule that has to = "", or with `exclude`; or pass '
             "strict=False, which lists them in the report"
         )
     raise FailedPreconditionError(f"{printable(source.path)}: {what}:\n  {lines}\nNothing was written. {fix}")

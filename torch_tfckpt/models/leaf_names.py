@@ -81,14 +81,12 @@ def layer_with(leaves: Collection[str]) -> nn.Module:
     return best
 
 
-def needs_layout(variable_name: str, attribute: str, shape: Shape) -> bool:
-    """Return whether the order of the axes of a variable is unknown without a module.
+def is_of_several(attribute: str) -> bool:
+    """Return whether a tensor of this name is made from variables in a way that only the layer tells."""
+    return attribute.startswith(_OF_SEVERAL)
 
-    Args:
-        variable_name: Last part of its name.
-        attribute: Last part of the name of its target.
-    """
-    if attribute.startswith(_OF_SEVERAL):
-        return True
+
+def needs_layout(variable_name: str, shape: Shape) -> bool:
+    """Return whether the order of the axes of a variable, given by the last part of its name, is unknown."""
     leaf = known_leaves().get(variable_name)
     return len(shape) > 1 and (leaf is None or len(leaf.layouts) > 1 or leaf.is_turned)

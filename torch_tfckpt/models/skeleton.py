@@ -30,7 +30,7 @@ from torch_tfckpt.models.averages import StoredAverages
 from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, targets_of_rule
 from torch_tfckpt.models.layouts import LAYOUTS, Layout
-from torch_tfckpt.models.leaf_names import known_leaves, layer_with, needs_layout
+from torch_tfckpt.models.leaf_names import is_of_several, known_leaves, layer_with, needs_layout
 from torch_tfckpt.models.map_file import rules_text
 from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.models.stored_names import names_for_rules, variable_name_of
@@ -133,14 +133,20 @@ def _check_layouts(path: str, matched: Sequence[_Matched]) -> None:
     for each in matched:
         layout = each.layout
         if layout is None:
-            attributes = (target.rpartition(".")[2] for target in each.targets)
-            if any(needs_layout(each.variable_name, attribute, each.shape) for attribute in attributes):
+            several = next((target for target in each.targets if is_of_several(target.rpartition(".")[2])), None)
+            if several is not None:
+                raise InvalidArgumentError(
+                    f"{path}: {quoted(each.key)} is mapped to {quoted(several)}. Only the module tells how such a "
+                    f"tensor is made, and the order of its gates. Pass check=pkg.mod:factory, the module that the "
+                    f'target is for; or give the layout in the rule, such as "lstm_tf1", "gru", "weight_norm" or "same"'
+                )
+            if needs_layout(each.variable_name, each.shape):
                 unknown.append(each)
             continue
         leaf = known_leaves().get(each.variable_name)
         own = set() if leaf is None or not each.rule.is_module else {known.name for known in leaf.layouts}
-        if own and layout.name in LAYOUTS and layout.name not in own:
-            unknown.append(each)  # the layout is that of the layer's other variables: "conv2d", and a depthwise kernel
+        if own and layout.name in LAYOUTS and (layout.name not in own or not layout.fits(each.shape)):
+            unknown.append(each)  # the layout is that of other variables: "conv2d", and this is a depthwise kernel
             continue
         patterns = [known for known in layout.patterns if known.lengths(each.shape, dict(layout.known)) is not None]
         if len(patterns) > 1:
@@ -168,9 +174,10 @@ def _completed(unknown: Sequence[_Matched]) -> str:
     texts: list[str] = []
     for those in groups.values():
         ranks = {(len(each.shape), _usual(each)) for each in those}
-        for each in those if len(ranks) > 1 else those[:1]:
+        is_literal = len(ranks) > 1 or those[0].rule.layout is not None
+        for each in those if is_literal else those[:1]:
             rule = replace(each.rule, layout=_usual(each))
-            if len(ranks) > 1:
+            if is_literal:
                 rule = replace(rule, sources=(each.match.name,), targets=tuple(each.targets), is_module=False)
             try:
                 text = rules_text([rule])
