@@ -13,6 +13,8 @@
                                       what weights do not show, such as the epsilon of a BatchNorm
     factories                         build a module from "pkg.mod:factory"
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
+    file_reader                       files of other formats, read like checkpoints
+    skeleton, leaf_names              a module made from rules alone; what the last part of a name tells
     targets, filling                  the tensors of a module that can be loaded; put values into them
     auxiliary, named_kinds            identify variables that are not weights, by object and by name
     named_slots, averages             find the slots and the moving average of a variable
