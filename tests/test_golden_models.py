@@ -188,6 +188,22 @@ def test_torch_computes_what_tensorflow_computed(folder: str) -> None:
     assert accuracies == [expected["model"]["accuracy"]] * 2 and accuracies[0] >= 0.9
 
 
+@pytest.mark.parametrize("folder", MODELS)
+def test_converted_files_compute_what_tensorflow_computed(folder: str, tmp_path: Path) -> None:
+    """After `convert`, torch's own loaders give TensorFlow's logits; every stored tensor is accounted for."""
+    expected, model = expected_of(folder), TWINS[folder]()
+    source, target = GOLDEN / folder / expected["prefix"], tmp_path / "model.pt"
+    report = tfckpt.convert(source, target, to_torch=True, map=MAPPERS.get(folder), check=TWINS[folder])
+    model.load_state_dict(torch.load(target, weights_only=True), strict=True)
+    images, _, theirs = samples(folder)
+    with torch.no_grad():
+        ours = model.eval()(images).numpy()
+    assert np.abs(ours - theirs).max() < (0.02 if folder == IN_HALF else 1e-4)
+    with tfckpt.load_checkpoint(source) as reader:
+        assert {outcome.name for outcome in report.outcomes} == set(reader.keys())
+    assert all(bool(outcome.new_name) != bool(outcome.reason) for outcome in report.outcomes)
+
+
 def test_every_model_has_a_counterpart() -> None:
     """A parametrized test without cases would pass."""
     assert set(MODELS) == set(TWINS)

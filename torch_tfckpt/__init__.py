@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch_tfckpt.bundle.check import Damage, Verification
     from torch_tfckpt.checkpoint_reader import CheckpointReader, list_variables, load_checkpoint, load_variable
     from torch_tfckpt.conversion.average import AverageReport, average
-    from torch_tfckpt.conversion.convert import ConvertedTensor, ConvertReport, SidecarTensor, convert
+    from torch_tfckpt.conversion.convert import convert
+    from torch_tfckpt.conversion.convert_report import ConvertedTensor, ConvertReport, SidecarTensor, TensorOutcome
     from torch_tfckpt.conversion.diff import Difference, DiffReport, diff
     from torch_tfckpt.conversion.merge import MergeReport, merge
     from torch_tfckpt.conversion.verify import verify
@@ -150,6 +151,7 @@ __all__ = [
     "StagingOptions",
     "Storage",
     "StoredTensor",
+    "TensorOutcome",
     "TensorSlice",
     "TensorSliceProto",
     "TrackableObject",
@@ -198,7 +200,8 @@ _DEFINED_IN: Final = {
     "bundle.check": "Damage Verification",
     "checkpoint_reader": "CheckpointReader list_variables load_checkpoint load_variable",
     "conversion.average": "AverageReport average",
-    "conversion.convert": "ConvertReport ConvertedTensor SidecarTensor convert",
+    "conversion.convert": "convert",
+    "conversion.convert_report": "ConvertReport ConvertedTensor SidecarTensor TensorOutcome",
     "conversion.diff": "DiffReport Difference diff",
     "conversion.merge": "MergeReport merge",
     "conversion.verify": "verify",

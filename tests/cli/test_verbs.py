@@ -88,6 +88,8 @@ def test_convert_then_diff(golden: Path, tmp_path: Path, capsys: Output) -> None
     assert capsys.readouterr().out.splitlines() == [
         "converted 250 tensors, 360 kB, to safetensors:",
         f"  {target}",
+        "note: names and layouts are still TensorFlow's: a kernel is [in, out] or [height, width, in, out]. To turn "
+        "them into torch's, convert the checkpoint with --to-torch and `--preset`, `--map` or `--infer`",
     ]
     assert main(["diff", source, target]) == 0
     assert capsys.readouterr().out == "identical: 250 tensors\n"

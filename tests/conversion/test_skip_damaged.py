@@ -12,7 +12,8 @@ from object_files import children, variable, write_graph
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.writer import BundleWriter
-from torch_tfckpt.conversion.convert import ConvertReport, convert
+from torch_tfckpt.conversion.convert import convert
+from torch_tfckpt.conversion.convert_report import ConvertReport
 from torch_tfckpt.conversion.diff import diff
 from torch_tfckpt.errors import DataLossError, NotFoundError
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, SerializedTensor, TrackableObject

@@ -21,17 +21,29 @@ from torch_tfckpt.errors import NO_MATCHING_FILES, CheckpointError
 _OPTIONS: Final[Mapping[str, str]] = {
     "allow_missing_files": "--allow-missing",
     "atol": "--atol",
+    "check": "--check",
     "clamp": "--clamp",
     "dtype": "--dtype",
+    "ema": "--ema",
     "exclude": "--exclude",
     "include": "--include",
+    "infer": "--infer",
     "last": "--last",
+    "map": "--map",
     "max_shard_size": "--max-shard-size",
+    "names": "--names",
     "newest": "--newest",
+    "optimizer": "--optimizer",
+    "preset": "--preset",
     "rename": "--rename",
+    "report": "--report",
     "skip_damaged": "--skip-damaged",
+    "strict": "--no-strict",
     "tags": "--tags",
     "to": "--to",
+    "to_tf": "--to-tf",
+    "to_torch": "--to-torch",
+    "weights_only": "--weights-only",
 }
 _ANY: Final = "|".join(_OPTIONS)
 _LONG: Final = "|".join(name for name in _OPTIONS if "_" in name)  # never ordinary words
@@ -93,7 +105,12 @@ def error_text(error: CheckpointError) -> str:
     The result names options instead of the parameters of Python functions, and omits the phrase that errors contain
     only for programs that search messages for it.
     """
-    return _PARAMETER.sub(_as_option, str(error).replace(NO_MATCHING_FILES, ""))
+    return option_text(str(error).replace(NO_MATCHING_FILES, ""))
+
+
+def option_text(text: str) -> str:
+    """Return a text of the library with options instead of the parameters of Python functions."""
+    return _PARAMETER.sub(_as_option, text)
 
 
 def _as_option(found: re.Match[str]) -> str:
@@ -101,7 +118,8 @@ def _as_option(found: re.Match[str]) -> str:
         return found[0]
     if found["set"]:
         value = found["value"]
-        return _OPTIONS[found["set"]] + ("" if value == "True" else f" {value}")
+        bare = value.rstrip(",;.")
+        return _OPTIONS[found["set"]] + ("" if bare in ("True", "False") else f" {bare}") + value[len(bare) :]
     if found["code"]:
         return f"`{_OPTIONS[found['code']]}`"
     return _OPTIONS[found["listed"] or found["word"]]

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from torch_tfckpt.cli.console import error_text, say, show, show_json
+from torch_tfckpt.cli.console import error_text, option_text, say, show, show_json
 from torch_tfckpt.cli.tables import progress_bar
 from torch_tfckpt.conversion.convert import convert
 from torch_tfckpt.conversion.diff import diff
@@ -28,19 +28,25 @@ def convert_paths(options: argparse.Namespace) -> int:
             max_shard_size=options.max_shard_size,
             dry_run=options.dry_run,
             skip_damaged=options.skip_damaged,
+            names=options.names,
+            weights_only=options.weights_only,
+            to_torch=options.to_torch,
+            to_tf=options.to_tf,
+            preset=options.preset,
+            map=options.map,
+            infer=options.infer,
+            check=options.check,
+            optimizer=options.optimizer,
+            ema=options.ema,
+            strict=options.strict,
+            report=options.report,
             progress=bar,
         )
     if options.json:
-        show_json(
-            asdict(report)
-            | {"source": encodable(report.source), "target": encodable(report.target)}
-            | {"files": [encodable(path) for path in report.files]}
-            | {"converted": [item._asdict() for item in report.converted], "nbytes": report.nbytes}
-            | {"sidecar": [item._asdict() for item in report.sidecar], "complete": report.complete}
-        )
+        show_json(report.as_json())
         warn_of_unmatched(report.unmatched_excludes)
     else:
-        show(str(report))
+        show(option_text(str(report)))
     for name, other in list(report.shared.items())[:1]:
         say(
             f"tfckpt: warning: left out {counted(len(report.shared), 'tensor')} whose objects "

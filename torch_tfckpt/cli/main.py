@@ -33,6 +33,13 @@ directory with a `checkpoint` file (the latest checkpoint in it) or a SavedModel
 directory. ls, show, convert, diff and average also read .pt, .npz and
 .safetensors files, and the directory or index of a sharded .safetensors file.
 """
+_TURNING: Final = """\
+To turn a checkpoint into what model.load_state_dict takes, and back:
+  tfckpt convert bert_model.ckpt bert.safetensors --to-torch --preset bert \\
+      --check net:build
+  tfckpt convert bert.safetensors bert/model --to-tf --preset bert --check net:build
+Without --check, the rules must give the layouts of all kernels.
+"""
 _COMING_FROM_TENSORFLOW: Final = """\
 Instead of TensorFlow's inspect_checkpoint:
   --file_name F                     tfckpt ls F
@@ -213,8 +220,8 @@ def _add_convert(verbs: Verbs) -> None:
         "convert",
         "convert:convert_paths",
         "Convert between TensorFlow checkpoints, .safetensors, .pt and .npz.",
-        "Names and layouts do not change. An existing DST is replaced.",
-        f"{_PATHS}\nValues that the target format cannot store (strings, variants, TensorFlow's\n"
+        "An existing DST is replaced. Names and layouts do not change, unless --to-torch or\n--to-tf is given.",
+        f"{_PATHS}\n{_TURNING}\nValues that the target format cannot store (strings, variants, TensorFlow's\n"
         f"quantized types) go to a second file, DST.tfckpt.json, and are restored when DST is\n"
         "read by this package.\n\n"
         'With --to tf, a .pt file with {"model": model.state_dict(), "optimizer":\n'
@@ -234,8 +241,44 @@ def _add_convert(verbs: Verbs) -> None:
         action="store_true",
         help="omit damaged and missing tensors, list them, and exit with status 1",
     )
+    verb.add_argument(
+        "--names",
+        choices=("keys", "paths", "variables"),
+        default="keys",
+        help='names of an object-based checkpoint: "paths" of objects, or full names of "variables"; default: "keys"',
+    )
+    verb.add_argument("--weights-only", action="store_true", help="omit optimizer state, counters and moving averages")
+    _add_turning(verb)
+    verb.add_argument("--report", metavar="FILE", help="write the report to FILE, as JSON")
     verb.add_argument("--json", action="store_true", help="print the report as one JSON document")
     _add_selection(verb)
+
+
+def _add_turning(verb: argparse.ArgumentParser) -> None:
+    direction = verb.add_mutually_exclusive_group()
+    direction.add_argument("--to-torch", action="store_true", help="give the tensors torch's names and layouts")
+    direction.add_argument("--to-tf", action="store_true", help="the inverse: TensorFlow's names and layouts")
+    rules = verb.add_mutually_exclusive_group()
+    rules.add_argument("--preset", metavar="NAME", help="rules for a family of models, such as bert")
+    rules.add_argument("--map", metavar="FILE", help="rules in a map file (TOML)")
+    rules.add_argument("--infer", metavar="FACTORY", help="find the rules for the module of FACTORY, pkg.mod:factory")
+    verb.add_argument(
+        "--check",
+        metavar="FACTORY",
+        help="the module that DST is for, pkg.mod:factory: it decides layouts, and must load DST strictly",
+    )
+    verb.add_argument(
+        "--optimizer", action="store_true", help="with --to-torch and --check: also the optimizer's state, into a .pt"
+    )
+    verb.add_argument(
+        "--ema",
+        choices=("warn", "ignore", "prefer", "only"),
+        default="warn",
+        help="with --to-torch: whether to take moving averages; default: no, but report them",
+    )
+    verb.add_argument(
+        "--no-strict", dest="strict", action="store_false", help="omit weights that no rule matches, and list them"
+    )
 
 
 def _add_diff(verbs: Verbs) -> None:

@@ -91,7 +91,7 @@ class Casting:
         for name in names:
             value = values[name]
             if self.dtype is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
-                values[name], loss = cast_floating(value, self.dtype, clamp=self._clamp)
+                values[name], loss = _cast(value, self.dtype, clamp=self._clamp)
                 del value
                 self._record(source.old_name(name), loss)
         return values
@@ -119,6 +119,17 @@ class Casting:
             f"{and_more(len(lost), _NAMED)}. {wider}{omit}, or "
             f"pass clamp=True, which stores the nearest number instead"
         )
+
+
+def _cast(value: torch.Tensor, dtype: torch.dtype, *, clamp: bool) -> tuple[torch.Tensor, RangeLoss]:
+    """Convert a tensor of any strides; if its axes were only moved, without a contiguous copy."""
+    strides = value.stride()
+    order = sorted(range(value.dim()), key=lambda axis: -strides[axis])
+    dense = value.permute(order)
+    if not dense.is_contiguous():
+        return cast_floating(value.contiguous(), dtype, clamp=clamp)
+    cast, loss = cast_floating(dense, dtype, clamp=clamp)
+    return cast.permute([order.index(axis) for axis in range(value.dim())]), loss
 
 
 def type_name(dtype: torch.dtype) -> str:

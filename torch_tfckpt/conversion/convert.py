@@ -3,20 +3,22 @@
     report = convert("model.ckpt-1000", "model.safetensors", exclude=["/Adam"], rename=[("^bert/", "")])
     print(report)
 
-Names, shapes and layouts are those of the source. Values that the target cannot store go to a sidecar next to
-it (`foreign_files.sidecar`) and are restored when this package reads the target.
+Names, shapes and layouts are those of the source, unless they are turned (`to_torch`, `to_tensorflow`). Values that the
+target cannot store go to a sidecar next to it (`foreign_files.sidecar`) and are restored when this package reads the
+target.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from torch_tfckpt.bundle.leftovers import remove_leftovers
-from torch_tfckpt.conversion.casting import Casting, casting_lines
+from torch_tfckpt.conversion.casting import Casting
+from torch_tfckpt.conversion.convert_report import ConvertedTensor, ConvertReport, SidecarTensor
 from torch_tfckpt.conversion.damage import (
     DAMAGE,
     Listing,
@@ -26,192 +28,37 @@ from torch_tfckpt.conversion.damage import (
     suggest_skipping,
 )
 from torch_tfckpt.conversion.graph_editing import object_paths, other_keys
+from torch_tfckpt.conversion.key_names import auxiliary_tensors, check_names, use_names, without
+from torch_tfckpt.conversion.layout_remarks import layout_remarks
 from torch_tfckpt.conversion.overlap import check_overlap
 from torch_tfckpt.conversion.selected_source import SelectedSource, read_graph
 from torch_tfckpt.conversion.selection import Selection
-from torch_tfckpt.conversion.training_state import as_training, training_lines
-from torch_tfckpt.errors import DataLossError, UnimplementedError
+from torch_tfckpt.conversion.to_tensorflow import turn_to_tensorflow
+from torch_tfckpt.conversion.to_torch import turn_to_torch
+from torch_tfckpt.conversion.training_state import TrainingSource, as_training
+from torch_tfckpt.conversion.turning import Factory, TurnRequest, factory_text
+from torch_tfckpt.conversion.written_check import check_fit, planned_state, written_state
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource, names_of
+from torch_tfckpt.foreign_files.pt import PtSink
 from torch_tfckpt.foreign_files.safetensors_sink import parse_size
 from torch_tfckpt.foreign_files.sidecar import SidecarWriter, check_size, sidecar_of
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
-from torch_tfckpt.format.tensor_slice import Shape, shape_text
+from torch_tfckpt.models.key_mapper import KeyMapper, Rules
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.publication import Publication
-from torch_tfckpt.text import byte_text, counted, first_lines, listed, printable, quoted
+from torch_tfckpt.storage.small_files import write_file
+from torch_tfckpt.text import counted, printable, quoted
 from torch_tfckpt.values import outside_modes
-
-_LISTED: Final = 8  # number of shared tensors that the text of a report lists
-_NAMED: Final = 5  # number of tensors with the same damage that the text of a report lists
 
 ReportProgress = Callable[[int, int], object]
 """Called with the bytes done and the total bytes."""
-
-
-class ConvertedTensor(NamedTuple):
-    """One tensor in the target.
-
-    Attributes:
-        name: Its name in the source.
-        new_name: Its name in the target.
-        dtype: Its element type in the target, such as "float32".
-        shape: Its shape.
-        nbytes: Bytes of its elements in the target.
-
-    Examples:
-        >>> import torch, torch_tfckpt as tfckpt
-        >>> prefix = tfckpt.save_file({"w": torch.ones(2)}, "model.ckpt")
-        >>> tfckpt.convert(prefix, "model.safetensors", rename=[("w", "weight")]).converted
-        [ConvertedTensor(name='w', new_name='weight', dtype='float32', shape=(2,), nbytes=8)]
-    """
-
-    name: str
-    new_name: str
-    dtype: str
-    shape: Shape
-    nbytes: int
-
-
-class SidecarTensor(NamedTuple):
-    """One tensor whose value or type the sidecar stores.
-
-    Attributes:
-        name: Its name in the source.
-        new_name: Its name in the target.
-        dtype: Its element type.
-        shape: Its shape.
-        reason: Why the target cannot store it.
-        whole: Whether the sidecar stores the value. If not, the target stores it as plain numbers, and the sidecar
-            stores only its type.
-
-    Examples:
-        >>> import torch, torch_tfckpt as tfckpt
-        >>> prefix = tfckpt.save_file({"w": torch.ones(2), "words": ["a", "b"]}, "model.ckpt")
-        >>> report = tfckpt.convert(prefix, "model.safetensors")
-        >>> [(tensor.name, tensor.dtype, tensor.whole) for tensor in report.sidecar]
-        [('words', 'string', True)]
-    """
-
-    name: str
-    new_name: str
-    dtype: str
-    shape: Shape
-    reason: str
-    whole: bool
-
-
-@dataclass(slots=True)
-class ConvertReport:
-    """What a conversion did, or would do. `print(report)` shows it as `tfckpt convert` does.
-
-    Attributes:
-        source: The checkpoint or file that was read.
-        target: The file or prefix that was written.
-        format: Format of the target, such as "safetensors".
-        dry_run: Whether nothing was written.
-        files: Files of the target; its sidecar, if there is one, last.
-        converted: Tensors that are in the target.
-        sidecar: Tensors whose values or types the sidecar stores.
-        filtered: Names that `include` and `exclude` left out.
-        unmatched_excludes: Patterns of `exclude` that matched nothing.
-        skipped: Name of each entry of the source that is not a tensor -> its kind.
-        shared: Omitted tensors whose object is still reachable by another name -> that name.
-        damaged: With `skip_damaged`: tensors that are missing from the target -> the damage.
-        damaged_index: With `skip_damaged`: parts of the index that cannot be read. Tensors listed only in these parts
-            are missing from the target. `damaged` includes them only if the object graph still names them.
-        graph_edited: Whether the object graph was edited to match renamed or omitted tensors.
-        clamped: With `clamp`: name -> number of its values that were beyond the range of `dtype`.
-        zeroed: With `dtype`: name -> number of its values that are so small that `dtype` makes them zero.
-        training: For training state saved with torch.save: key for a Saver -> what is stored under it.
-        refused: Key of each optimizer in the training state that could not be converted -> the reason.
-
-    Examples:
-        >>> import torch, torch_tfckpt as tfckpt
-        >>> prefix = tfckpt.save_file({"w": torch.ones(2), "w/Adam": torch.zeros(2)}, "model.ckpt-1")
-        >>> report = tfckpt.convert(prefix, "model.safetensors", exclude=["/Adam"])
-        >>> [item.new_name for item in report.converted], report.filtered, report.complete
-        (['w'], ['w/Adam'], True)
-    """
-
-    source: str
-    target: str
-    format: str
-    dry_run: bool
-    files: list[str] = field(default_factory=list)
-    converted: list[ConvertedTensor] = field(default_factory=list)
-    sidecar: list[SidecarTensor] = field(default_factory=list)
-    filtered: list[str] = field(default_factory=list)
-    unmatched_excludes: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    shared: dict[str, str] = field(default_factory=dict)
-    damaged: dict[str, str] = field(default_factory=dict)
-    damaged_index: list[str] = field(default_factory=list)
-    graph_edited: bool = False
-    clamped: dict[str, int] = field(default_factory=dict)
-    zeroed: dict[str, int] = field(default_factory=dict)
-    training: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensors in the target."""
-        return sum(item.nbytes for item in self.converted)
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is missing because of damage, and no optimizer was refused."""
-        return not self.damaged and not self.damaged_index and not self.refused
-
-    def __str__(self) -> str:
-        done = "would convert" if self.dry_run else "converted"
-        lines = [f"{done} {counted(len(self.converted), 'tensor')}, {byte_text(self.nbytes)}, to {self.format}:"]
-        lines += [f"  {printable(path)}" for path in self.files]
-        if self.dry_run:
-            lines += ["tensors:"]
-            lines += [f"  {_described(item)}" for item in self.converted]
-        lines += training_lines(self.training, self.refused)
-        if self.graph_edited:
-            lines.append("the object graph was edited to match the tensors")
-        lines += casting_lines(self.clamped, self.zeroed)
-        if self.sidecar:
-            lines.append(f"in the sidecar, since {self.format} cannot store them:")
-            lines += [f"  {_described(item)}: {item.reason}" for item in self.sidecar]
-        if self.skipped:
-            lines.append("omitted, because they are not tensors:")
-            lines += [f"  {quoted(name)}: {reason}" for name, reason in self.skipped.items()]
-        if self.filtered:
-            lines.append(f"omitted by include and exclude: {counted(len(self.filtered), 'tensor')}")
-            shared = [f"  {quoted(name)}, which is also {quoted(other)}" for name, other in self.shared.items()]
-            lines += [f"  {line.strip()}" for line in first_lines(shared, _LISTED)]
-        lines += [f"exclude {quoted(pattern)} matched nothing" for pattern in self.unmatched_excludes]
-        if self.damaged:
-            lines.append(f"damaged and omitted: {counted(len(self.damaged), 'tensor')}")
-            lines += _grouped(self.damaged)
-        if self.damaged_index:
-            lines.append("damaged parts of the index; their tensors are lost:")
-            lines += [f"  {problem}" for problem in self.damaged_index]
-        return "\n".join(lines)
-
-
-def _grouped(damaged: Mapping[str, str]) -> Iterator[str]:
-    """Yield one line for each reason, such as a missing data file, with the damaged tensors that share it."""
-    names_of_reason: dict[str, list[str]] = {}
-    for name, reason in damaged.items():
-        names_of_reason.setdefault(reason.replace(f"tensor {quoted(name)}: ", ""), []).append(name)
-    for reason, names in names_of_reason.items():
-        if len(names) == 1:
-            yield f"  {quoted(names[0])}: {damaged[names[0]]}"
-        else:
-            yield f"  {counted(len(names), 'tensor')}, {listed(names, _NAMED)}: {reason}"
-
-
-def _described(item: ConvertedTensor | SidecarTensor) -> str:
-    renamed = "" if item.name == item.new_name else f" (was {quoted(item.name)})"
-    return f"{quoted(item.new_name)}{renamed} {item.dtype} {shape_text(item.shape)}"
+Verify = Callable[[Mapping[str, str]], object]
+"""Called with final path -> temporary path of the files to be published."""
 
 
 @outside_modes
@@ -228,9 +75,26 @@ def convert(
     max_shard_size: int | str | None = None,
     dry_run: bool = False,
     skip_damaged: bool = False,
+    names: str = "keys",
+    weights_only: bool = False,
+    to_torch: bool = False,
+    to_tf: bool = False,
+    preset: str | None = None,
+    map: AnyPath | KeyMapper | Rules | None = None,
+    infer: Factory | None = None,
+    check: Factory | None = None,
+    optimizer: bool = False,
+    ema: str = "warn",
+    strict: bool = True,
+    report: AnyPath | None = None,
     progress: ReportProgress | None = None,
 ) -> ConvertReport:
-    """Convert a checkpoint or file of tensors into another format.
+    """Convert a checkpoint or file of tensors into another format, or into a module's state_dict.
+
+    With `to_torch`, the target has torch's names and layouts: `torch.load` or safetensors gives what
+    `model.load_state_dict` takes. The rules are those of `load_model`. `check`, the module that the target is for,
+    decides what rules leave open; without it they must give the layouts. `to_tf` is the inverse: a state_dict becomes a
+    TensorFlow checkpoint. Without either, names and layouts stay as they are.
 
     The object graph of an object-based checkpoint (tf.train.Checkpoint, Keras) is edited to match `rename`, `include`
     and `exclude`: after rename=[("^model/", "net/")] a program restores the object under the name `net`. If the target
@@ -258,6 +122,24 @@ def convert(
         dry_run: Report what would be done from names and shapes; no tensor is read, and nothing is written.
         skip_damaged: Leave out tensors that are damaged or whose data file is missing, instead of raising. They are in
             `report.damaged`.
+        names: For an object-based checkpoint: "keys", as stored; "paths" of objects ("model.fc.kernel"); or the full
+            names of "variables" ("fc/kernel"). The last two leave out the object graph.
+        weights_only: Leave out what is not a weight: optimizer state, counters, moving averages; see `report.omitted`.
+        to_torch: Give the tensors torch's names and layouts. Slots, counters and averages are left out, and
+            `report.outcomes` has every stored tensor.
+        to_tf: Give the tensors TensorFlow's names and layouts, by the same rules, inverted. `to` is "tf" by default.
+        preset: Name of a preset of rules, such as "bert".
+        map: A map file, a KeyMapper, or rules for one.
+        infer: The module for which `KeyMapper.infer` finds the rules, given as for `check`.
+        check: The module that the state_dict is for: itself, a function that returns it, or "pkg.mod:factory", where
+            the current directory is searched first. It is built on the meta device. The written file must be one that
+            it loads with strict=True, or nothing is published.
+        optimizer: With `to_torch` and `check`, also convert the optimizer's state: a .pt file {"model": ...,
+            "optimizer": ...} for the state_dict of an optimizer over model.parameters().
+        ema: Moving averages instead of variables, with `to_torch`: "warn", "ignore", "prefer" or "only", as for
+            `load_model`.
+        strict: Raise an error for weights that no rule matches. False: leave them out, and list them.
+        report: File to write the report to, as JSON.
         progress: Called with (bytes done, total bytes).
 
     Returns:
@@ -266,9 +148,13 @@ def convert(
     Raises:
         InvalidArgumentError: an argument is wrong; a pattern of `include` or `rename` matches nothing; two tensors
             would get the same name; the object graph cannot be edited to match; `dst` would replace some files of
-            `src`, but not all; values are beyond the range of `dtype` (the message lists the tensors).
+            `src`, but not all; values are beyond the range of `dtype` (the message lists the tensors); arguments
+            exclude each other; the layout of a tensor is unknown (the message has the rules that are missing); a
+            factory fails.
+        FailedPreconditionError: the tensors do not fit the module; weights are matched by no rule.
         NotFoundError, DataLossError: the source is missing or damaged; with `skip_damaged`, no part of it can be read.
-        UnimplementedError: a tensor can be neither read nor copied, or a sidecar would be too large.
+        UnimplementedError: a tensor can be neither read nor copied; a sidecar would be too large; a rule cannot be
+            inverted.
         OSError: a file cannot be written.
 
     At any moment, even after a kill, the earlier target or the new one exists in full; the next conversion or save
@@ -276,7 +162,9 @@ def convert(
     of the new one is left, unless the error says otherwise. If several programs convert to one target, the last wins.
 
     Cost: each tensor is written once and read once, or twice with `skip_damaged`. Memory: 256 MiB in addition to the
-    largest tensor and, if `dtype` is wider, its converted copy. A sidecar of the source is read into memory.
+    largest tensor and, if `dtype` is wider, its converted copy. A sidecar of the source is read into memory. Names and
+    layouts are turned tensor by tensor; tensors that are joined, or whose gates are put in another order, are needed
+    twice, and so are those whose axes are moved for `to_tf`.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -284,37 +172,136 @@ def convert(
         >>> print(tfckpt.convert(prefix, "model.safetensors", rename=[("^net/", "")]))
         converted 2 tensors, 12 B, to safetensors:
           model.safetensors
+        >>> prefix = tfckpt.save_file({"fc/kernel": torch.ones(3, 2), "fc/bias": torch.zeros(2)}, "fc.ckpt-1")
+        >>> model = torch.nn.ModuleDict({"fc": torch.nn.Linear(3, 2)})
+        >>> print(tfckpt.convert(prefix, "fc.pt", to_torch=True, check=model))
+        converted 2 tensors, 32 B, to pt:
+          fc.pt
+        "ModuleDict" loads it strictly
+        layouts:
+          same: 1 tensor
+          dense: 1 tensor
+        >>> result = model.load_state_dict(torch.load("fc.pt", weights_only=True))
     """
+    request = TurnRequest.of(
+        to_torch=to_torch,
+        to_tf=to_tf,
+        preset=preset,
+        map=map,
+        infer=infer,
+        check=check,
+        optimizer=optimizer,
+        ema=ema,
+        strict=strict,
+        others={
+            "rename": bool(rename),
+            "skip_damaged": skip_damaged,
+            "names": names != "keys",
+            "weights_only": weights_only,
+        },
+    )
+    check_names(names)
     selection = Selection(include, exclude, rename)
     casting = Casting(dtype, clamp=clamp)
     size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
-    sink = make_sink(fspath(dst), to, size)
+    sink = make_sink(fspath(dst), "tf" if to_tf and to is None else to, size)
+    if request is not None:
+        _check_sink(request, sink)
     tell = progress or (lambda done, total: None)
     passes = 2 if skip_damaged and not dry_run else 1
     with closing(open_source(fspath(src))) as source:
         selection.names_of = names_of(source)
-        report = ConvertReport(source.path, sink.path, sink.format, dry_run, skipped=dict(source.skipped))
-        training = as_training(source) if isinstance(sink, CheckpointSink) else None
-        if training is not None:
-            report.skipped = training.skipped
-            report.training, report.refused = training.reported(selection.takes)
+        found = ConvertReport(source.path, sink.path, sink.format, dry_run, skipped=dict(source.skipped))
+        if request is not None:
+            selected, verify = _turn(source, request, sink, selection, casting, found)
+        else:
+            with _suggesting(skip_damaged):
+                first_pass = (lambda done, total: tell(done, passes * total)) if skip_damaged else None
+                given = _prepare(source, sink, selection, names, found, weights_only=weights_only)
+                selected = _select(given, sink, selection, first_pass, found)
+                if isinstance(given, TrainingSource):
+                    given.check_selected(selected.new_names, found.filtered, casting.dtype)
+            verify = None
         with _suggesting(skip_damaged):
-            first_pass = (lambda done, total: tell(done, passes * total)) if skip_damaged else None
-            selected = _select(training or source, sink, selection, first_pass, report)
-            if training is not None:
-                training.check_selected(selected.new_names, report.filtered, casting.dtype)
-            work = _plan(selected, sink, casting, report)
+            work = _plan(selected, sink, casting, found)
 
         def read(names: Sequence[str]) -> dict[str, FileValue]:
-            with _suggesting(skip_damaged):
+            with _suggesting(skip_damaged or request is not None):
                 return casting.read(selected, names, source.path)
 
         check_overlap(source, sink)
         if not dry_run:
-            _carry_out(sink, work, read, lambda done, total: tell(done + (passes - 1) * total, passes * total))
-            report.files = _files_of(sink, report)
-            report.clamped, report.zeroed = casting.clamped, casting.zeroed
-    return report
+            _carry_out(sink, work, read, lambda done, total: tell(done + (passes - 1) * total, passes * total), verify)
+            found.files = _files_of(sink, found)
+            found.clamped, found.zeroed = casting.clamped, casting.zeroed
+    if report is not None:
+        write_file(LOCAL, fspath(report), (json.dumps(found.as_json(), indent=2) + "\n").encode())
+    return found
+
+
+def _check_sink(request: TurnRequest, sink: TensorSink) -> None:
+    """Raise InvalidArgumentError if the target cannot hold what is asked for."""
+    if request.to_torch == isinstance(sink, CheckpointSink):
+        direction, endings = ("to_torch", ".safetensors, .pt or .npz") if request.to_torch else ("to_tf", "")
+        fix = f"End the name with {endings}" if endings else "Give a prefix without an extension"
+        raise InvalidArgumentError(f"{printable(sink.path)}: {direction} does not write {sink.format}. {fix}")
+    if request.optimizer and not isinstance(sink, PtSink):
+        raise InvalidArgumentError(
+            f"{printable(sink.path)}: {sink.format} has no place for the state of an optimizer, which has numbers next "
+            f"to tensors. End the name with .pt, or omit optimizer"
+        )
+
+
+def _turn(
+    source: TensorSource,
+    request: TurnRequest,
+    sink: TensorSink,
+    selection: Selection,
+    casting: Casting,
+    report: ConvertReport,
+) -> tuple[SelectedSource, Verify | None]:
+    """Return the tensors with turned names and layouts, and a function that checks the files before publication."""
+    chosen = selection.select(source.names(), keep_object_graph=False)
+    report.filtered, report.unmatched_excludes = chosen.left_out, chosen.unmatched_excludes
+    turned = (turn_to_torch if request.to_torch else turn_to_tensorflow)(source, request, chosen.left_out)
+    report.outcomes, report.filled, report.remarks = turned.outcomes, turned.filled, turned.remarks
+    if isinstance(sink, PtSink):
+        sink.contents = turned.contents
+    selected = SelectedSource(turned.source, turned.source.names(), {name: name for name in turned.source.names()})
+    model, part = turned.model, turned.part
+    if not request.to_torch or model is None:
+        return selected, None
+    factory = factory_text(request.check if request.check is not None else request.infer)
+    check_fit(model, planned_state(turned.source, casting.dtype, part), sink.path, factory)
+    report.checked = factory
+
+    def verify(files: Mapping[str, str]) -> None:
+        check_fit(model, written_state(sink, files, part), sink.path, factory)
+
+    return selected, verify
+
+
+def _prepare(
+    source: TensorSource,
+    sink: TensorSink,
+    selection: Selection,
+    names: str,
+    report: ConvertReport,
+    *,
+    weights_only: bool,
+) -> TensorSource:
+    """Return the source to convert, and record in the report what it leaves out."""
+    training = as_training(source) if isinstance(sink, CheckpointSink) else None
+    if training is not None:
+        if weights_only:
+            raise InvalidArgumentError("weights_only is for checkpoints. Choose a state of the file with include")
+        report.skipped = training.skipped
+        report.training, report.refused = training.reported(selection.takes)
+        return training
+    if weights_only:
+        report.omitted, report.remarks = auxiliary_tensors(source, keep_graph=isinstance(sink, CheckpointSink))
+    use_names(source, names, selection, report.omitted)
+    return source
 
 
 @contextmanager
@@ -344,11 +331,14 @@ def _select(
     listing = Listing(source.names(), []) if first_pass is None else list_undamaged(source)
     keep_graph = isinstance(sink, CheckpointSink)
     graph = None
-    takes_graph = keep_graph or selection.takes(OBJECT_GRAPH_KEY)
-    if OBJECT_GRAPH_KEY in listing.names and takes_graph and (selection or first_pass is not None):
+    takes_graph = (keep_graph or selection.takes(OBJECT_GRAPH_KEY)) and OBJECT_GRAPH_KEY not in report.omitted
+    if OBJECT_GRAPH_KEY in listing.names and takes_graph and (selection or report.omitted or first_pass is not None):
         graph = _graph_to_edit(source)
     paths = object_paths(graph) if graph is not None and selection.renames else ()
-    chosen = selection.select(listing.names, keep_object_graph=keep_graph, object_paths=paths)
+    wanted = without(listing.names, report.omitted)
+    chosen = selection.select(wanted, keep_object_graph=keep_graph, object_paths=paths)
+    if not keep_graph:
+        report.remarks += layout_remarks(source, chosen.new_names)
     rename = selection.new_name if selection.renames else None
     if graph is not None and selection and OBJECT_GRAPH_KEY in chosen.new_names:
         for left_out, others in other_keys(graph, chosen.left_out).items():
@@ -419,13 +409,19 @@ def _files_of(sink: TensorSink, report: ConvertReport) -> list[str]:
 
 
 def _carry_out(
-    sink: TensorSink, work: _Work, read: Callable[[Sequence[str]], dict[str, FileValue]], progress: ReportProgress
+    sink: TensorSink,
+    work: _Work,
+    read: Callable[[Sequence[str]], dict[str, FileValue]],
+    progress: ReportProgress,
+    verify: Verify | None,
 ) -> None:
     total = sum(info.nbytes for info in work.infos.values())
     done = 0
     remove_leftovers(LOCAL, os.path.dirname(sink.path))
     with closing(sink), Publication() as publication:
         sink.open(publication)
+        if verify is not None:
+            publication.first(lambda: verify(publication.files))
         for batch in batches({name: work.infos[name].nbytes for name in work.order}):
             sink.write(read(batch))
             done += sum(work.infos[name].nbytes for name in batch)

@@ -28,7 +28,7 @@ from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.text import printable, quoted
-from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
+from torch_tfckpt.transfer.host_bytes import byte_view, row_major_pieces, swap_bytes
 from torch_tfckpt.values import Strings, new_strings, new_tensor
 
 # In memory, a string takes 8 bytes and an object, but in the file it may take no bytes, so the number of strings is
@@ -239,4 +239,4 @@ def _encode(tensor: torch.Tensor) -> Iterator[Buffer]:
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, header)  # at most 254 dimensions: far below 65,535 bytes
     yield head.getvalue()
-    yield byte_view(tensor)
+    yield from row_major_pieces(tensor)

@@ -28,7 +28,7 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -44,7 +44,7 @@ from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import printable, quoted
-from torch_tfckpt.transfer.host_bytes import byte_view, swap_bytes
+from torch_tfckpt.transfer.host_bytes import byte_view, row_major_pieces, swap_bytes
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest
 from torch_tfckpt.values import new_tensor
 
@@ -238,12 +238,18 @@ _STORAGES: Final = {dtype: getattr(torch, name) for name, dtype in STORAGES.item
 
 
 class PtSink(ZipSink):
-    """Writes a .pt file."""
+    """Writes a .pt file.
+
+    Attributes:
+        contents: Returns what is pickled, given name -> a stand-in for each tensor; all stand-ins must be in the
+            result, which otherwise consists of dicts, lists, tuples, numbers and strings. None: the dict itself.
+    """
 
     format = "pt"
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
+        self.contents: Callable[[dict[str, Any]], Any] | None = None
         self._keys: dict[str, str] = {}
         self._infos: Mapping[str, TensorInfo] = {}
 
@@ -268,21 +274,20 @@ class PtSink(ZipSink):
     def write(self, values: Mapping[str, FileValue]) -> None:
         for name, value in values.items():
             assert isinstance(value, torch.Tensor), "refused before"
-            self.archive.add(f"archive/data/{self._keys[name]}", [byte_view(value)])
+            self.archive.add(f"archive/data/{self._keys[name]}", row_major_pieces(value))
 
     def finish(self) -> int:
         self.archive.add("archive/version", [_VERSION])
         return super().finish()
 
     def _encode_index(self) -> bytes:
+        tensors = {
+            name: _WrittenTensor(self._keys[name], info.type.dtype, info.shape)
+            for name, info in self._infos.items()
+            if info.type.dtype is not None
+        }
         buffer = io.BytesIO()
-        _Pickler(buffer, _PROTOCOL).dump(
-            {
-                name: _WrittenTensor(self._keys[name], info.type.dtype, info.shape)
-                for name, info in self._infos.items()
-                if info.type.dtype is not None
-            }
-        )
+        _Pickler(buffer, _PROTOCOL).dump(tensors if self.contents is None else self.contents({**tensors}))
         return buffer.getvalue()
 
 

@@ -17,17 +17,16 @@ from typing import Final
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.foreign_files.identity import IDENTITY_KEY, IDENTITY_SIZE, identity_of
+from torch_tfckpt.foreign_files.identity import IDENTITY_KEY, IDENTITY_SIZE, identity_of, sum_of
 from torch_tfckpt.foreign_files.publishing import publish_files, publish_shards
 from torch_tfckpt.foreign_files.safetensors import shards_of_index
 from torch_tfckpt.foreign_files.safetensors_format import METADATA_KEY, WORDS, HeaderEntry, lay_out
 from torch_tfckpt.foreign_files.values import FileValue, TensorInfo
-from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import WritableFile
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import quoted
-from torch_tfckpt.transfer.host_bytes import byte_view
+from torch_tfckpt.transfer.host_bytes import byte_view, row_major_pieces
 from torch_tfckpt.transfer.pipeline import Pipeline, WriteRequest
 
 _UNKNOWN: Final = "0" * IDENTITY_SIZE  # in place of the identity until all tensors are written
@@ -146,10 +145,15 @@ class SafetensorsSink:
         for name, value in values.items():
             assert isinstance(value, torch.Tensor), "refused before"
             shard = self._shard_of[name]
-            view = byte_view(value)
-            requests.append(WriteRequest(self._output(shard), shard.tensors[name].offset, view))
+            output, offset = self._output(shard), shard.tensors[name].offset
             if self._sums is not None:
-                self._sums[name] = crc32c.value(view)
+                self._sums[name] = sum_of(value)
+            if value.is_contiguous():
+                requests.append(WriteRequest(output, offset, byte_view(value)))
+                continue
+            for piece in row_major_pieces(value):
+                self._pipeline.write([WriteRequest(output, offset, piece)])
+                offset += len(piece)
         self._pipeline.write(requests)
         for done in self._shards:
             if done is not shard:  # complete, as values come in the order of `plan`; limits the number of open files

@@ -17,7 +17,7 @@ from torch_tfckpt.bundle.unfinished import data_files_of
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError
-from torch_tfckpt.foreign_files.identity import identity_of_sums
+from torch_tfckpt.foreign_files.identity import identity_of_sums, sum_of
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, StoredBytes, TensorInfo
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.coding import decode_varint
@@ -30,7 +30,6 @@ from torch_tfckpt.format.variant_tensor import encode_variants
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import quoted
-from torch_tfckpt.transfer.host_bytes import byte_view
 
 _log = logging.getLogger(__name__)
 
@@ -167,7 +166,7 @@ class CheckpointSink:
                 self._writer.add(name, value, dtype=dtype)
                 self._nbytes += value.numel() * value.dtype.itemsize
                 if self._summed:
-                    self._sums[name] = crc32c.mask(crc32c.value(byte_view(value)))
+                    self._sums[name] = crc32c.mask(sum_of(value))
             else:
                 stored, checksum, shape = _stored(name, value)
                 self._writer.add_stored(name, dtype, shape, stored, checksum)

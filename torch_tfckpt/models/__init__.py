@@ -1,6 +1,6 @@
 """Load TensorFlow weights into torch modules: match stored tensors with parameters, convert layouts.
 
-    loading, saving                   load_model, save_model
+    loading, load_plan, saving        load_model, what it loads, save_model
     key_mapper, key_rules, map_file   rules for names, and their form as TOML
     target_templates, rule_scopes     targets that translate numbers and words; the scope of the stored names
     presets/                          map files for families of models
@@ -16,7 +16,10 @@
                                       what weights do not show, such as the epsilon of a BatchNorm
     initialization, assignment_layouts
                                       init_from_checkpoint: stored names to variables, as in TensorFlow
+    factories                         build a module from "pkg.mod:factory"
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
+    file_reader                       files of other formats, read like checkpoints
+    skeleton, leaf_names              a module made from rules alone; what the last part of a name tells
     targets, filling                  the tensors of a module that can be loaded; put values into them
     auxiliary, named_kinds            identify variables that are not weights, by object and by name
     named_slots, averages             find the slots and the moving average of a variable

@@ -12,13 +12,12 @@ expressions.
 
 import re
 import reprlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self, TypeGuard
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
-from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.key_rules import (
     CheckedRule,
     KeyRule,
@@ -33,6 +32,7 @@ from torch_tfckpt.models.layouts import LayoutLike
 from torch_tfckpt.models.map_file import MapFile, parse_map_file, read_map_file, write_map_file
 from torch_tfckpt.models.presets import preset_text
 from torch_tfckpt.models.rule_scopes import has_scope, with_scope
+from torch_tfckpt.models.stored_names import names_for_rules
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import quoted
 
@@ -288,8 +288,9 @@ class KeyMapper:
         """
         found: list[tuple[str, str]] = []
         with CheckpointReader(path) as reader:
+            names_of = names_for_rules(reader)
             for key in reader.keys():
-                match = rule_match(self, (short_key(key), key, *reader.names_of(key)), None)
+                match = rule_match(self, names_of(key), None)
                 if match is None:
                     continue
                 rule = match.rule
@@ -333,11 +334,20 @@ def as_key_mapper(mapper: KeyMapper | Rules) -> KeyMapper:
     return mapper if isinstance(mapper, KeyMapper) else KeyMapper(mapper)
 
 
-def mapper_of(place: str, rules: Iterable[CheckedRule]) -> KeyMapper:
+def mapper_of(place: str, rules: Iterable[CheckedRule], base: str = "") -> KeyMapper:
     """Return a mapper with these rules; `place` is its name for messages."""
-    mapper = KeyMapper(())
+    mapper = KeyMapper((), base=base)
     mapper._set_rules(place, rules)
     return mapper
+
+
+def without_names(mapper: KeyMapper | None, names: Collection[str]) -> KeyMapper | None:
+    """Return a mapper that omits these keys before any other rule; the mapper itself if there are none."""
+    if not names:
+        return mapper
+    omitted = [CheckedRule("the names to omit", (name,), ()) for name in names]
+    rest = [] if mapper is None else [rule for rule in rules_of(mapper) if rule.name not in names]
+    return mapper_of("the rules", [*omitted, *rest], "" if mapper is None else mapper.base)
 
 
 def rules_of(mapper: KeyMapper) -> list[CheckedRule]:

@@ -132,10 +132,7 @@ def _words(place: str, tables: object) -> dict[str, Table]:
 def write_map_file(path: AnyPath, rules: Iterable[CheckedRule], base: str = "") -> None:
     """Write rules to a map file. Raises as `KeyMapper.to_file` describes."""
     location = fspath(path)
-    rules = list(rules)
-    blocks = ["[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule)) for rule in rules]
-    first = [f"base = {_string(base)}\n"] if base else []
-    text = "\n".join([*first, *_table_blocks(rules), *blocks])
+    text = rules_text(rules, base)
     try:
         contents = text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -149,6 +146,14 @@ def write_map_file(path: AnyPath, rules: Iterable[CheckedRule], base: str = "") 
         write_file(storage_of(location), location, contents)
     except OSError as error:
         raise IncompleteSaveError(f"{printable(location)}: {error}. The rules were not written") from error
+
+
+def rules_text(rules: Iterable[CheckedRule], base: str = "") -> str:
+    """Return rules as the text of a map file. UnimplementedError if a target or a layout is a function."""
+    rules = list(rules)
+    blocks = ["[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule)) for rule in rules]
+    first = [f"base = {_string(base)}\n"] if base else []
+    return "\n".join([*first, *_table_blocks(rules), *blocks])
 
 
 def _rule(place: str, table: Mapping[str, object], words: Mapping[str, Table]) -> CheckedRule:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, error_context
-from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import auxiliary_keys
@@ -21,7 +20,7 @@ from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, source_text, t
 from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout
 from torch_tfckpt.models.stored_copies import without_copies
-from torch_tfckpt.models.stored_names import dotted, variable_name_of
+from torch_tfckpt.models.stored_names import dotted, names_for_rules, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.models.tensor_origins import Bounds, TensorOrigin, leaf_of
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
@@ -116,12 +115,12 @@ def mapped_sources(
     by_name: dict[str, list[_Mapped]] = {}
     joined: dict[tuple[str, int], list[_Mapped]] = {}  # name and rule -> parts
     split: list[_Mapped] = []
+    names_of = names_for_rules(reader)
     unused = {id(rule): rule for rule in rules_of(mapper)}
     needless = {number for number, rule in unused.items() if rule.is_needless(places)}
     astray: dict[str, tuple[CheckedRule, str]] = {}
     for key in dict.fromkeys((*reader.keys(), *averages)):
-        others = [name for name in reader.names_of(key, every_path=True) if name not in (key, short_key(key))]
-        names = (short_key(key), key, *others)
+        names = names_of(key)
         match = rule_match(mapper, names, known)
         if match is None:
             astray.update((key, (rule, path)) for rule in modules if (path := _below_module(rule, names)))

@@ -11,6 +11,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.averages import StoredAverages, stored_averages
 from torch_tfckpt.models.base_module import mapper_for
+from torch_tfckpt.models.file_reader import has_known_layouts
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layer_names import AMBIGUOUS
 from torch_tfckpt.models.layouts import SAME, Layout
@@ -257,14 +258,16 @@ def _by_own_name(reader: CheckpointReader, target: Target, stored: StoredVariabl
 def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], found: Found) -> None:
     """Raise InvalidArgumentError for a "weight" that may be stored in TensorFlow's order of axes or in torch's.
 
-    Both orders are possible if other tensors of the module have TensorFlow's names, and the shape fits either order.
+    Both orders are possible if other tensors of the module have TensorFlow's names, or if the file does not tell who
+    wrote it, and if the shape fits either order.
     """
     from_tensorflow = any(
         _has_name_of_tensorflow(target, source, target.name)
         for target in targets
         if (source := found.sources.get(target.name)) is not None
     )
-    for target in targets if from_tensorflow else ():
+    why = "other variables have TensorFlow's names" if from_tensorflow else "the file may have been written by either"
+    for target in targets if from_tensorflow or not has_known_layouts(reader) else ():
         source = found.sources.get(target.name)
         if source is None or not source.is_unchanged or source.variable_name not in AMBIGUOUS or target.shape is None:
             continue
@@ -280,7 +283,7 @@ def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], fo
                 rule = f"mapper={{{quoted(source.key)}: ({quoted(target.name)}, {quoted(layout.name)})}}"
                 raise InvalidArgumentError(
                     f"{reader.path}: it is unknown whether the axes of {quoted(source.key)} are in TensorFlow's order "
-                    f"or in torch's: the name is torch's, but other variables have TensorFlow's names. Give the "
+                    f"or in torch's: the name is torch's, but {why}. Give the "
                     f'layout, as in {rule}, or "same" instead of {quoted(layout.name)}'
                 )
 

@@ -9,7 +9,7 @@ the whole module, so that all layers come from one stored model. Several equally
 """
 
 import re
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -335,6 +335,20 @@ def naming_below(ways: list[StoredNames], wanted: Mapping[str, set[str]], prefix
     if start and wanted and not _keys(best, wanted):
         raise NotFoundError(f"{place}: no tensor of the module is stored below the prefix {quoted(prefix)}")
     return best
+
+
+def names_for_rules(reader: CheckpointReader) -> Callable[[str], tuple[str, ...]]:
+    """Return a function that returns the names of a key on which rules are tried, in this order.
+
+    First the key without "/.ATTRIBUTES/VARIABLE_VALUE", then the whole key, then, in an object-based checkpoint, the
+    paths of the object and the full name of the variable.
+    """
+
+    def names(key: str) -> tuple[str, ...]:
+        others = [name for name in reader.names_of(key, every_path=True) if name not in (key, short_key(key))]
+        return (short_key(key), key, *others)
+
+    return names
 
 
 def dotted(name: str) -> str:

@@ -146,7 +146,8 @@ _KINDS: Final[Mapping[type, OptimizerKind]] = {
     torch.optim.Adamax: ADAMAX,
     torch.optim.NAdam: NADAM,
 }
-CONVERTED: Final = tuple(each.__name__ for each in _KINDS)
+TORCH_CLASSES: Final = tuple(_KINDS)
+CONVERTED: Final = tuple(each.__name__ for each in TORCH_CLASSES)
 # The first of these slots that an optimizer has shows its kind.
 _TELLING: Final = (
     ("linear", "Ftrl"), ("r", "Adafactor"), ("rms", "RMSprop"), ("accum_grad", "Adadelta"), ("accum", "Adadelta"),

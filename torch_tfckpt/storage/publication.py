@@ -102,6 +102,11 @@ class Publication:
         self._outputs.append(_Output(temporary_name(path, self._save), path))
         return self._outputs[-1].written
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Final path -> temporary path of each file."""
+        return {output.path: output.written for output in self._outputs}
+
     def drop(self, path: str) -> None:
         """Remove `path`, if it exists, after all files are in place."""
         self._dropped.append(path)
@@ -130,8 +135,7 @@ class Publication:
             action()
         storage = self._storage
         if self._rename is not None:
-            files = {output.path: output.written for output in self._outputs}
-            self._rename(files, self._dropped, self._commit)
+            self._rename(self.files, self._dropped, self._commit)
             self._commit()
             return
         for output in self._outputs if storage.renames else ():

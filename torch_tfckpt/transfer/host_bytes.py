@@ -3,7 +3,12 @@
 numpy lacks bfloat16 and float8; every view here consists of unsigned bytes, so all torch dtypes are handled alike.
 """
 
+from collections.abc import Iterator
+from typing import Final
+
 import torch
+
+_PIECE_BYTES: Final = 8 * 1024 * 1024
 
 
 def byte_view(tensor: torch.Tensor) -> memoryview:
@@ -22,6 +27,25 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
     # torch considers a tensor with one element contiguous whatever its stride is, but refuses to view it as a
     # different dtype; `as_strided` fixes the stride.
     return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+
+
+def row_major_pieces(tensor: torch.Tensor) -> Iterator[memoryview]:
+    """Yield the bytes of a CPU tensor of any strides in row-major order, in pieces.
+
+    A contiguous tensor is one piece, without a copy. Of another one, such as a transposed kernel, a few megabytes at a
+    time are copied.
+    """
+    if tensor.is_contiguous():
+        yield byte_view(tensor)
+        return
+    row = tensor.numel() // tensor.shape[0] * tensor.dtype.itemsize
+    step = max(1, _PIECE_BYTES // max(1, row))
+    for start in range(0, tensor.shape[0], step):
+        part = tensor[start : start + step]
+        if len(part) == 1 and row > _PIECE_BYTES:
+            yield from row_major_pieces(part[0])
+        else:
+            yield byte_view(part.contiguous())
 
 
 def swap_bytes(tensor: torch.Tensor, width: int) -> None:

@@ -6,14 +6,17 @@ the same with several threads and in bounded memory; a property test checks that
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import Buffer, WritableFile
 from torch_tfckpt.transfer.batching import find_runs, gather
-from torch_tfckpt.transfer.host_bytes import byte_view, flat_bytes, host_copy
+from torch_tfckpt.transfer.host_bytes import byte_view, flat_bytes, host_copy, row_major_pieces
 from torch_tfckpt.transfer.pipeline import Pipeline, WriteRequest
+
+_PIECES_ABOVE: Final = 32 * 1024 * 1024  # bytes; smaller tensors are copied as a whole
 
 
 @dataclass(slots=True, eq=False)
@@ -56,14 +59,38 @@ def write_tensors(pipeline: Pipeline, writes: Sequence[Write], files: Sequence[W
     Cost: host copies of all tensors on devices.
     """
     runs = runs_of(writes)
-    requests = [WriteRequest(files[run[0].file], run[0].offset, host_bytes(run)) for run in runs]
+    whole_runs = [run for run in runs if not _is_written_in_pieces(run)]
+    requests = [WriteRequest(files[run[0].file], run[0].offset, host_bytes(run)) for run in whole_runs]
+    results = iter(zip(requests, pipeline.write(requests), strict=True))
     sums: list[int] = []
-    for run, request, whole in zip(runs, requests, pipeline.write(requests), strict=True):
+    for run in runs:
+        if _is_written_in_pieces(run):
+            sums.append(_write_pieces(pipeline, run[0], files[run[0].file]))
+            continue
+        request, whole = next(results)
         if len(run) == 1:
             sums.append(whole)
         else:
             sums += crc32c.of_parts(memoryview(request.source), [write.size for write in run])
     return sums
+
+
+def _is_written_in_pieces(run: Sequence[Write]) -> bool:
+    """Return whether a run is one large tensor in host memory whose axes were moved, such as a transposed kernel."""
+    source = run[0].source
+    if len(run) > 1 or isinstance(source, bytes) or run[0].size <= _PIECES_ABOVE:
+        return False
+    return source.device.type == "cpu" and not (source.is_contiguous() or source.is_conj() or source.is_neg())
+
+
+def _write_pieces(pipeline: Pipeline, write: Write, file: WritableFile) -> int:
+    """Write a tensor without a copy of all of it; return the CRC-32C."""
+    assert isinstance(write.source, torch.Tensor)
+    crc, offset = 0, write.offset
+    for piece in row_major_pieces(write.source.detach()):
+        pipeline.write([WriteRequest(file, offset, piece)])
+        crc, offset = crc32c.extend(crc, piece), offset + len(piece)
+    return crc
 
 
 def _kind(source: torch.Tensor | bytes) -> object:

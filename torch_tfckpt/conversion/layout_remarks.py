@@ -1,0 +1,58 @@
+"""Remark of a conversion that keeps names and layouts: that they are TensorFlow's, and how to turn them.
+
+It concerns files for torch. Names such as "fc.weight" show that torch stored a tensor, whose layout is then torch's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
+from torch_tfckpt.format.tensor_names import short_key
+from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.models.leaf_names import known_leaves
+from torch_tfckpt.models.stored_names import variable_name_of
+from torch_tfckpt.text import counted, quoted
+
+_HOW: Final = "To turn them into torch's, convert the checkpoint with to_torch=True and `preset`, `map` or `infer`"
+_OF_TORCH: Final = "weight"
+
+
+def layout_remarks(source: TensorSource, new_names: Mapping[str, str]) -> list[str]:
+    """Return the remark on a conversion into a file of another format, or nothing.
+
+    Args:
+        new_names: Name in the source -> name in the target.
+    """
+    if not isinstance(source, CheckpointSource):
+        return []
+    of_tensorflow = [name for name in new_names if _is_turned(source, name)]
+    if not of_tensorflow:
+        return []
+    renamed = [name for name in of_tensorflow if _looks_like_torch(new_names[name]) and not _looks_like_torch(name)]
+    if renamed:
+        first = renamed[0]
+        return [
+            f"{counted(len(renamed), 'tensor')} renamed to torch's names, but the layouts are still TensorFlow's: "
+            f"{quoted(new_names[first])} was {quoted(first)} {shape_text(source.info(first).shape)}. A square kernel "
+            f"would be loaded without an error, and be wrong. {_HOW}"
+        ]
+    return [f"names and layouts are still TensorFlow's: a kernel is [in, out] or [height, width, in, out]. {_HOW}"]
+
+
+def _is_turned(source: TensorSource, name: str) -> bool:
+    """Return whether TensorFlow may store a tensor with its axes in a different order than torch."""
+    info = source.info(name)
+    is_float = info.type.dtype is not None and info.type.dtype.is_floating_point
+    leaf = known_leaves().get(variable_name_of(name))
+    return is_float and len(info.shape) > 1 and not _is_of_torch(name) and (leaf is None or leaf.is_turned)
+
+
+def _is_of_torch(name: str) -> bool:
+    """Return whether a name is one of a state_dict, as a Saver stores it: "model/fc.weight"."""
+    parts: Sequence[str] = short_key(name).split("/")
+    return parts[-1] == _OF_TORCH or any("." in part.strip(".") for part in parts)
+
+
+def _looks_like_torch(name: str) -> bool:
+    return name.replace("/", ".").rpartition(".")[2] == _OF_TORCH

@@ -1,0 +1,172 @@
+"""What `convert` is asked to turn: the direction, where the rules come from, and the module that the target is for.
+
+    TurnRequest.of(to_torch=True, preset="bert", check="net:build")
+
+Contract:
+
+    one direction    to_torch or to_tf, and then rules: a preset, a map file, inferred ones, or those that a module
+                     alone implies (check). Without a direction, nothing else may be given
+    the module       that of check, else that of infer; built once, on the meta device, so it takes no memory
+    wrong arguments  are found before the source is opened
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, get_args
+
+from torch import nn
+
+from torch_tfckpt.conversion.convert_report import TensorOutcome
+from torch_tfckpt.conversion.deferred_source import DeferredSource
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.models.factories import build_module
+from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
+from torch_tfckpt.models.sources import Averages
+from torch_tfckpt.storage.names import AnyPath, fspath
+from torch_tfckpt.text import printable, quoted
+
+Factory = str | nn.Module | Callable[[], nn.Module]
+"""A module, a function that returns one, or "pkg.mod:factory"."""
+
+_RULES: Final = "`preset`, `map` or `infer`"
+
+
+@dataclass(slots=True)
+class Turned:
+    """The tensors to write, and what the report says about them.
+
+    Attributes:
+        source: The tensors under their new names.
+        outcomes: What becomes of each stored tensor.
+        filled: Name of each tensor that is not stored -> the value of its elements.
+        remarks: What may not be intended.
+        model: The module that the tensors must fit; None if none is known.
+        part: What the names of the module's tensors begin with in the target: "model." next to an optimizer's state.
+        contents: For PtSink.
+    """
+
+    source: DeferredSource
+    outcomes: list[TensorOutcome]
+    filled: dict[str, float] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    model: nn.Module | None = None
+    part: str = ""
+    contents: Callable[[dict[str, Any]], Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """The arguments of `convert` that concern names and layouts, checked."""
+
+    to_torch: bool
+    mapper: KeyMapper | None
+    infer: Factory | None
+    check: Factory | None
+    optimizer: bool
+    ema: Averages
+    strict: bool
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        to_torch: bool,
+        to_tf: bool,
+        preset: str | None,
+        map: AnyPath | KeyMapper | Rules | None,
+        infer: Factory | None,
+        check: Factory | None,
+        optimizer: bool,
+        ema: str,
+        strict: bool,
+        others: Mapping[str, bool],
+    ) -> "TurnRequest | None":
+        """Return the request; None if names and layouts stay as they are.
+
+        Args:
+            others: Arguments that exclude a direction -> whether they are given.
+
+        Raises:
+            InvalidArgumentError: arguments that exclude each other, or that have no effect.
+            NotFoundError: there is no such preset or map file.
+        """
+        rules = {"preset": preset, "map": map, "infer": infer}
+        given = [name for name, value in rules.items() if value is not None]
+        if to_torch and to_tf:
+            raise InvalidArgumentError("to_torch and to_tf exclude each other. Pass one of them")
+        if ema not in get_args(Averages):
+            raise InvalidArgumentError(f'ema={ema!r}: pass "warn", "ignore", "prefer" or "only"')
+        if not to_torch and not to_tf:
+            more = {"check": check is not None, "optimizer": optimizer, "ema": ema != "warn", "strict": not strict}
+            for name in [*given, *(name for name, is_given in more.items() if is_given)]:
+                raise InvalidArgumentError(
+                    f"`{name}` has no effect, because names and layouts stay as they are. Pass to_torch=True, to turn "
+                    f"them into torch's, or to_tf=True; or omit `{name}`"
+                )
+            return None
+        direction = "to_torch" if to_torch else "to_tf"
+        if len(given) > 1:
+            both = " and ".join(f"`{name}`" for name in given)
+            raise InvalidArgumentError(f"{both} exclude each other. Pass one of them")
+        for name in (name for name, is_given in others.items() if is_given):
+            raise InvalidArgumentError(
+                f"`{name}` cannot be combined with {direction}. Convert in two steps, with `{name}` in the first"
+            )
+        if not given and check is None:
+            raise InvalidArgumentError(
+                f"{direction}=True needs rules for names and layouts. Pass {_RULES}; or check=pkg.mod:factory alone, "
+                f"if the names of the module are those of the checkpoint"
+            )
+        if not to_torch and (optimizer or ema != "warn" or infer is not None):
+            name = "optimizer" if optimizer else "infer" if infer is not None else "ema"
+            raise UnimplementedError(f"`{name}` cannot be combined with to_tf. Omit it")
+        mapper = None
+        if preset is not None:
+            mapper = KeyMapper.preset(preset)
+        elif isinstance(map, str | bytes | os.PathLike):
+            mapper = KeyMapper.from_file(map)
+        elif map is not None:
+            mapper = as_key_mapper(map)
+        return cls(to_torch, mapper, infer, check, optimizer, ema, strict)  # type: ignore[arg-type]
+
+    def prepared(self, path: str) -> "tuple[KeyMapper | None, nn.Module | None]":
+        """Return the rules and the module, which are inferred and built now.
+
+        Raises:
+            InvalidArgumentError: a factory cannot be imported, raises an error or returns something else; or as
+                `KeyMapper.infer`.
+        """
+        model = None if self.check is None else module_of("check", self.check)
+        if self.infer is None:
+            return self.mapper, model
+        if not hasattr(KeyMapper, "infer"):
+            raise UnimplementedError(
+                "rules cannot be inferred by this version. Pass `preset`, or write rules and pass `map`"
+            )
+        inferred = module_of("infer", self.infer)
+        mapper: KeyMapper = KeyMapper.infer(fspath(path), inferred)
+        return mapper, inferred if model is None else model
+
+
+def module_of(argument: str, factory: Factory) -> nn.Module:
+    """Return the module that a factory builds; InvalidArgumentError if it does not."""
+    if isinstance(factory, nn.Module):
+        return factory
+    if isinstance(factory, str):
+        return build_module(factory)
+    if not callable(factory):
+        raise InvalidArgumentError(f'{argument}={factory!r}: pass a module, a function or a string "pkg.mod:factory"')
+    model: object = factory()
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(f"{argument}: the function returned a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def factory_text(factory: Factory | None) -> str:
+    """Return a factory for messages."""
+    if factory is None:
+        return "the module"
+    if isinstance(factory, str):
+        return printable(factory)
+    return quoted(type(factory).__name__ if isinstance(factory, nn.Module) else getattr(factory, "__qualname__", "?"))

@@ -1,0 +1,151 @@
+"""Read weights from files of other formats by the methods of a CheckpointReader.
+
+    with open_reader("model.safetensors") as reader:
+        reader.keys()
+
+Contract:
+
+    formats     .safetensors, with its index, as one file or a directory; .pt, .pth and .bin; .npz. By content, not
+                by name. Everything else is opened as a checkpoint, whose errors name what it is
+    sidecar     strings, the object graph and TensorFlow's types that `convert` put there are read with the file
+    layouts     a name like "fc.kernel" is TensorFlow's in any file, and has its layout. "weight" is torch's own name:
+                in a file of torch it has torch's layout. In an .npz file, which is nobody's, it may have either:
+                `says_layouts` is False
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+
+from torch_tfckpt.bundle.reader import BundleReader
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from torch_tfckpt.foreign_files.formats import format_of, open_source
+from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
+from torch_tfckpt.foreign_files.values import StoredBytes
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
+from torch_tfckpt.storage.local import LOCAL
+from torch_tfckpt.storage.names import AnyPath, fspath
+from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.values import LoadedValue
+
+
+class FileReader(CheckpointReader):
+    """Reader of a file that is not a checkpoint.
+
+    Args:
+        source: The file. It is closed with the reader.
+    """
+
+    def __init__(self, source: TensorSource) -> None:
+        self.storage = LOCAL
+        self.source = source
+        self._reader = cast("BundleReader", _FileTensors(source))  # has the methods that are called here
+        self._object_graph = None
+        self._names = None
+
+    @property
+    def says_layouts(self) -> bool:
+        """Whether tensors with torch's names have torch's layouts."""
+        return self.source.format != "npz"
+
+
+class _FileTensors:
+    """The tensors of a file, by the methods of a BundleReader."""
+
+    version = 2
+
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+        self._names = dict.fromkeys(source.names())
+        self.path = printable(source.path)
+
+    def keys(self) -> list[str]:
+        return sorted(self._names)
+
+    def undamaged_keys(self) -> tuple[list[str], list[str]]:
+        return self.keys(), []
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def describe(self, name: str) -> tuple[Shape, DataType]:
+        return self.shape(name), self.dtype(name)
+
+    def shape(self, name: str) -> Shape:
+        self._check(name)
+        return self._source.info(name).shape
+
+    def dtype(self, name: str) -> DataType:
+        self._check(name)
+        return self._source.info(name).type.tensorflow or DataType.DT_INVALID
+
+    def slices(self, name: str) -> tuple[TensorSlice, ...]:
+        self._check(name)
+        return ()
+
+    def nbytes(self, name: str) -> int:
+        self._check(name)
+        return self._source.info(name).nbytes
+
+    def locate(self, name: str) -> list[str]:
+        self._check(name)
+        return [self._source.path]
+
+    def read(self, name: str, out: torch.Tensor | None = None) -> LoadedValue:
+        value = self.read_all([name])[name]
+        if out is None:
+            return value
+        if not isinstance(value, torch.Tensor) or (out.shape, out.dtype) != (value.shape, value.dtype):
+            raise InvalidArgumentError(f"{self.path}: out does not have the shape and dtype of {quoted(name)}")
+        return out.copy_(value)
+
+    def read_all(self, names: Iterable[str]) -> dict[str, LoadedValue]:
+        wanted = list(names)
+        for name in wanted:
+            self._check(name)
+        values = self._source.read(wanted)
+        for name, value in values.items():
+            if isinstance(value, StoredBytes):
+                raise UnimplementedError(f"{self.path}: tensor {quoted(name)}: torch has no {value.dtype.name}")
+        return cast("dict[str, LoadedValue]", values)
+
+    def map(self, name: str) -> LoadedValue:
+        return self.read(name)
+
+    def map_all(self, names: Iterable[str]) -> dict[str, LoadedValue]:
+        return self.read_all(names)
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _check(self, name: str) -> None:
+        if name not in self._names:
+            raise NotFoundError(f"{self.path}: there is no tensor {quoted(name)}")
+
+
+def open_reader(path: AnyPath, storage: Storage | None = None) -> CheckpointReader:
+    """Open a checkpoint, or a file of another format that `convert` reads.
+
+    Raises:
+        NotFoundError, DataLossError, InvalidArgumentError, UnimplementedError: as `CheckpointReader` and the readers of
+            the other formats raise.
+    """
+    where = fspath(path)
+    if storage is not None or format_of(where) == "tf":
+        return CheckpointReader(path, storage=storage)
+    return FileReader(open_source(where))
+
+
+def reader_of(source: TensorSource) -> CheckpointReader:
+    """Return a reader for a source that is open. Closing either closes both."""
+    return source.reader if isinstance(source, CheckpointSource) else FileReader(source)
+
+
+def has_known_layouts(reader: CheckpointReader) -> bool:
+    """Return whether tensors with torch's names have torch's layouts, if nothing in the file contradicts it."""
+    return not isinstance(reader, FileReader) or reader.says_layouts

@@ -1,0 +1,92 @@
+"""What the last part of a variable's name tells without a module: the attribute in torch, and the possible layouts.
+
+    kernel, weights    weight, in a layout that depends on the layer
+    gamma, scale       weight, as stored; a gamma of several axes may be [1, 1, 1, channels]
+    moving_variance    running_var
+    embeddings         weight, as stored
+    query              not the name of a variable of a layer: nothing is known
+
+Derived from the layers in `layer_names`: a leaf is known if layers that are not recurrent have such a variable, and if
+they agree on the attribute.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final
+
+import torch
+from torch import nn
+
+from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.models.layer_names import variants_of
+from torch_tfckpt.models.layouts import Layout
+
+# Attributes that several variables, or only a part of one, are turned into; "weight_g" gets additional axes.
+_OF_SEVERAL: Final = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_g", "original0", "in_proj_")
+
+
+@dataclass(slots=True)
+class Leaf:
+    """One name of variables.
+
+    Attributes:
+        attribute: Its name in torch.
+        layouts: The layouts that layers have for it.
+    """
+
+    attribute: str
+    layouts: dict[Layout, None] = field(default_factory=dict)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether a layer has its axes in another order than torch."""
+        return any(layout.changes_values for layout in self.layouts)
+
+
+def _prototypes() -> list[nn.Module]:
+    """Return one module of each kind on the meta device; those with more variables first."""
+    with torch.device("meta"):
+        return [
+            nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1, groups=2), nn.Linear(2, 2), nn.Conv1d(2, 2, 1), nn.Conv2d(2, 3, 1),
+            nn.Conv3d(2, 3, 1), nn.ConvTranspose1d(2, 2, 1), nn.ConvTranspose2d(2, 2, 1), nn.ConvTranspose3d(2, 2, 1),
+            nn.LayerNorm(2), nn.LayerNorm((2, 2)), nn.PReLU(), nn.Embedding(2, 2),
+        ]  # fmt: skip
+
+
+@cache
+def known_leaves() -> dict[str, Leaf]:
+    """Return the names of variables that tell the attribute."""
+    found: dict[str, Leaf] = {}
+    for module in _prototypes():
+        for attribute, origin in variants_of(module)[0].items():
+            for leaves in origin.variables:
+                for name, layout in leaves.items():
+                    found.setdefault(name, Leaf(attribute)).layouts[layout] = None
+    return found
+
+
+def layer_with(leaves: Collection[str]) -> nn.Module:
+    """Return a new module, without tensors, that has as many of these variables as possible; a plain one if none has.
+
+    Only the names of its variables matter: the order of their axes must be given.
+    """
+    best, score = nn.Module(), 0
+    for module in _prototypes():
+        own = {name for origin in variants_of(module)[0].values() for name in origin.leaves()}
+        if len(own.intersection(leaves)) > score:
+            best, score = module, len(own.intersection(leaves))
+    best._parameters.clear()
+    best._buffers.clear()
+    return best
+
+
+def is_of_several(attribute: str) -> bool:
+    """Return whether a tensor of this name is made from variables in a way that only the layer tells."""
+    return attribute.startswith(_OF_SEVERAL)
+
+
+def needs_layout(variable_name: str, shape: Shape) -> bool:
+    """Return whether the order of the axes of a variable, given by the last part of its name, is unknown."""
+    leaf = known_leaves().get(variable_name)
+    return len(shape) > 1 and (leaf is None or len(leaf.layouts) > 1 or leaf.is_turned)
