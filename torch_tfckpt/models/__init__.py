@@ -11,6 +11,7 @@
     stored_names, sources             find each tensor of a module in the checkpoint
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
                                       what weights do not show, such as the epsilon of a BatchNorm
+    factories                         build a module from "pkg.mod:factory"
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
     targets, filling                  the tensors of a module that can be loaded; put values into them
     auxiliary, named_kinds            identify variables that are not weights, by object and by name

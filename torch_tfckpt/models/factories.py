@@ -1,0 +1,109 @@
+"""Build a module from "pkg.mod:factory", as commands spell it.
+
+    net:Classifier             the class or function `Classifier` of net.py in the current directory
+    mypackage.models:build     a function of an installed package
+    net:Models.small           an attribute of an attribute
+
+Contract: the factory is called without arguments, on the meta device, so that no memory is allocated for weights. It
+may also be a module itself. Whatever goes wrong, in the imported code too, raises InvalidArgumentError with the
+spelling and the reason.
+"""
+
+import importlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import torch
+from torch import nn
+
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.text import did_you_mean, escaped, quoted, shortened
+
+_DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_SPEC: Final = re.compile(rf"({_DOTTED}):({_DOTTED})")
+_EXAMPLE: Final = '"net:Classifier" for the class Classifier in net.py'
+
+
+def build_module(spec: str) -> nn.Module:
+    """Return the module that a factory builds on the meta device.
+
+    Args:
+        spec: "pkg.mod:factory". The current directory is searched first, as `python -m` does.
+
+    Raises:
+        InvalidArgumentError: `spec` is not of this form; the import or the factory failed; the result is not an
+            nn.Module.
+    """
+    found = _SPEC.fullmatch(spec)
+    if found is None:
+        raise InvalidArgumentError(f"{quoted(spec)} does not name a factory of modules. Write {_EXAMPLE}")
+    module_name, attributes = found.groups()
+    with _current_directory_first():
+        factory = _attribute(spec, _imported(spec, module_name), attributes)
+        if isinstance(factory, nn.Module):
+            return factory
+        if not callable(factory):
+            raise InvalidArgumentError(
+                f"{spec}: {shortened(factory)} is not a factory. Name a class of modules, or a function that returns "
+                f"a module"
+            )
+        try:
+            with torch.device("meta"):
+                model = factory()
+        except (Exception, SystemExit) as error:
+            raise InvalidArgumentError(
+                f"{spec}() raised {_described(error)}. It is called without arguments, on the meta device: write a "
+                f"function without required arguments that only builds the module"
+            ) from error
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(f"{spec}() returned a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+@contextmanager
+def _current_directory_first() -> Iterator[None]:
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if here in sys.path:  # the imported code may have changed the list
+            sys.path.remove(here)
+
+
+def _imported(spec: str, name: str) -> object:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        absent = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
+        if absent:
+            raise InvalidArgumentError(
+                f"{spec}: there is no module {quoted(name)} in the current directory or among the installed packages. "
+                f"Write {_EXAMPLE}"
+            ) from error
+        raise InvalidArgumentError(f"{spec}: importing {quoted(name)} raised {_described(error)}") from error
+
+
+def _attribute(spec: str, owner: object, attributes: str) -> object:
+    for name in attributes.split("."):
+        try:
+            owner = getattr(owner, name)
+        except AttributeError:
+            public = [each for each in dir(owner) if not each.startswith("_")]
+            where = getattr(owner, "__name__", shortened(owner))
+            raise InvalidArgumentError(
+                f"{spec}: {quoted(where)} has no {quoted(name)}. {did_you_mean(name, public)}".rstrip()
+            ) from None
+    return owner
+
+
+def _described(error: BaseException) -> str:
+    """Return an error with the place where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {escaped(str(error))}{place}"
