@@ -11,11 +11,14 @@ expressions.
 """
 
 import reprlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self, TypeGuard
 
+from torch import nn
+
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.models.infer_rules import ExplainedRule
 from torch_tfckpt.models.key_rules import (
     CheckedRule,
     KeyRule,
@@ -30,6 +33,7 @@ from torch_tfckpt.models.layouts import LayoutLike
 from torch_tfckpt.models.map_file import read_map_file, rules_of_text, write_map_file
 from torch_tfckpt.models.presets import preset_text
 from torch_tfckpt.storage.names import AnyPath
+from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import quoted
 
 _EXAMPLE: Final = '(r"(.*)/kernel", r"\\1.weight", "dense")'
@@ -194,7 +198,67 @@ class KeyMapper:
             to = "fc.weight"
             layout = "dense"
         """
-        write_map_file(path, rules_of(self))
+        write_map_file(path, rules_of(self), self._explanations)
+
+    @classmethod
+    def infer(
+        cls, path: AnyPath, module: nn.Module, *, rules: "KeyMapper | Rules" = (), storage: Storage | None = None
+    ) -> Self:
+        """Find the rules that load a checkpoint into a module whose names are different.
+
+        Layers of the checkpoint are matched with modules by the kinds and shapes of their variables, words and numbers
+        in their names, and the layers around them; docs/conversion/inference.md describes the evidence. If it leaves a
+        choice, nothing is guessed.
+
+        Args:
+            path: As for CheckpointReader.
+            module: Every parameter and persistent buffer gets a rule. May be on the meta device.
+            rules: Rules for what the names and shapes do not tell, or for what is to be omitted. They become part of
+                the mapper.
+            storage: Where files are stored. None: chosen according to the path.
+
+        Returns:
+            A mapper with a layout in every rule that needs one. `explanations` has the reason for each rule.
+
+        Raises:
+            InvalidArgumentError: several layers fit several modules, or the order of axes is unknown: the message
+                contains the candidates and rules that settle the choice. Stored weights are not used although others
+                in their scope are; a rule in `rules` fits nothing.
+            NotFoundError: there is no such checkpoint; no stored layer fits a module.
+            DataLossError: the index or the object graph is damaged.
+
+        Stored weights in scopes of their own that the module does not have, such as a head, are omitted by rules, and
+        logged as a warning. Optimizer state, averages and counters are ignored.
+        Cost: reads names and shapes, no values; seconds for thousands of layers.
+
+        Examples:
+            >>> import torch, torch_tfckpt as tfckpt
+            >>> stored = {"net/dense/kernel": torch.ones(3, 4), "net/dense/bias": torch.zeros(4)}
+            >>> path = tfckpt.save_file(stored, "model.ckpt-1")
+            >>> model = torch.nn.ModuleDict({"classifier": torch.nn.Linear(3, 4)})
+            >>> mapper = tfckpt.KeyMapper.infer(path, model)
+            >>> mapper.find("net/dense/kernel")
+            KeyTarget(target='classifier.weight', layout='dense')
+            >>> mapper.explanations["net/dense/kernel"]
+            'the only layer of this kind and shape'
+        """
+        from torch_tfckpt.models.inference import infer_rules
+
+        given = as_key_mapper(rules)
+        mapper = cls(())
+        _extend(mapper, given, infer_rules(path, module, given, storage))
+        return mapper
+
+    @property
+    def explanations(self) -> dict[str, str]:
+        """Why `infer` chose each rule, by the name or pattern of the rule; `to_file` writes them as comments.
+
+        Examples:
+            >>> import torch_tfckpt as tfckpt
+            >>> tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense")}).explanations
+            {}
+        """
+        return dict(self._explanations)
 
     def __repr__(self) -> str:
         return f"<KeyMapper of {len(self._names)} names, {len(self._patterns)} patterns>"
@@ -253,6 +317,7 @@ class KeyMapper:
         return found
 
     def _set_rules(self, place: str, rules: Iterable[CheckedRule]) -> None:
+        self._explanations: dict[str, str] = {}
         self._names: dict[str, CheckedRule] = {}
         self._patterns: list[CheckedRule] = []
         seen: dict[str, CheckedRule] = {}
@@ -275,6 +340,21 @@ class KeyMapper:
 def as_key_mapper(mapper: KeyMapper | Rules) -> KeyMapper:
     """Return `mapper` itself, or a KeyMapper with these rules."""
     return mapper if isinstance(mapper, KeyMapper) else KeyMapper(mapper)
+
+
+def extended(mapper: KeyMapper, rules: Sequence[ExplainedRule]) -> KeyMapper:
+    """Return a mapper with the rules of another one and, after them, these rules and the reasons for them."""
+    result = KeyMapper(())
+    _extend(result, mapper, rules)
+    return result
+
+
+def _extend(result: KeyMapper, mapper: KeyMapper, rules: Sequence[ExplainedRule]) -> None:
+    checked = [check_rule("an inferred rule", each.rule) for each in rules]
+    result._set_rules("KeyMapper", [*rules_of(mapper), *checked])
+    result._explanations.update(
+        (source_text(rule.source), each.reason) for rule, each in zip(checked, rules, strict=True)
+    )
 
 
 def rules_of(mapper: KeyMapper) -> list[CheckedRule]:

@@ -24,11 +24,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from torch_tfckpt.errors import DataLossError, IncompleteSaveError, InvalidArgumentError, UnimplementedError
-from torch_tfckpt.models.key_rules import CheckedRule, KeyRule, check_rule, pattern_text
+from torch_tfckpt.models.key_rules import CheckedRule, KeyRule, check_rule, pattern_text, source_text
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.small_files import read_small, write_file
-from torch_tfckpt.text import did_you_mean, printable, quoted, shortened
+from torch_tfckpt.text import did_you_mean, escaped, printable, quoted, shortened
 
 _LARGEST: Final = 4 << 20  # bytes of a file
 _DOTS: Final = 8  # outside strings, on one line: tomllib takes quadratic time for a key of many parts
@@ -89,10 +89,31 @@ def rules_of_text(place: str, contents: bytes) -> list[CheckedRule]:
     return [_rule(f"{place}: rule {number}", table) for number, table in enumerate(tables, 1)]
 
 
-def write_map_file(path: AnyPath, rules: Iterable[CheckedRule]) -> None:
+def rule_text(rule: CheckedRule) -> str:
+    """Return one rule as a table of a map file. UnimplementedError if it contains a function."""
+    return "[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule))
+
+
+def map_text(rules: Iterable[CheckedRule], comments: Mapping[str, str]) -> str:
+    """Return the contents of a map file.
+
+    Args:
+        comments: `source_text` of a rule -> comment, written once before consecutive rules that share it.
+    """
+    found: list[str] = []
+    last = ""
+    for rule in rules:
+        comment = comments.get(source_text(rule.source), "")
+        lines = f"# {escaped(comment, 1000)}\n" if comment and comment != last else ""
+        found.append(lines + rule_text(rule))
+        last = comment
+    return "\n".join(found)
+
+
+def write_map_file(path: AnyPath, rules: Iterable[CheckedRule], comments: Mapping[str, str]) -> None:
     """Write rules to a map file. Raises as `KeyMapper.to_file` describes."""
     location = fspath(path)
-    text = "\n".join("[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule)) for rule in rules)
+    text = map_text(rules, comments)
     try:
         contents = text.encode("utf-8")
     except UnicodeEncodeError as error:
