@@ -29,6 +29,7 @@ _OPTIONS: Final[Mapping[str, str]] = {
     "max_shard_size": "--max-shard-size",
     "newest": "--newest",
     "rename": "--rename",
+    "rules": "--rules",
     "skip_damaged": "--skip-damaged",
     "tags": "--tags",
     "to": "--to",

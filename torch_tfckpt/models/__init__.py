@@ -11,7 +11,9 @@
     stored_names, sources             find each tensor of a module in the checkpoint
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
                                       what weights do not show, such as the epsilon of a BatchNorm
-    factories                         build a module from "pkg.mod:factory"
+    inference; infer_units, infer_classes, infer_names, infer_matching, infer_rules, infer_refusals
+                                      KeyMapper.infer: find rules by kinds, shapes, names and numbers
+    factories, skeletons              build a module from "pkg.mod:factory"; rules to be completed by hand
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
     targets, filling                  the tensors of a module that can be loaded; put values into them
     auxiliary, named_kinds            identify variables that are not weights, by object and by name

@@ -21,14 +21,16 @@ nn.Sequential that contains nothing else. Layers that are not numbered on both s
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import product
 from typing import Final, TypeVar
 
 from torch import nn
 
+from torch_tfckpt.models.infer_classes import components, drop_impossible, without_overlaps
 from torch_tfckpt.models.infer_names import Family, dense_ranks, families, name_path
 from torch_tfckpt.models.infer_units import Candidates, Form, ModuleUnit
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import natural_order, quoted
 
 BY_KIND: Final = "the only layer of this kind and shape"
 BY_RULE: Final = "given by a rule"
@@ -51,13 +53,24 @@ class MatchingClass:
         return not self.units or (len(self.layers) == 1 and len(self.units) == 1)
 
 
-class Matching:
+@dataclass(frozen=True, slots=True)
+class _View:
+    """One of the names of all layers, and what separates its scopes: in flat names also "_"."""
+
+    number: int
+    separators: str
+
+
+_Content = frozenset[tuple[int, int]]  # labels, and how many layers have each
+
+
+class LayerMatching:
     """The classes of layers and modules of one model.
 
     Args:
         units: All units of the module, in the order in which they are registered.
         given: Unit -> layer, by index, for pairs that the caller gives.
-        siblings: The nn.Sequential modules of the model: name -> number of units below it.
+        sequentials: The nn.Sequential modules of the model by name.
     """
 
     def __init__(
@@ -71,7 +84,7 @@ class Matching:
         self._units = units
         self._sequentials = sequentials
         self._confirmed: set[tuple[int, Hashable]] = set()
-        self._layer_ids = _without_overlaps(candidates, units, given)
+        self._layer_ids = without_overlaps(candidates, units, given)
         self._kind_of_layer: dict[int, int] = {}
         self._kind_of_unit: dict[int, int] = {}
         self._label_of_layer: dict[int, int] = {}
@@ -89,7 +102,7 @@ class Matching:
         form = self._candidates.layers[layer].form
         return self._units[unit].form in self._candidates.fits.get(form, {})
 
-    @property
+    @cached_property
     def pairs(self) -> dict[int, tuple[int, str]]:
         """Unit -> layer and reason, for everything that matches."""
         return {
@@ -101,12 +114,8 @@ class Matching:
     @property
     def ambiguous(self) -> list[MatchingClass]:
         """Classes with several possibilities."""
-        return [each for each in self.classes if each.layers and not each.is_settled]
-
-    @property
-    def missing(self) -> list[int]:
-        """Units without any layer that fits."""
-        return [unit for each in self.classes if not each.layers for unit in each.units]
+        matched = self.pairs
+        return [each for each in self.classes if each.layers and any(unit not in matched for unit in each.units)]
 
     def _families(self, view: int) -> dict[int, Family]:
         layers = [each for each in self._layer_ids if view < len(self._candidates.layers[each].names)]
@@ -128,11 +137,11 @@ class Matching:
         edges: dict[Form, set[Form]] = {
             form: {each for each in self._candidates.fits.get(form, {}) if each in units} for form in layers
         }
-        _drop_impossible(edges, layers, units)
-        for layer_forms, unit_forms in _components(edges, units):
+        drop_impossible(edges, layers, units)
+        for layer_forms, unit_forms in components(edges, units):
             found.append(
                 MatchingClass(
-                    tuple(sorted(each for form in layer_forms for each in layers[form])),
+                    self._in_order(each for form in layer_forms for each in layers[form]),
                     tuple(sorted(each for form in unit_forms for each in units[form])),
                     BY_KIND,
                 )
@@ -140,9 +149,13 @@ class Matching:
         return found
 
     def _label(self) -> None:
+        self._settled = {label for label, each in enumerate(self.classes) if each.units and each.is_settled}
         for label, each in enumerate(self.classes):
             self._label_of_layer.update(dict.fromkeys(each.layers, label))
             self._label_of_unit.update(dict.fromkeys(each.units, label))
+
+    def _in_order(self, layers: Iterable[int]) -> tuple[int, ...]:
+        return tuple(sorted(layers, key=lambda layer: natural_order(self._candidates.layers[layer].names[0])))
 
     def _refine(self) -> None:
         ways: Sequence[Callable[[MatchingClass], list[MatchingClass]]] = (
@@ -154,7 +167,7 @@ class Matching:
         while changed:
             changed = False
             for way in ways:
-                self._contexts: dict[tuple[bool, int], dict[str, tuple[int, Hashable]]] = {}
+                self._contexts: dict[_View | None, dict[str, tuple[int, _Content]]] = {}
                 refined: list[MatchingClass] = []
                 for each in self.classes:
                     parts = [each] if each.is_settled or not each.layers else way(each)
@@ -188,7 +201,7 @@ class Matching:
             for of_layers, (of_units, word) in good.items():
                 reason = f"the names have {quoted(word)} in common, which no other candidate has"
                 found.append(MatchingClass(tuple(layers.pop(of_layers)), tuple(units.pop(of_units)), reason))
-        rest_of_layers = tuple(sorted(layer for group in layers.values() for layer in group))
+        rest_of_layers = self._in_order(layer for group in layers.values() for layer in group)
         rest_of_units = tuple(sorted(unit for group in units.values() for unit in group))
         if not found:
             return [each]
@@ -203,29 +216,37 @@ class Matching:
         return frozenset(parts).union(*(name_path(name).all_words for name in stored.names))
 
     def _by_scopes(self, each: MatchingClass) -> list[MatchingClass]:
-        """Divide a class by the layers that are in the same scope, or the scopes around it."""
-        for view in range(self._views):
-            for level in range(_LEVELS):
-                layers = _grouped(each.layers, partial(self._context, True, view, level))
-                units = _grouped(each.units, partial(self._context, False, 0, level))
-                if len(layers) > 1 and all(len(layers.get(key, ())) == len(of) for key, of in units.items()):
-                    reason = "the layers in the same scope are the same"
-                    parts = [MatchingClass(tuple(layers.pop(key)), tuple(of), reason) for key, of in units.items()]
-                    rest = tuple(sorted(layer for group in layers.values() for layer in group))
-                    return [*parts, *([MatchingClass(rest, (), reason)] if rest else [])]
+        """Divide a class by the layers that are in the same scope, or the scopes around it.
+
+        All modules of the class must be divided, or a scope must contain a layer that is matched already.
+        """
+        reason = "the layers in the same scope are the same"
+        for view, separators, level in product(range(self._views), ("/.", "/._"), range(_LEVELS)):
+            layers = _grouped(each.layers, partial(self._context, _View(view, separators), level))
+            units = _grouped(each.units, partial(self._context, None, level))
+            alike = [key for key, of in units.items() if len(layers.get(key, ())) == len(of)]
+            if len(alike) < len(units):
+                alike = [key for key in alike if key is not None and any(label in self._settled for label, _ in key)]
+            if len(layers) == 1 or not alike:
+                continue
+            parts = [MatchingClass(tuple(layers.pop(key)), tuple(units.pop(key)), reason) for key in alike]
+            rest_of_layers = self._in_order(layer for group in layers.values() for layer in group)
+            rest_of_units = tuple(sorted(unit for group in units.values() for unit in group))
+            if rest_of_layers or rest_of_units:
+                parts.append(MatchingClass(rest_of_layers, rest_of_units, "what the scopes of the others leave"))
+            return parts
         return [each]
 
-    def _context(self, stored: bool, view: int, level: int, index: int) -> Hashable:
-        """Return what the scope at one level above a layer or module contains; None if there is no such scope.
+    def _context(self, view: "_View | None", level: int, index: int) -> "_Content | None":
+        """Return what the scope at one level above a layer, or a module, contains; None if there is no such scope.
 
         Scopes that contain no more than the ones inside them do not count as levels.
         """
-        known = self._contexts.get((stored, view))
+        known = self._contexts.get(view)
         if known is None:
-            known = self._contexts[stored, view] = self._scopes(stored, view)
-        name = self._name(stored, index, view)
+            known = self._contexts[view] = self._scopes(view)
         seen = 1
-        for scope in _scopes_of(name):
+        for scope in self._scopes_of(view, index):
             count, content = known[scope]
             if count > seen:
                 seen = count
@@ -234,21 +255,26 @@ class Matching:
                 level -= 1
         return None
 
-    def _scopes(self, stored: bool, view: int) -> dict[str, tuple[int, Hashable]]:
+    def _scopes(self, view: "_View | None") -> "dict[str, tuple[int, _Content]]":
         """Return scope -> how many layers or modules it contains, and their labels."""
-        labels = self._label_of_layer if stored else self._label_of_unit
+        labels = self._label_of_unit if view is None else self._label_of_layer
         common = set(self._label_of_layer.values()) & set(self._label_of_unit.values())
         content: dict[str, Counter[int]] = {}
         for index, label in labels.items():
             if label in common:
-                for scope in _scopes_of(self._name(stored, index, view)):
+                for scope in self._scopes_of(view, index):
                     content.setdefault(scope, Counter())[label] += 1
         return {scope: (of.total(), frozenset(of.items())) for scope, of in content.items()}
 
-    def _name(self, stored: bool, index: int, view: int) -> str:
-        if not stored:
-            return self._units[index].name
-        names = self._candidates.layers[index].names
+    def _scopes_of(self, view: "_View | None", index: int) -> list[str]:
+        """Return the scopes around a name, the innermost first, and "" for all."""
+        name = self._units[index].name if view is None else self._name(index, view.number)
+        separators = "." if view is None else view.separators
+        ends = [at for at, character in enumerate(name) if character in separators]
+        return [*(name[:at] for at in reversed(ends)), ""]
+
+    def _name(self, layer: int, view: int) -> str:
+        names = self._candidates.layers[layer].names
         return names[min(view, len(names) - 1)]
 
     def _by_numbers(self, each: MatchingClass) -> list[MatchingClass]:
@@ -277,18 +303,18 @@ class Matching:
 
     def _numbered_alike(self, of_layers: Family, of_units: Family, view: int) -> str:
         """Return why the numbers of two families decide; "" if they do not."""
-        kinds = {self._kind_of_layer[layer] for layer, _ in of_layers.members}
-        kinds &= {self._kind_of_unit[unit] for unit, _ in of_units.members}
-        layers = [member for member in of_layers.members if self._kind_of_layer[member[0]] in kinds]
-        units = [member for member in of_units.members if self._kind_of_unit[member[0]] in kinds]
-        order = [self._kind_of_layer[layer] for layer, _ in layers]
-        if order != [self._kind_of_unit[unit] for unit, _ in units]:
+        labels = {self._label_of_layer[layer] for layer, _ in of_layers.members}
+        labels &= {self._label_of_unit[unit] for unit, _ in of_units.members}
+        layers = [member for member in of_layers.members if self._label_of_layer[member[0]] in labels]
+        units = [member for member in of_units.members if self._label_of_unit[member[0]] in labels]
+        if [self._label_of_layer[layer] for layer, _ in layers] != [self._label_of_unit[unit] for unit, _ in units]:
             return ""
+        kinds = {self._kind_of_layer[layer] for layer, _ in layers}
         positions = [unit for unit, _ in units]
         numbers_of_layers, numbers_of_units = [each for _, each in layers], [each for _, each in units]
         if positions != sorted(positions) or len(set(numbers_of_layers)) < len(layers):
             return ""
-        first, last = self._name(True, layers[0][0], view), self._name(True, layers[-1][0], view)
+        first, last = self._name(layers[0][0], view), self._name(layers[-1][0], view)
         theirs = f"{quoted(first)} to {quoted(last)}"
         ours = f"{quoted(self._units[positions[0]].name)} to {quoted(self._units[positions[-1]].name)}"
         words = [name_path(name).all_words for name in (first, self._units[positions[0]].name)]
@@ -298,7 +324,7 @@ class Matching:
         if alike and not of_layers.automatic:
             return f"numbered alike: {theirs}, {ours}"
         place = (view, name_path(first).words[:-1])
-        if len(set(order)) > 1:
+        if len(kinds) > 1:
             self._confirmed.add(place)
             return f"numbered alike, with the same kinds and shapes in the same order: {theirs}, {ours}"
         if place in self._confirmed:
@@ -321,90 +347,6 @@ def _by_member(found: Iterable[Family], names: Sequence[int]) -> dict[int, Famil
     return result
 
 
-def _without_overlaps(candidates: Candidates, units: Sequence[ModuleUnit], given: Mapping[int, int]) -> list[int]:
-    """Return the layers that may be matched: none shares variables with a larger layer that must be matched.
-
-    For example, the query of an attention layer is a layer of its own, unless the module has the attention layer.
-    """
-    layers = candidates.layers
-    left = dict.fromkeys(range(len(layers)))
-    counts = Counter(unit.form for unit in units)
-    by_unit_form: dict[Form, list[int]] = {}
-    for at, layer in enumerate(layers):
-        for form in candidates.fits.get(layer.form, {}):
-            if form in counts:
-                by_unit_form.setdefault(form, []).append(at)
-    of_key: dict[str, list[int]] = {}
-    for at, layer in enumerate(layers):
-        for key in layer.keys:
-            of_key.setdefault(key, []).append(at)
-
-    def keep_only(at: int) -> None:
-        for key in layers[at].keys:
-            for other in of_key[key]:
-                if other != at:
-                    left.pop(other, None)
-
-    for at in given.values():
-        keep_only(at)
-    largest_first = sorted(by_unit_form.items(), key=lambda item: -max(len(layers[at].keys) for at in item[1]))
-    for form, fitting in largest_first:
-        now = [at for at in fitting if at in left]
-        if len(now) == counts[form] and sum(len(layers[at].keys) for at in now) == len(
-            {key for at in now for key in layers[at].keys}
-        ):
-            for at in now:
-                keep_only(at)
-    return list(left)
-
-
-def _drop_impossible(
-    edges: dict[Form, set[Form]],
-    layers: Mapping[Form, Sequence[int]],
-    units: Mapping[Form, Sequence[int]],
-) -> None:
-    """Remove possibilities that would leave a module without a layer.
-
-    If exactly as many layers fit the modules of one form as there are such modules, these layers fit nothing else.
-    """
-    changed = True
-    while changed:
-        changed = False
-        for unit_form, of_units in units.items():
-            fitting = [form for form, others in edges.items() if unit_form in others]
-            if sum(len(layers[form]) for form in fitting) == len(of_units):
-                for form in fitting:
-                    changed |= len(edges[form]) > 1
-                    edges[form] = {unit_form}
-
-
-def _components(
-    edges: Mapping[Form, set[Form]], units: Mapping[Form, Sequence[int]]
-) -> list[tuple[list[Form], list[Form]]]:
-    """Return the connected parts of what fits what: forms of layers, forms of units."""
-    found: list[tuple[list[Form], list[Form]]] = []
-    by_unit: dict[Form, list[Form]] = {form: [] for form in units}
-    for form, others in edges.items():
-        for other in others:
-            by_unit[other].append(form)
-    seen: set[Form] = set()
-    for start in units:
-        if start in seen:
-            continue
-        seen.add(start)
-        waiting, of_layers, of_units = [start], dict[Form, None](), list[Form]()
-        while waiting:
-            here = waiting.pop()
-            of_units.append(here)
-            for form in by_unit[here]:
-                of_layers[form] = None
-                for other in edges[form] - seen:
-                    seen.add(other)
-                    waiting.append(other)
-        found.append((list(of_layers), of_units))
-    return found
-
-
 def _grouped(items: Iterable[int], key: Callable[[int], _Key]) -> dict[_Key, list[int]]:
     found: dict[_Key, list[int]] = {}
     for item in items:
@@ -416,9 +358,3 @@ def _exclusive(groups: Iterable[frozenset[str]]) -> set[str]:
     """Return the words that exactly one of the groups has."""
     counts = Counter(word for words in groups for word in words)
     return {word for word, count in counts.items() if count == 1}
-
-
-def _scopes_of(name: str) -> list[str]:
-    """Return the scopes around a name, the innermost first, and "" for all."""
-    ends = [at for at, character in enumerate(name) if character in "/."]
-    return [*(name[:at] for at in reversed(ends)), ""]

@@ -9,7 +9,7 @@ names only if it matches these variables and no other name in the checkpoint, an
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from torch_tfckpt.format.tensor_slice import Shape
@@ -142,14 +142,15 @@ def compressed(rules: Sequence[PlainRule], all_names: Iterable[Sequence[str]]) -
         layout = tuple(each.layout.items()) if isinstance(each.layout, Mapping) else each.layout
         groups.setdefault((skeleton, layout, each.axis, each.sizes), []).append(each)
     names = [tuple(dict.fromkeys(each)) for each in all_names]
-    found: list[ExplainedRule] = []
+    place = {id(each): at for at, each in enumerate(rules)}
+    found: list[tuple[int, ExplainedRule]] = []
     for group in groups.values():
         pattern = _pattern(group) if len(group) > 1 else None
         if pattern is not None and _matches_only(pattern, group, names):
-            found.append(ExplainedRule(pattern, group[0].reason))
+            found.append((place[id(group[0])], ExplainedRule(pattern, group[0].reason)))
         else:
-            found += [ExplainedRule(each.rule(), each.reason) for each in group]
-    return found
+            found += [(place[id(each)], ExplainedRule(each.rule(), each.reason)) for each in group]
+    return [each for _, each in sorted(found, key=lambda item: item[0])]
 
 
 def _pattern(group: Sequence[PlainRule]) -> KeyRule | None:
@@ -214,8 +215,3 @@ def _matches_only(rule: KeyRule, group: Sequence[PlainRule], all_names: Sequence
                 if expected.get(match[0]) != tuple(match.expand(str(target)) for target in targets):
                     return False
     return True
-
-
-def with_reason(rules: Sequence[PlainRule], reason: str) -> list[PlainRule]:
-    """Return the rules with another reason."""
-    return [replace(each, reason=reason) for each in rules]

@@ -14,6 +14,7 @@ time for a model of 1,000 equal layers is about that of one layer plus the handl
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from math import inf, prod
 from typing import Final
 
 from torch import nn
@@ -136,9 +137,7 @@ def module_units(targets: Iterable[Target]) -> list[ModuleUnit]:
     return [ModuleUnit(name, *_of_layer(module, tensors)) for name, (module, tensors) in grouped.items()]
 
 
-def _of_layer(
-    module: nn.Module, tensors: dict[str, Target]
-) -> tuple[nn.Module, Mapping[str, Target], Form]:
+def _of_layer(module: nn.Module, tensors: dict[str, Target]) -> tuple[nn.Module, Mapping[str, Target], Form]:
     shapes = tuple((attribute, target.shape) for attribute, target in tensors.items())
     names = ("groups", "num_layers", "bidirectional", "input_size", "hidden_size", "proj_size", "normalized_shape")
     settings = tuple(getattr(module, name, None) for name in names)
@@ -159,24 +158,35 @@ def stored_candidates(reader: CheckpointReader, keys: Sequence[str], units: Sequ
     known: dict[frozenset[str], int] = {}
     recipes: dict[tuple[object, Form], Recipe | None] = {}
     shapes = {key: tuple(reader.shape(key)) for key in keys}
-    leaves_of = {form: _leaves(unit) for form, unit in by_form.items()}
+    by_leaves: dict[frozenset[str], list[_Known]] = {}
+    for unit in by_form.values():
+        of_unit = _Known.of(unit)
+        by_leaves.setdefault(of_unit.leaves, []).append(of_unit)
     for scope, variables in below.items():
         if scope not in spelled:
             continue
         for chosen in _choices(variables):
-            for form, unit in by_form.items():
-                relevant = _by_key(chosen, leaves_of[form])
+            for leaves, of_units in by_leaves.items():
+                relevant = _by_key(chosen, leaves)
                 if not relevant or _has_more(chosen, relevant):
                     continue
+                count = sum(prod(shapes[key]) for key in relevant.values())
                 layer_form = tuple(sorted((leaf, shapes[key]) for leaf, key in relevant.items()))
-                if (layer_form, form) not in recipes:
-                    recipes[layer_form, form] = _recipe(unit, dict(layer_form))
-                recipe = recipes[layer_form, form]
-                if recipe is not None:
-                    _add(found, known, spelled[scope], relevant, shapes, unit, recipe)
-    alone = {form: unit for form, unit in by_form.items() if len(unit.tensors) == 1}
+                for each in of_units:
+                    if not each.least <= count <= each.most:
+                        continue
+                    form = each.unit.form
+                    if (layer_form, form) not in recipes:
+                        recipes[layer_form, form] = _recipe(each.unit, dict(layer_form))
+                    recipe = recipes[layer_form, form]
+                    if recipe is not None:
+                        _add(found, known, spelled[scope], relevant, shapes, each.unit, recipe)
+    alone: dict[Shape | None, list[ModuleUnit]] = {}
+    for unit in by_form.values():
+        if len(unit.tensors) == 1:
+            alone.setdefault(next(iter(unit.tensors.values())).shape, []).append(unit)
     for key in keys:
-        for form, unit in alone.items():
+        for unit in alone.get(shapes[key], ()):
             same_name = variable_name_of(key) == unit.name.rpartition(".")[2]
             if not same_name and variable_name_of(key) in _PARTS:
                 continue
@@ -190,7 +200,7 @@ def stored_candidates(reader: CheckpointReader, keys: Sequence[str], units: Sequ
                     found.variables.append({"": key})
                 layer = found.layers[index]
                 if "" in found.variables[index]:
-                    found.fits.setdefault(layer.form, {})[form] = recipe
+                    found.fits.setdefault(layer.form, {})[unit.form] = recipe
     return found
 
 
@@ -312,8 +322,31 @@ def _with_own_names(attribute: str, origin: TensorOrigin) -> TensorOrigin:
     return TensorOrigin(({**leaves, **more},), origin.axis, None, origin.fill, origin.summed_with)
 
 
-def _leaves(unit: ModuleUnit) -> set[str]:
-    return {dotted(leaf) for variant in _variants(unit) for origin in variant.values() for leaf in origin.leaves()}
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of the layers that fit a unit, before they are compared in detail.
+
+    Attributes:
+        leaves: The names that variables may have.
+        least, most: How many elements the layer has.
+    """
+
+    unit: ModuleUnit
+    leaves: frozenset[str]
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, unit: ModuleUnit) -> "_Known":
+        variants = list(_variants(unit))
+        leaves = frozenset(dotted(leaf) for each in variants for origin in each.values() for leaf in origin.leaves())
+        shapes = {name: target.shape for name, target in unit.tensors.items()}
+        if None in shapes.values():
+            return cls(unit, leaves, 0, inf)
+        counts = {name: prod(shape or ()) for name, shape in shapes.items()}
+        optional = {name for each in variants for name, origin in each.items() if origin.fill is not None}
+        least = sum(count for name, count in counts.items() if name not in optional)
+        return cls(unit, leaves, least, sum(counts.values()))
 
 
 def _recipe(unit: ModuleUnit, stored: Mapping[str, Shape]) -> Recipe | None:

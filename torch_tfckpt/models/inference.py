@@ -41,7 +41,7 @@ from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import kinds
 from torch_tfckpt.models.averages import StoredAverages
 from torch_tfckpt.models.flattened_maps import flattened_inputs
-from torch_tfckpt.models.infer_matching import Matching
+from torch_tfckpt.models.infer_matching import LayerMatching
 from torch_tfckpt.models.infer_refusals import Choice, ambiguous, layouts_unknown, missing, unused
 from torch_tfckpt.models.infer_rules import (
     ExplainedRule,
@@ -116,8 +116,8 @@ class _Inference:
             if isinstance(part, nn.Sequential)
         }
 
-        def matching(more: Mapping[int, int]) -> Matching:
-            return Matching(candidates, units, {**pairs, **more}, sequentials)
+        def matching(more: Mapping[int, int]) -> LayerMatching:
+            return LayerMatching(candidates, units, {**pairs, **more}, sequentials)
 
         found = matching({})
         self._check(found, units, candidates)
@@ -184,14 +184,16 @@ class _Inference:
                 if target.name in self._given.sources
                 for key in self._given.sources[target.name].keys
             }
+            if not keys:
+                continue
             fitting = [
                 number
                 for number, layer in enumerate(candidates.layers)
-                if keys and keys <= set(layer.keys) and unit.form in candidates.fits.get(layer.form, {})
+                if keys <= set(layer.keys) and unit.form in candidates.fits.get(layer.form, {})
             ]
             if len(fitting) == 1 and fitting[0] not in pairs.values():
                 pairs[at] = fitting[0]
-            elif keys:
+            else:
                 rest = {name: target for name, target in unit.tensors.items() if target.name not in done}
                 raise InvalidArgumentError(
                     f"{self._reader.path}: the rules map a part of {quoted(unit.name)} from {listed(sorted(keys), 4)}, "
@@ -200,7 +202,7 @@ class _Inference:
                 )
         return units, candidates, pairs
 
-    def _check(self, found: Matching, units: Sequence[ModuleUnit], candidates: Candidates) -> None:
+    def _check(self, found: LayerMatching, units: Sequence[ModuleUnit], candidates: Candidates) -> None:
         """Raise NotFoundError if modules have no layer."""
         short = [each for each in found.classes if len(each.layers) < len(each.units)]
         if not short:
@@ -215,8 +217,8 @@ class _Inference:
 
     def _choices(
         self,
-        found: Matching,
-        matching: Callable[[Mapping[int, int]], Matching],
+        found: LayerMatching,
+        matching: Callable[[Mapping[int, int]], LayerMatching],
         units: Sequence[ModuleUnit],
         candidates: Candidates,
     ) -> list[Choice]:
@@ -261,7 +263,7 @@ class _Inference:
         return sources, fills
 
     def _sources(
-        self, units: Sequence[ModuleUnit], candidates: Candidates, found: Matching
+        self, units: Sequence[ModuleUnit], candidates: Candidates, found: LayerMatching
     ) -> list[tuple[ModuleUnit, tuple[int, str], dict[str, Source], dict[str, float]]]:
         """Return the source of each tensor of each unit. Raises InvalidArgumentError if an order of axes is unknown."""
         made = {at: self._made(unit, candidates, found.pairs[at][0]) for at, unit in enumerate(units)}

@@ -13,6 +13,7 @@ expressions.
 import reprlib
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Final, NamedTuple, Self, TypeGuard
 
 from torch import nn
@@ -30,7 +31,7 @@ from torch_tfckpt.models.key_rules import (
     targets_of_rule,
 )
 from torch_tfckpt.models.layouts import LayoutLike
-from torch_tfckpt.models.map_file import read_map_file, rules_of_text, write_map_file
+from torch_tfckpt.models.map_file import map_text, read_map_file, rules_of_text, write_map_file
 from torch_tfckpt.models.presets import preset_text
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.storage.protocol import Storage
@@ -242,11 +243,11 @@ class KeyMapper:
             >>> mapper.explanations["net/dense/kernel"]
             'the only layer of this kind and shape'
         """
-        from torch_tfckpt.models.inference import infer_rules
-
+        # Imported by name: what finds rules applies them, and what applies rules needs this module.
+        inference = import_module("torch_tfckpt.models.inference")
         given = as_key_mapper(rules)
         mapper = cls(())
-        _extend(mapper, given, infer_rules(path, module, given, storage))
+        _extend(mapper, given, inference.infer_rules(path, module, given, storage))
         return mapper
 
     @property
@@ -340,6 +341,11 @@ class KeyMapper:
 def as_key_mapper(mapper: KeyMapper | Rules) -> KeyMapper:
     """Return `mapper` itself, or a KeyMapper with these rules."""
     return mapper if isinstance(mapper, KeyMapper) else KeyMapper(mapper)
+
+
+def map_file_text(mapper: KeyMapper) -> str:
+    """Return what `KeyMapper.to_file` writes."""
+    return map_text(rules_of(mapper), mapper._explanations)
 
 
 def extended(mapper: KeyMapper, rules: Sequence[ExplainedRule]) -> KeyMapper:
