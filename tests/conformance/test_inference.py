@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from architectures import architecture
+from architectures import architecture, known_model
 from tensorflow_process import Call, RawTensor, TensorFlowError, TensorFlowProcess
 from torch_architectures import Built
 
@@ -53,3 +53,16 @@ def test_random_architectures(tensorflow: TensorFlowProcess, tmp_path: Path, fir
     assert not wrong
     assert seen["right"] >= count // 4
     assert seen["refused"] >= count // 4
+
+
+@pytest.mark.parametrize("by_objects", [False, True], ids=["names", "objects"])
+@pytest.mark.parametrize("name", ["mlp", "mobilenet", "resnet", "tagger", "transformer"])
+def test_known_models(tensorflow: TensorFlowProcess, tmp_path: Path, name: str, by_objects: bool) -> None:
+    """No rules are needed, by names and by objects; the mapper survives a map file."""
+    architecture_here = known_model(name, by_objects=by_objects)
+    answer = tensorflow.call("tensorflow_architectures.save_model", str(tmp_path / "m"), architecture_here, 3)
+    model = Built(architecture_here).eval()
+    KeyMapper.infer(tmp_path / "m", model).to_file(tmp_path / "map.toml")
+    load_model(model, tmp_path / "m", mapper=KeyMapper.from_file(tmp_path / "map.toml"))
+    with torch.no_grad():
+        torch.testing.assert_close(model(tensor(answer["in"])), tensor(answer["out"]), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""KeyMapper.infer: what names and shapes determine is mapped; what they do not is refused, with rules that settle it."""
+"""KeyMapper.infer: what names and shapes determine is mapped; for the rest, rules that settle it are proposed."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -290,3 +290,104 @@ def _place_by_kind(rng: random.Random, node: Node, *, indexes: bool, above: tupl
             _place_by_kind(rng, item, indexes=indexes, above=(*above, name))
         else:
             item.module = (*above, name)
+
+
+# Models that people have, with names that people give.
+
+
+def known_model(name: str, *, by_objects: bool) -> Architecture:
+    """Return "mlp", "mobilenet", "resnet", "tagger" or "transformer"."""
+    domain, width, root = _KNOWN[name]()
+    layers = list(root.layers())
+    for node in layers if by_objects else ():
+        if any(other.stored[: len(node.stored)] == node.stored for other in layers if other is not node):
+            node.stored = (*node.stored, "layer")  # a layer of Keras gets no further attributes
+    return Architecture(domain, width, root, by_objects, False, list(range(len(layers))), not by_objects, ("", ""))
+
+
+def _named_layer(kind: str, stored: str, module: str, *sizes: int) -> Node:
+    return Node(kind, kind, sizes, stored=tuple(stored.split("/")), module=tuple(module.split(".")))
+
+
+def _mlp() -> tuple[str, int, Node]:
+    sizes = (4, 6, 6, 6, 3)
+    items = [
+        _named_layer("dense", f"mlp/dense_{at}" if at else "mlp/dense", f"fc{at + 1}", *sizes[at : at + 2])
+        for at in range(4)
+    ]
+    return "vector", 4, Node("chain", "model", items=items)
+
+
+def _mobilenet() -> tuple[str, int, Node]:
+    items = [
+        _named_layer("conv", "MobilenetV1/Conv2d_0", "stem.0", 3, 4, 3),
+        _named_layer("batchnorm", "MobilenetV1/Conv2d_0/BatchNorm", "stem.1", 4),
+    ]
+    for at, (width, out) in enumerate(((4, 6), (6, 6), (6, 6), (6, 8))):
+        stored, module = f"MobilenetV1/Conv2d_{at + 1}", f"blocks.{at}"
+        items += [
+            _named_layer("depthwise", f"{stored}_depthwise", f"{module}.dw", width),
+            _named_layer("batchnorm", f"{stored}_depthwise/BatchNorm", f"{module}.dw_bn", width),
+            _named_layer("conv", f"{stored}_pointwise", f"{module}.pw", width, out, 1),
+            _named_layer("batchnorm", f"{stored}_pointwise/BatchNorm", f"{module}.pw_bn", out),
+        ]
+    items.append(_named_layer("dense", "MobilenetV1/Logits", "classifier", 8, 5))
+    return "image", 3, Node("chain", "model", items=items)
+
+
+def _resnet() -> tuple[str, int, Node]:
+    items = [
+        _named_layer("conv", "resnet/stem/conv", "conv1", 3, 4, 3),
+        _named_layer("batchnorm", "resnet/stem/bn", "bn1", 4),
+    ]
+    for stage, (inputs, outputs) in enumerate(((4, 4), (4, 6), (6, 8), (8, 10)), 1):
+        for block in (0, 1):
+            width = inputs if block == 0 else outputs
+            stored, module = f"resnet/stage{stage}/block{block}", f"layer{stage}.{block}"
+            chain = [
+                _named_layer("conv", f"{stored}/conv1", f"{module}.conv1", width, outputs, 3),
+                _named_layer("batchnorm", f"{stored}/bn1", f"{module}.bn1", outputs),
+                _named_layer("conv", f"{stored}/conv2", f"{module}.conv2", outputs, outputs, 3),
+                _named_layer("batchnorm", f"{stored}/bn2", f"{module}.bn2", outputs),
+            ]
+            if width != outputs:
+                shortcut = [
+                    _named_layer("conv", f"{stored}/shortcut/conv", f"{module}.downsample.0", width, outputs, 1),
+                    _named_layer("batchnorm", f"{stored}/shortcut/bn", f"{module}.downsample.1", outputs),
+                ]
+                chain = [Node("chain", "shortcut", items=shortcut), *chain]
+            items.append(Node("residual", "block", items=chain, has_shortcut=width != outputs))
+    items.append(_named_layer("dense", "resnet/logits", "fc", 10, 5))
+    return "image", 3, Node("chain", "model", items=items)
+
+
+def _tagger() -> tuple[str, int, Node]:
+    items = [
+        _named_layer("embedding", "tagger/embedding", "embed", 11, 4),
+        _named_layer("bilstm", "tagger/bidirectional", "encoder.lstm", 4, 3),
+        _named_layer("lstm", "tagger/lstm", "decoder.lstm", 6, 5),
+        _named_layer("dense", "tagger/tags", "out", 5, 7),
+    ]
+    return "sequence", 4, Node("chain", "model", items=items)
+
+
+def _encoder() -> tuple[str, int, Node]:
+    items = [_named_layer("embedding", "encoder/embedding", "tok_emb", 11, 4)]
+    for at in range(3):
+        stored, module = f"encoder/layer_{at}", f"layers.{at}"
+        mlp = [
+            _named_layer("dense", f"{stored}/ffn_1", f"{module}.linear1", 4, 4),
+            _named_layer("dense", f"{stored}/ffn_2", f"{module}.linear2", 4, 4),
+        ]
+        attention = _named_layer("attention", f"{stored}/self_attention", f"{module}.self_attn", 4, 2)
+        items += [
+            Node("residual", "attention", items=[attention]),
+            _named_layer("layernorm", f"{stored}/norm_1", f"{module}.norm1", 4),
+            Node("residual", "mlp", items=mlp),
+            _named_layer("layernorm", f"{stored}/norm_2", f"{module}.norm2", 4),
+        ]
+    items.append(_named_layer("dense", "encoder/head", "head", 4, 3))
+    return "sequence", 4, Node("chain", "model", items=items)
+
+
+_KNOWN = {"mlp": _mlp, "mobilenet": _mobilenet, "resnet": _resnet, "tagger": _tagger, "transformer": _encoder}

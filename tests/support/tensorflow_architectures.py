@@ -15,7 +15,11 @@ BATCH, TIME, HEIGHT, WIDTH = 2, 5, 4, 3
 
 def save_architecture(prefix: str, seed: int) -> dict[str, RawTensor]:
     """Save the architecture of a seed with random weights; return an input and the output."""
-    model = architecture(seed)
+    return save_model(prefix, architecture(seed), seed)
+
+
+def save_model(prefix: str, model: Architecture, seed: int) -> dict[str, RawTensor]:
+    """Save an architecture with random weights; return an input and the output."""
     tf.keras.backend.clear_session()
     rng = np.random.default_rng(seed)
     made: dict[int, Any] = {}

@@ -284,7 +284,8 @@ class _Inference:
                     chosen[name] = self._given.sources[name]
                     continue
                 group = _group(unit, name, choices[0], self._shapes)
-                left = [each for each in choices if each.layout.name in possible[group]]
+                # What the others show matters only if this shape leaves a choice.
+                left = [each for each in choices if len(choices) == 1 or each.layout.name in possible[group]]
                 map_input = flat.get(id(unit.module)) if name.endswith("weight") else None
                 if map_input is not None and len(left) == 1 and left[0].layout.name == DENSE.name:
                     left = _after_flatten(left[0], self._shapes[left[0].key], map_input.channels, map_input.is_certain)
@@ -365,7 +366,8 @@ def _with_keys(source: Source, keys: Mapping[str, str]) -> Source:
 def _group(unit: ModuleUnit, name: str, source: Source, shapes: Mapping[str, Shape]) -> tuple[object, ...]:
     """Return what layers have in common whose axes are stored in the same order."""
     rank = len(shapes[source.key])
-    return (type(unit.module), name.rpartition(".")[2], source.variable_name, rank, len(source.parts))
+    is_grouped = getattr(unit.module, "groups", 1) > 1
+    return (type(unit.module), name.rpartition(".")[2], source.variable_name, rank, len(source.parts), is_grouped)
 
 
 def _after_flatten(source: Source, stored: Shape, channels: int | None, certain: bool) -> list[Source]:
