@@ -37,6 +37,7 @@ _OPTIONS: Final[Mapping[str, str]] = {
     "preset": "--preset",
     "rename": "--rename",
     "report": "--report",
+    "rules": "--rules",
     "skip_damaged": "--skip-damaged",
     "strict": "--no-strict",
     "tags": "--tags",

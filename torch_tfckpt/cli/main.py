@@ -127,7 +127,8 @@ def parser() -> argparse.ArgumentParser:
     add_completion(parser)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for add in (
-        *(_add_ls, _add_show, _add_verify, _add_convert, _add_diff, _add_latest, _add_merge, _add_average, _add_meta),
+        *(_add_ls, _add_show, _add_verify, _add_convert, _add_map, _add_diff, _add_latest, _add_merge, _add_average),
+        _add_meta,
     ):
         add(verbs)
     return parser
@@ -279,6 +280,25 @@ def _add_turning(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--no-strict", dest="strict", action="store_false", help="omit weights that no rule matches, and list them"
     )
+
+
+def _add_map(verbs: Verbs) -> None:
+    verb = _add_verb(
+        verbs,
+        "map",
+        "map:map_names",
+        "Print the rules that load a TensorFlow checkpoint into a torch module, as TOML.",
+        "The layers of the checkpoint are matched with the modules by kind, shape, words and\n"
+        "numbers in names, and the layers next to them. A comment gives the reason for each\n"
+        "rule. If a choice is left, nothing is guessed: the candidates, and rules that settle\n"
+        "the choice, are printed to stderr, with exit status 1.\n\n"
+        "Without --module, print a rule without a target for each weight, to be completed.",
+        epilog=f"{_PATHS}\nFACTORY is called without arguments, on the meta device. The current directory is\n"
+        "searched first.\n\n  tfckpt map model.ckpt-1000 --module net:Classifier > map.toml",
+    )
+    verb.add_argument("path", metavar="SRC")
+    verb.add_argument("--module", metavar="PKG.MOD:FACTORY", help="class or function that builds the torch module")
+    verb.add_argument("--rules", metavar="FILE", help="a map file with rules that take precedence and settle choices")
 
 
 def _add_diff(verbs: Verbs) -> None:

@@ -16,7 +16,9 @@
                                       what weights do not show, such as the epsilon of a BatchNorm
     initialization, assignment_layouts
                                       init_from_checkpoint: stored names to variables, as in TensorFlow
-    factories                         build a module from "pkg.mod:factory"
+    inference; infer_units, infer_classes, infer_names, infer_matching, infer_rules, infer_refusals
+                                      KeyMapper.infer: find rules by kinds, shapes, names and numbers
+    factories, skeletons              build a module from "pkg.mod:factory"; rules to be completed by hand
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
     file_reader                       files of other formats, read like checkpoints
     skeleton, leaf_names              a module made from rules alone; what the last part of a name tells

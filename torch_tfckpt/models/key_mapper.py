@@ -12,12 +12,16 @@ expressions.
 
 import re
 import reprlib
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Final, NamedTuple, Self, TypeGuard
+
+from torch import nn
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.models.infer_rules import ExplainedRule
 from torch_tfckpt.models.key_rules import (
     CheckedRule,
     KeyRule,
@@ -29,11 +33,12 @@ from torch_tfckpt.models.key_rules import (
     targets_of_rule,
 )
 from torch_tfckpt.models.layouts import LayoutLike
-from torch_tfckpt.models.map_file import MapFile, parse_map_file, read_map_file, write_map_file
+from torch_tfckpt.models.map_file import MapFile, map_text, parse_map_file, read_map_file, write_map_file
 from torch_tfckpt.models.presets import preset_text
 from torch_tfckpt.models.rule_scopes import has_scope, with_scope
 from torch_tfckpt.models.stored_names import names_for_rules
 from torch_tfckpt.storage.names import AnyPath
+from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import quoted
 
 _EXAMPLE: Final = '(r"(.*)/kernel", r"\\1.weight", "dense")'
@@ -201,7 +206,67 @@ class KeyMapper:
             to = "fc.weight"
             layout = "dense"
         """
-        write_map_file(path, rules_of(self), self._base)
+        write_map_file(path, rules_of(self), self._explanations, self._base)
+
+    @classmethod
+    def infer(
+        cls, path: AnyPath, module: nn.Module, *, rules: "KeyMapper | Rules" = (), storage: Storage | None = None
+    ) -> Self:
+        """Find the rules that load a checkpoint into a module whose names are different.
+
+        Layers of the checkpoint are matched with modules by the kinds and shapes of their variables, words and numbers
+        in their names, and the layers around them; docs/conversion/inference.md describes the evidence. If it leaves a
+        choice, nothing is guessed.
+
+        Args:
+            path: As for CheckpointReader.
+            module: Every parameter and persistent buffer gets a rule. May be on the meta device.
+            rules: Rules for what the names and shapes do not tell, or for what is to be omitted. They become part of
+                the mapper.
+            storage: Where files are stored. None: chosen according to the path.
+
+        Returns:
+            A mapper with a layout in every rule that needs one. `explanations` has the reason for each rule.
+
+        Raises:
+            InvalidArgumentError: several layers fit several modules, or the order of axes is unknown: the message
+                contains the candidates and rules that settle the choice. Stored weights are not used although others
+                in their scope are; a rule in `rules` fits nothing.
+            NotFoundError: there is no such checkpoint; no stored layer fits a module.
+            DataLossError: the index or the object graph is damaged.
+
+        Stored weights in scopes of their own that the module does not have, such as a head, are omitted by rules, and
+        logged as a warning. Optimizer state, averages and counters are ignored.
+        Cost: reads names and shapes, no values; seconds for thousands of layers.
+
+        Examples:
+            >>> import torch, torch_tfckpt as tfckpt
+            >>> stored = {"net/dense/kernel": torch.ones(3, 4), "net/dense/bias": torch.zeros(4)}
+            >>> path = tfckpt.save_file(stored, "model.ckpt-1")
+            >>> model = torch.nn.ModuleDict({"classifier": torch.nn.Linear(3, 4)})
+            >>> mapper = tfckpt.KeyMapper.infer(path, model)
+            >>> mapper.find("net/dense/kernel")
+            KeyTarget(target='classifier.weight', layout='dense')
+            >>> mapper.explanations["net/dense/kernel"]
+            'the only layer of this kind and shape'
+        """
+        # Imported by name: what finds rules applies them, and what applies rules needs this module.
+        inference = import_module("torch_tfckpt.models.inference")
+        given = as_key_mapper(rules)
+        mapper = cls(())
+        _extend(mapper, given, inference.infer_rules(path, module, given, storage))
+        return mapper
+
+    @property
+    def explanations(self) -> dict[str, str]:
+        """Why `infer` chose each rule, by the name or pattern of the rule; `to_file` writes them as comments.
+
+        Examples:
+            >>> import torch_tfckpt as tfckpt
+            >>> tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense")}).explanations
+            {}
+        """
+        return dict(self._explanations)
 
     def __repr__(self) -> str:
         return f"<KeyMapper of {len(self._names)} names, {len(self._patterns)} patterns>"
@@ -310,6 +375,7 @@ class KeyMapper:
         return mapper
 
     def _set_rules(self, place: str, rules: Iterable[CheckedRule]) -> None:
+        self._explanations: dict[str, str] = {}
         self._names: dict[str, CheckedRule] = {}
         self._patterns: list[CheckedRule] = []
         seen: dict[str, CheckedRule] = {}
@@ -348,6 +414,26 @@ def without_names(mapper: KeyMapper | None, names: Collection[str]) -> KeyMapper
     omitted = [CheckedRule("the names to omit", (name,), ()) for name in names]
     rest = [] if mapper is None else [rule for rule in rules_of(mapper) if rule.name not in names]
     return mapper_of("the rules", [*omitted, *rest], "" if mapper is None else mapper.base)
+
+
+def map_file_text(mapper: KeyMapper) -> str:
+    """Return what `KeyMapper.to_file` writes."""
+    return map_text(rules_of(mapper), mapper._explanations, mapper.base)
+
+
+def extended(mapper: KeyMapper, rules: Sequence[ExplainedRule]) -> KeyMapper:
+    """Return a mapper with the rules of another one and, after them, these rules and the reasons for them."""
+    result = KeyMapper((), base=mapper.base)
+    _extend(result, mapper, rules)
+    return result
+
+
+def _extend(result: KeyMapper, mapper: KeyMapper, rules: Sequence[ExplainedRule]) -> None:
+    checked = [check_rule("an inferred rule", each.rule) for each in rules]
+    result._set_rules("KeyMapper", [*rules_of(mapper), *checked])
+    result._explanations.update(
+        (source_text(rule.source), each.reason) for rule, each in zip(checked, rules, strict=True)
+    )
 
 
 def rules_of(mapper: KeyMapper) -> list[CheckedRule]:

@@ -32,12 +32,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from torch_tfckpt.errors import DataLossError, IncompleteSaveError, InvalidArgumentError, UnimplementedError
-from torch_tfckpt.models.key_rules import CheckedRule, KeyRule, check_rule, pattern_text
+from torch_tfckpt.models.key_rules import CheckedRule, KeyRule, check_rule, pattern_text, source_text
 from torch_tfckpt.models.target_templates import Table, TargetTemplate, as_template
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.small_files import read_small, write_file
-from torch_tfckpt.text import did_you_mean, printable, quoted, shortened
+from torch_tfckpt.text import did_you_mean, escaped, printable, quoted, shortened
 
 _LARGEST: Final = 4 << 20  # bytes of a file
 _DOTS: Final = 8  # outside strings, on one line: tomllib takes quadratic time for a key of many parts
@@ -129,10 +129,32 @@ def _words(place: str, tables: object) -> dict[str, Table]:
     return found
 
 
-def write_map_file(path: AnyPath, rules: Iterable[CheckedRule], base: str = "") -> None:
+def rule_text(rule: CheckedRule) -> str:
+    """Return one rule as a table of a map file. UnimplementedError if it contains a function."""
+    return "[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule))
+
+
+def map_text(rules: Iterable[CheckedRule], comments: Mapping[str, str], base: str = "") -> str:
+    """Return the contents of a map file.
+
+    Args:
+        comments: `source_text` of a rule -> comment, written once before consecutive rules that share it.
+    """
+    rules = list(rules)
+    found = [*([f"base = {_string(base)}\n"] if base else []), *_table_blocks(rules)]
+    last = ""
+    for rule in rules:
+        comment = comments.get(source_text(rule.source), "")
+        lines = f"# {escaped(comment, 1000)}\n" if comment and comment != last else ""
+        found.append(lines + rule_text(rule))
+        last = comment
+    return "\n".join(found)
+
+
+def write_map_file(path: AnyPath, rules: Iterable[CheckedRule], comments: Mapping[str, str], base: str = "") -> None:
     """Write rules to a map file. Raises as `KeyMapper.to_file` describes."""
     location = fspath(path)
-    text = rules_text(rules, base)
+    text = map_text(rules, comments, base)
     try:
         contents = text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -146,14 +168,6 @@ def write_map_file(path: AnyPath, rules: Iterable[CheckedRule], base: str = "") 
         write_file(storage_of(location), location, contents)
     except OSError as error:
         raise IncompleteSaveError(f"{printable(location)}: {error}. The rules were not written") from error
-
-
-def rules_text(rules: Iterable[CheckedRule], base: str = "") -> str:
-    """Return rules as the text of a map file. UnimplementedError if a target or a layout is a function."""
-    rules = list(rules)
-    blocks = ["[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule)) for rule in rules]
-    first = [f"base = {_string(base)}\n"] if base else []
-    return "\n".join([*first, *_table_blocks(rules), *blocks])
 
 
 def _rule(place: str, table: Mapping[str, object], words: Mapping[str, Table]) -> CheckedRule:

@@ -31,7 +31,7 @@ from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, targets_of_rule
 from torch_tfckpt.models.layouts import LAYOUTS, Layout
 from torch_tfckpt.models.leaf_names import is_of_several, known_leaves, layer_with, needs_layout
-from torch_tfckpt.models.map_file import rules_text
+from torch_tfckpt.models.map_file import rule_text
 from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.models.stored_names import names_for_rules, variable_name_of
 from torch_tfckpt.text import counted, quoted
@@ -180,9 +180,9 @@ def _completed(unknown: Sequence[_Matched]) -> str:
             if is_literal:
                 rule = replace(rule, sources=(each.match.name,), targets=tuple(each.targets), is_module=False)
             try:
-                text = rules_text([rule])
+                text = rule_text(rule)
             except UnimplementedError:  # the target is a function
-                text = rules_text([replace(rule, sources=(each.match.name,), targets=tuple(each.targets))])
+                text = rule_text(replace(rule, sources=(each.match.name,), targets=tuple(each.targets)))
             fitting = [name for name, layout in LAYOUTS.items() if layout.fits(each.shape) and name != _usual(each)]
             comment = f"# such as {quoted(each.key)} {shape_text(each.shape)}"
             comment += f"; also fitting: {', '.join(fitting)}" if fitting else ""

@@ -97,7 +97,7 @@ def find_sources(
     for target in left:
         found.asked_for.update({name: mapped.absent[name] for name in target.names if name in mapped.absent})
     without_rules = [target for target in left if not any(name in found.asked_for for name in target.names)]
-    _find_in_modules(reader, without_rules, mapped, found)
+    find_in_modules(reader, without_rules, mapped, found)
     left = [target for target in without_rules if target.name not in found.sources]
     _find_by_name(reader, left, averages, prefix, mapped.taken, copies, found)
     _check_order_of_axes(reader, without_rules, found)
@@ -185,7 +185,7 @@ def _find_by_name(
             found.sources[target.name] = source
 
 
-def _find_in_modules(reader: CheckpointReader, targets: Sequence[Target], mapped: MappedSources, found: Found) -> None:
+def find_in_modules(reader: CheckpointReader, targets: Sequence[Target], mapped: MappedSources, found: Found) -> None:
     """Add a source for each target that is stored below the name of a layer that a rule maps to its module."""
     if not mapped.below_modules:
         return

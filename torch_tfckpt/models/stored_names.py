@@ -192,7 +192,7 @@ def stored_names(
     shared = [(alias, key) for alias, key in shared_names(reader).items() if key in stored and alias not in stored]
     names = [*((key, key) for key in own), *shared]
     names += _without_wrappers(names, with_wrapper=with_wrapper)
-    names += _numbered(names)
+    names += numbered_names(names)
     found: list[StoredNames] = [Names(names, {key: variable_name_of(key) for key in stored}, unique=False)]
     graph = reader.object_graph
     if graph is not None:
@@ -203,7 +203,11 @@ def stored_names(
             if variable.full_name and variable.checkpoint_key in own and variable.checkpoint_key not in copies
         )
         found.append(
-            Names([*named, *_numbered(list(named))], {key: variable_name_of(name) for name, key in named}, unique=True)
+            Names(
+                [*named, *numbered_names(list(named))],
+                {key: variable_name_of(name) for name, key in named},
+                unique=True,
+            )
         )
     return found
 
@@ -224,7 +228,7 @@ def _without_wrappers(names: list[tuple[str, str]], *, with_wrapper: bool) -> li
     return found
 
 
-def _numbered(names: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def numbered_names(names: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the names in which cells and directions are numbered by their order: "lstm/cell[1 of 1]/kernel".
 
     Keras and TensorFlow number the objects of a program, so a cell may be called "lstm_cell_7". The position of the
