@@ -13,7 +13,7 @@ Contract:
                 `says_layouts` is False
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
@@ -97,14 +97,9 @@ class _FileTensors:
         return [self._source.path]
 
     def read(self, name: str, out: torch.Tensor | None = None) -> LoadedValue:
-        value = self.read_all([name])[name]
-        if out is None:
-            return value
-        if not isinstance(value, torch.Tensor) or (out.shape, out.dtype) != (value.shape, value.dtype):
-            raise InvalidArgumentError(f"{self.path}: out does not have the shape and dtype of {quoted(name)}")
-        return out.copy_(value)
+        return self.read_all([name], None if out is None else {name: out})[name]
 
-    def read_all(self, names: Iterable[str]) -> dict[str, LoadedValue]:
+    def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, LoadedValue]:
         wanted = list(names)
         for name in wanted:
             self._check(name)
@@ -112,7 +107,17 @@ class _FileTensors:
         for name, value in values.items():
             if isinstance(value, StoredBytes):
                 raise UnimplementedError(f"{self.path}: tensor {quoted(name)}: torch has no {value.dtype.name}")
-        return cast("dict[str, LoadedValue]", values)
+        loaded = cast("dict[str, LoadedValue]", values)
+        for name, target in (out or {}).items():
+            value = loaded.get(name, target)
+            if not isinstance(value, torch.Tensor) or (target.shape, target.dtype) != (value.shape, value.dtype):
+                raise InvalidArgumentError(f"{self.path}: out does not have the shape and dtype of {quoted(name)}")
+            loaded[name] = target.copy_(value)
+        return loaded
+
+    def verify_all(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.read(name)
 
     def map(self, name: str) -> LoadedValue:
         return self.read(name)
