@@ -1,6 +1,9 @@
 """Hints of load_model: what a newcomer reads if names, shapes or layouts do not fit, and that the fix works."""
 
+import ast
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,3 +155,38 @@ def test_a_kernel_that_was_copied_as_it_is(tmp_path: Path) -> None:
         'no layout is known for "x.kernel": copied with the axes as stored. If they are in a different order in the '
         "module, permute them after loading"
     ]
+
+
+@pytest.mark.parametrize(
+    ("stored", "model"),
+    [
+        ({"0/kernel": torch.rand(2, 3, 4, 5), "0/bias": torch.rand(5)}, nn.Sequential(nn.Linear(24, 5))),
+        ({"0/kernel": torch.rand(5, 3), "0/bias": torch.rand(5)}, nn.Sequential(nn.Linear(3, 5))),
+        ({"0/kernel": torch.rand(5, 2, 3, 3), "0/bias": torch.rand(5)}, nn.Sequential(nn.Conv2d(2, 5, 3))),
+        ({"0.weight": torch.rand(3, 5), "0.bias": torch.rand(5)}, nn.Sequential(nn.Linear(3, 5))),
+        ({"0/kernel": torch.rand(3, 3), "1.weight": torch.rand(3, 3)},
+         nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))),
+        ({"0/kernel": torch.rand(3, 3), "1/kernel": torch.rand(1)}, nn.Sequential(nn.Linear(3, 3, bias=False))),
+        ({"0/kernel": torch.rand(1, 3, 5), "0/bias": torch.rand(1, 5)}, nn.Sequential(nn.Linear(3, 5))),
+        ({"0/alpha": torch.rand(3, 5)}, nn.Sequential(nn.PReLU(15))),
+    ],
+    ids=["conv", "torchs-order", "torchs-conv", "dense", "ambiguous", "unexpected", "heads", "none"],
+)  # fmt: skip
+def test_a_rule_in_an_error_can_be_pasted(tmp_path: Path, stored: dict[str, torch.Tensor], model: nn.Module) -> None:
+    """With the rule, the load succeeds, or the error has another rule. Where no layout fits, it asks for functions."""
+    tfckpt.save_file(stored, tmp_path / "m")
+    rules: dict[str, Any] = {}
+    for _ in range(3):
+        try:
+            tfckpt.load_model(model, tmp_path / "m", mapper=rules or None)
+            return
+        except tfckpt.CheckpointError as error:
+            found = re.search(r"mapper=(\{.*?\})", str(error))
+            if found is None:
+                text = 'no layout turns [3,5] of "0/alpha" into [15] of "0.weight"'
+                assert text in str(error) and "(to_torch, to_stored)" in str(error)
+                return
+            rule = ast.literal_eval(found[1])
+            assert not rules.keys() & rule.keys(), str(error)
+            rules |= rule
+    raise AssertionError(f"{rules} is not enough")

@@ -44,8 +44,10 @@ def test_the_mapper_speaks_first(tmp_path: Path) -> None:
 
 
 def test_one_full_name_of_two_variables_cannot_be_mapped(tmp_path: Path) -> None:
-    """Both are named."""
+    """Both are named, unless they are copies of one."""
     save_objects(tmp_path / "m", {"a": numbered(2), "b": numbered(2)}, full_names={"a": "k", "b": "k"})
+    assert found(tmp_path / "m", nn.Linear(2, 2), KeyMapper({"k": "bias"})).sources["bias"].key.startswith("a/")
+    save_objects(tmp_path / "m", {"a": numbered(2), "b": numbered(2) + 1}, full_names={"a": "k", "b": "k"})
     with pytest.raises(InvalidArgumentError, match=r'"a/\.ATTR.*" and "b/\.ATTR.*" are both mapped to "bias"'):
         found(tmp_path / "m", nn.Linear(2, 2), KeyMapper({"k": "bias"}))
 

@@ -8,7 +8,8 @@
     layouts, axis_patterns, assembly  transforms of one tensor; tensors that are made from several
     layer_names, recurrent_layers, tensor_origins
                                       TensorFlow's variables of a layer, and the tensors made from them
-    stored_names, sources             find each tensor of a module in the checkpoint
+    stored_names, stored_copies, sources
+                                      find each tensor of a module in the checkpoint
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
                                       what weights do not show, such as the epsilon of a BatchNorm
     initialization, assignment_layouts

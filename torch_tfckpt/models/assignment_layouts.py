@@ -34,7 +34,7 @@ _TORCHS: Final = "weight"  # torch's name for what TensorFlow calls kernel
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LayerTensor:
     """A tensor of a module under one of its names, without the prefix of the module in the model."""
 
     target: Target
@@ -80,7 +80,7 @@ def source_for(
     shape: Shape,
     tensor: torch.Tensor,
     label: str | None,
-    place: Place | None,
+    place: LayerTensor | None,
     given: Layout | None,
 ) -> Source | None:
     """Return how a stored tensor is turned for a variable; None if it is copied.

@@ -10,6 +10,7 @@ from torch import nn
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.tensor_names import short_key
+from torch_tfckpt.format.tensor_slice import element_count, shape_text
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.layer_names import KERNELS
 from torch_tfckpt.models.layouts import LAYOUTS, SAME
@@ -88,6 +89,7 @@ def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) ->
     """Yield a hint for each layout that would make mismatched tensors fit, layouts for their layer first."""
     of = {name: target for target in targets for name in target.names} if mismatched else {}
     fitting: dict[str, list[Mismatch]] = {}
+    unknown: list[Mismatch] = []
     for mismatch in mismatched:
         shape, wanted = mismatch.stored_shape, mismatch.shape
         target = of.get(mismatch.name)
@@ -98,6 +100,17 @@ def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) ->
             if fits and layout.name != mismatch.layout:
                 fitting.setdefault(layout.name, []).append(mismatch)
                 break
+        else:
+            if wanted is not None and shape != wanted and element_count(shape) == element_count(wanted):
+                unknown.append(mismatch)
+    if unknown:
+        first, more = unknown[0], and_more(len(unknown), 1)
+        key, held = quoted(short_key(first.key)), shape_text(first.shape or ())
+        yield (
+            f"no layout turns {shape_text(first.stored_shape)} of {key} into {held} of {quoted(first.name)}{more}: "
+            f"not supported yet. If you know the order of the elements, give two functions in a rule: "
+            f"mapper={{{key}: ({quoted(first.name)}, (to_torch, to_stored))}}"
+        )
     for name, those in fitting.items():
         first = those[0]
         order = "in torch's order, not in TensorFlow's" if name == SAME.name else "in TensorFlow's order"

@@ -19,13 +19,14 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_names import TensorNames
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.models.assignment_layouts import Place, TurnedSaveable, source_for
+from torch_tfckpt.models.assignment_layouts import LayerTensor, TurnedSaveable, source_for
 from torch_tfckpt.models.layouts import Layout, LayoutLike, layout_of_rule
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
 from torch_tfckpt.save_restore.restore import restore_saveables
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.named_values import named_values
+from torch_tfckpt.saveables.stored_keys import same_stored
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, saveables_of
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.storage.names import AnyPath
@@ -140,12 +141,12 @@ class _Named:
     def of_module(self) -> bool:
         return self.target is not None
 
-    def place(self, name: str | None = None) -> Place | None:
+    def place(self, name: str | None = None) -> LayerTensor | None:
         """Return the tensor of a module under `name`, by default its first name; None for other variables."""
         if self.target is None:
             return None
         known = {_slashed(self.prefix + each): each for each in self.target.names}
-        return Place(self.target, known.get(_slashed(name or ""), self.target.name))
+        return LayerTensor(self.target, known.get(_slashed(name or ""), self.target.name))
 
     def below(self, scope: str) -> list[str]:
         """Return the names of the variable relative to `scope`; empty if it is not in `scope`.
@@ -209,8 +210,8 @@ class _CheckpointNames:
         """Return the key that a name refers to; None if there is no such tensor."""
         if name in self._reader or self._names is None:
             return name if name in self._reader else None
-        keys = self._names.find(name)
-        if len(keys) > 1:
+        keys = self._names.find(name) or self._names.find(name.replace("/", "."))
+        if len(keys) > 1 and not all(same_stored(self._reader, keys[0], other) for other in keys[1:]):
             raise InvalidArgumentError(
                 f"{self._reader.path}: {len(keys)} variables are called {quoted(name)}. Map their keys instead: "
                 f"{listed(keys, 10)}"
@@ -324,7 +325,7 @@ def _assignment(
     target: Assignable,
     variables: _Variables,
     stored: _CheckpointNames,
-    place: Place | None = None,
+    place: LayerTensor | None = None,
     layout: Layout | None = None,
 ) -> _Assignment:
     names = next((names for tensor in _tensors_in(target) if (names := variables.names_of(tensor))), [])

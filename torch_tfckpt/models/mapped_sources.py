@@ -20,6 +20,7 @@ from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, source_text, targets_of_rule
 from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout
+from torch_tfckpt.models.stored_copies import without_copies
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.models.tensor_origins import Bounds, Leaves, TensorOrigin
@@ -154,7 +155,7 @@ def mapped_sources(
     result.unused_rules.extend(source_text(rule.source) for rule in unused.values())
     for (name, _), given in joined.items():
         with error_context(f"{reader.path}: {quoted(given[0].matched)} and others, joined to {quoted(name)}"):
-            _add_joined(result, places[name], name, given)
+            _add_joined(result, places[name], name, without_copies(reader, given))
     for mapped in split:
         with error_context(f"{reader.path}: {quoted(mapped.matched)}"):
             _add_split(result, places, mapped)
@@ -162,7 +163,7 @@ def mapped_sources(
     for name, given in by_name.items():
         if name in of_rules:
             _check_free(of_rules, name, given[0].key)
-        _add(result, places, name, given, reader.path)
+        _add(result, places, name, without_copies(reader, given), reader.path)
     return result
 
 
@@ -177,8 +178,7 @@ def _add_fills(result: MappedSources, places: Mapping[str, _NamedTarget], unused
         names = list(targets_of_rule(rule))
         if all(name in places for name in names):
             del unused[id(rule)]
-        assert rule.fill is not None
-        result.filled.update(dict.fromkeys(names, rule.fill))
+        result.filled.update(dict.fromkeys(names, rule.fill or 0.0))
 
 
 def _add_joined(result: MappedSources, here: _NamedTarget, name: str, given: list[_Mapped]) -> None:

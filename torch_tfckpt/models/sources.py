@@ -14,6 +14,7 @@ from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layer_names import AMBIGUOUS
 from torch_tfckpt.models.layouts import SAME, Layout
 from torch_tfckpt.models.mapped_sources import MappedSources, mapped_sources
+from torch_tfckpt.models.stored_copies import stored_copies
 from torch_tfckpt.models.stored_names import (
     Names,
     Naming,
@@ -72,6 +73,7 @@ def find_sources(
     found = Found(stored_averages(reader))
     among_stored = found.stored_averages
     averages = among_stored.of if ema in ("prefer", "only") else {}
+    copies = stored_copies(reader)
     mapped = MappedSources() if mapper is None else mapped_sources(mapper, reader, targets, averages)
     found.left_out, found.strays, found.unused_rules = mapped.left_out, mapped.strays, mapped.unused_rules
     if ema in ("prefer", "only") and among_stored.unknown:
@@ -91,10 +93,12 @@ def find_sources(
     without_rules = [target for target in left if not any(name in found.asked_for for name in target.names)]
     _find_in_modules(reader, without_rules, mapped, found)
     left = [target for target in without_rules if target.name not in found.sources]
-    _find_by_name(reader, left, averages, prefix, mapped.taken, found)
+    _find_by_name(reader, left, averages, prefix, mapped.taken, copies, found)
     _check_order_of_axes(reader, without_rules, found)
     _fill_the_rest(targets, found)
     found.filled.update(filled)
+    used = {copies.get(key, key) for source in found.sources.values() for key in source.keys}
+    found.apart.update(key for pair in copies.items() if pair[1] in used for key in pair)
     for target in targets:
         source = found.sources.get(target.name)
         if source is None:
@@ -148,6 +152,7 @@ def _find_by_name(
     averages: Mapping[str, str],
     prefix: str | None,
     taken: set[str],
+    copies: Mapping[str, str],
     found: Found,
 ) -> None:
     """Add a source for each target that is found by name."""
@@ -158,7 +163,7 @@ def _find_by_name(
             wanted.setdefault(each, set()).add(target.name)
     counted = {target.name for target in targets if not target.is_counter and not _may_be_filled(target)}
     with_wrapper = any(target.is_wrappers for target in targets)
-    ways = stored_names(reader, averages, leave_out=taken, with_wrapper=with_wrapper)
+    ways = stored_names(reader, averages, leave_out=taken, with_wrapper=with_wrapper, copies=copies)
     if prefix is None:
         naming = choose_naming(ways, wanted, counted, reader.path)
     else:

@@ -166,7 +166,12 @@ class Objects:
 
 
 def stored_names(
-    reader: CheckpointReader, averaged: Iterable[str], *, leave_out: Container[str], with_wrapper: bool = False
+    reader: CheckpointReader,
+    averaged: Iterable[str],
+    *,
+    leave_out: Container[str],
+    with_wrapper: bool = False,
+    copies: Container[str] = (),
 ) -> list[StoredNames]:
     """Return the naming schemes of a checkpoint, in the order in which they are tried.
 
@@ -175,6 +180,8 @@ def stored_names(
         leave_out: Keys to ignore.
         with_wrapper: Whether the module is a wrapper with tensors of its own. Then the wrapper's part, with which all
             other names begin, is not mistaken for a prefix.
+        copies: Keys of variables that are stored again under the full name of another one with the same value. They
+            are not found by this name.
 
     Raises:
         DataLossError: the object graph, or a list of shared names, is damaged.
@@ -193,7 +200,7 @@ def stored_names(
         named = dict.fromkeys(
             (variable.full_name, variable.checkpoint_key)
             for variable in graph.variables()
-            if variable.full_name and variable.checkpoint_key in own
+            if variable.full_name and variable.checkpoint_key in own and variable.checkpoint_key not in copies
         )
         found.append(
             Names([*named, *_numbered(list(named))], {key: variable_name_of(name) for name, key in named}, unique=True)

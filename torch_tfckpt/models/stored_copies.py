@@ -1,0 +1,51 @@
+"""Variables that a checkpoint stores several times under one full name, as Keras 3 does in `model.export()`."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.saveables.stored_keys import same_stored
+
+
+class HasKey(Protocol):
+    """A stored tensor."""
+
+    @property
+    def key(self) -> str: ...
+
+
+Stored = TypeVar("Stored", bound=HasKey)
+
+
+def without_copies(reader: CheckpointReader, stored: Sequence[Stored]) -> list[Stored]:
+    """Return the stored tensors without copies of earlier ones. Cost: as for `stored_copies`."""
+    kept: list[Stored] = []
+    of_name: dict[str, str] = {}
+    for each in stored:
+        name = reader.variable_name(each.key) if len(stored) > 1 else None
+        first = each.key if name is None else of_name.setdefault(name, each.key)
+        if first == each.key or not same_stored(reader, first, each.key):
+            kept.append(each)
+    return kept
+
+
+def stored_copies(reader: CheckpointReader) -> dict[str, str]:
+    """Return the key of each copy of a variable -> the key of the first.
+
+    Copies have the same full name and the same value. Variables with the same name and different values are not copies.
+
+    Cost: reads the variables that share a name.
+    """
+    graph = reader.object_graph
+    if graph is None:
+        return {}
+    of_name: dict[str, dict[str, None]] = {}
+    for variable in graph.variables():
+        if variable.full_name and variable.checkpoint_key in reader:
+            of_name.setdefault(variable.full_name, {})[variable.checkpoint_key] = None
+    found: dict[str, str] = {}
+    for keys in of_name.values():
+        first, *others = sorted(keys, key=str.encode)
+        if others and all(same_stored(reader, first, other) for other in others):
+            found.update(dict.fromkeys(others, first))
+    return found
