@@ -206,8 +206,8 @@ def test_strict_lists_all_in_load_state_dict_s_words(tmp_path: Path, model: Smal
         '"emb/embeddings"\n'
         "  size mismatch for fc.weight: copying a param with shape [3] in layout dense from checkpoint, the shape in "
         'current model is [8,3], stored as "fc/kernel"\n'
-        '  no layout turns [5,7,3,2] of "conv/kernel" into [3,2,5,7] of "conv.weight": not supported yet. If you know the '
-        'order of the elements, give two functions in a rule: mapper={"conv/kernel": ("conv.weight", (to_torch, '
+        '  no layout turns [5,7,3,2] of "conv/kernel" into [3,2,5,7] of "conv.weight": not supported yet. If you know '
+        'the order of the elements, give two functions in a rule: mapper={"conv/kernel": ("conv.weight", (to_torch, '
         "to_stored))}\n"
         "Nothing was loaded. Map names with mapper=, or pass strict=False to load the tensors that fit"
     )

@@ -1,7 +1,11 @@
 """LoadReport: what it unpacks as, and what it says."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
+import torch_tfckpt as tfckpt
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.saveables.load_report import Conversion, LoadReport, Mismatch, size_mismatch
 
@@ -43,3 +47,13 @@ def test_advice_is_in_the_message() -> None:
     """It lists rules that match nothing, and what to pass."""
     report = LoadReport(missing=["a"], unused_rules=["x", "y.*"], remarks=["pass that"])
     assert str(report).splitlines()[2:] == ['Rules that match nothing: "x", "y.*"', "pass that"]
+
+
+def test_a_second_bias_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Torch has two biases where TensorFlow has one: the report lists it. A norm without gamma is logged."""
+    kernels = {"0/kernel": torch.zeros(3, 20), "0/recurrent_kernel": torch.zeros(5, 20), "0/bias": torch.zeros(20)}
+    tfckpt.save_file(kernels | {"1/beta": torch.zeros(5)}, tmp_path / "m")
+    report = tfckpt.load_model(torch.nn.Sequential(torch.nn.LSTM(3, 5), torch.nn.LayerNorm(5, 1e-3)), tmp_path / "m")
+    assert report.filled == {"0.bias_hh_l0": 0.0, "1.weight": 1.0}
+    logged = [record.getMessage() for record in caplog.records if "filled" in record.getMessage()]
+    assert len(logged) == 1 and "1.weight" in logged[0] and "bias_hh" not in logged[0]

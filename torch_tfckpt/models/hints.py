@@ -119,12 +119,12 @@ def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) ->
             if wanted is not None and shape != wanted and element_count(shape) == element_count(wanted):
                 unknown.append(mismatch)
     if unknown:
-        first = unknown[0]
+        first, more = unknown[0], and_more(len(unknown), 1)
+        key, held = quoted(short_key(first.key)), shape_text(first.shape or ())
         yield (
-            f"no layout turns {shape_text(first.stored_shape)} of {quoted(short_key(first.key))} into "
-            f"{shape_text(first.shape or ())} of {quoted(first.name)}{and_more(len(unknown), 1)}: not supported yet. If "
-            f"you know the order of the elements, give two functions in a rule: mapper={{{quoted(short_key(first.key))}: "
-            f"({quoted(first.name)}, (to_torch, to_stored))}}"
+            f"no layout turns {shape_text(first.stored_shape)} of {key} into {held} of {quoted(first.name)}{more}: "
+            f"not supported yet. If you know the order of the elements, give two functions in a rule: "
+            f"mapper={{{key}: ({quoted(first.name)}, (to_torch, to_stored))}}"
         )
     for name, those in fitting.items():
         first = those[0]
