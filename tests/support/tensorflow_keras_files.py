@@ -1,10 +1,10 @@
 """Models of Keras 3 in all file formats of Keras. Runs in the TensorFlow process only.
 
-`write` writes one of MODELS in one of FORMS and returns the value of every variable by the path that Keras gives it.
+`write` writes one of MODELS in FORMS and returns the value of every variable by the path that Keras gives it.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h5py  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -21,8 +21,8 @@ FORMS = ("m.keras", "m.weights.h5", "m.weights.json", "m.h5", "weights.h5")
 """weights.h5 is the older form of weights, which Keras 3 reads and writes only by an internal function."""
 
 
-def write(model: str, path: str, *, train: bool = True) -> dict[str, RawTensor]:
-    """Train a model for one step with Adam and write it. Returns path of the variable -> value."""
+def write(model: str, directory: str, forms: Sequence[str] = FORMS, *, train: bool = True) -> dict[str, RawTensor]:
+    """Train a model for one step with Adam and write it in some forms. Returns path of the variable -> value."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(3)
     made = MODELS[model]()
@@ -32,8 +32,20 @@ def write(model: str, path: str, *, train: bool = True) -> dict[str, RawTensor]:
     if train:
         made.compile("adam", "mse")
         made.fit(given, np.zeros_like(np.asarray(made(given))), verbose=0)
-    save(made, path)
-    return {variable.path: value_of(variable) for variable in variables_of(made, optimizer=path_has_optimizer(path))}
+    for form in forms:
+        save(made, os.path.join(directory, form))
+    return {variable.path: value_of(variable) for variable in variables_of(made)}
+
+
+def write_small(directory: str) -> None:
+    """Write tests/keras_files/golden: files of one small layer, from which the fuzz targets start."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, name="fc")], name="m")
+    model.save(os.path.join(directory, "m.keras"))
+    model.save_weights(os.path.join(directory, "m.weights.h5"))
+    model.save_weights(os.path.join(directory, "m.weights.json"), max_shard_size=2e-6)
+    save(model, os.path.join(directory, "weights.h5"))
 
 
 def save(model: Model, path: str) -> None:
@@ -50,17 +62,11 @@ def save(model: Model, path: str) -> None:
         model.save(path)
 
 
-def path_has_optimizer(path: str) -> bool:
-    return os.path.basename(path) != "weights.h5"
-
-
-def variables_of(model: Model, *, optimizer: bool) -> list[Any]:
+def variables_of(model: Model) -> list[Any]:
     """The variables that Keras saves: all but the states of random numbers."""
     of_model = [variable for variable in model.variables if "seed_generator" not in variable.path]
-    return [
-        *of_model,
-        *(model.optimizer.variables if optimizer and getattr(model, "optimizer", None) is not None else []),
-    ]
+    trained_by = getattr(model, "optimizer", None)
+    return [*of_model, *(trained_by.variables if trained_by is not None else [])]
 
 
 def value_of(variable: Any) -> RawTensor:

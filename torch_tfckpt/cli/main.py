@@ -195,6 +195,13 @@ def _add_show(verbs: Verbs) -> None:
     form = verb.add_mutually_exclusive_group()
     form.add_argument("--stats", action="store_true", help="range, mean, deviation and NaN count instead of values")
     form.add_argument("--full", action="store_true", help="all values of NAME in full; JSON strings are indented")
+    form.add_argument(
+        "--config",
+        dest="run",
+        action="store_const",
+        const="keras_config:show_config",
+        help="the layers of a Keras model (.keras, .h5, or its JSON) with settings such as padding and epsilon",
+    )
     verb.add_argument("--json", action="store_true", help="print one JSON document; NaN and infinities are strings")
 
 

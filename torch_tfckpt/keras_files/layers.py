@@ -157,12 +157,15 @@ def _is_setting(key: str, value: object) -> bool:
     if key in _OMITTED or key.endswith(_ENDINGS_OMITTED):
         return False
     if isinstance(value, list):
-        return len(value) <= _MAX_LIST and all(map(_is_simple, value))
+        return len(value) <= _MAX_LIST and all(
+            all(map(_is_simple, each)) and len(each) <= _MAX_LIST if isinstance(each, list) else _is_simple(each)
+            for each in value
+        )
     return _is_simple(value) or (isinstance(value, dict) and _simple(value) is not None)
 
 
 def _is_simple(value: object) -> bool:
-    return value is None or isinstance(value, str | int | float) or (isinstance(value, list) and len(value) <= 8)
+    return value is None or isinstance(value, str | int | float)
 
 
 def _simple(value: object) -> object:
