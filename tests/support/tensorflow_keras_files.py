@@ -38,7 +38,7 @@ def write(model: str, directory: str, forms: Sequence[str] = FORMS, *, train: bo
 
 
 def write_small(directory: str) -> None:
-    """Write tests/keras_files/golden: files of one small layer, from which the fuzz targets start."""
+    """Write tests/keras_files/golden: files of one small layer, for fuzzing, and the CNN of docs/keras.md."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(3)
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1, name="fc")], name="m")
@@ -46,6 +46,11 @@ def write_small(directory: str) -> None:
     model.save_weights(os.path.join(directory, "m.weights.h5"))
     model.save_weights(os.path.join(directory, "m.weights.json"), max_shard_size=2e-6)
     save(model, os.path.join(directory, "weights.h5"))
+    given = keras.Input((8, 8, 1))
+    x = layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False, name="stem")(given)
+    x = layers.ReLU()(layers.BatchNormalization(epsilon=1e-5, name="norm")(x))
+    x = layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(x))
+    keras.Model(given, x, name="digits").save(os.path.join(directory, "cnn.keras"))
 
 
 def save(model: Model, path: str) -> None:

@@ -30,8 +30,9 @@ PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 _PATHS: Final = """\
 A path is a checkpoint: its prefix (model.ckpt-1000), any of its files, a
 directory with a `checkpoint` file (the latest checkpoint in it) or a SavedModel
-directory. ls, show, convert, diff and average also read .pt, .npz and
-.safetensors files, and the directory or index of a sharded .safetensors file.
+directory; or a file of Keras (.keras, .weights.h5, .weights.json, .h5). ls,
+show, convert, diff and average also read .pt, .npz and .safetensors files, and
+the directory or index of a sharded .safetensors file.
 """
 _COMING_FROM_TENSORFLOW: Final = """\
 Instead of TensorFlow's inspect_checkpoint:

@@ -64,7 +64,7 @@ def _weights(group: SavedGroup, where: str) -> Iterator[tuple[str, str, SavedArr
     """Yield the group, name and dataset of each weight of a layer."""
     for name in attribute_strings(group, _WEIGHTS):
         above, _, last = name.rpartition("/")
-        inner = group.at(above)
+        inner = group.at(above) if not name.startswith("/") else None
         array = inner.arrays.get(last) if inner is not None else None
         if array is None:
             raise DataLossError(f"{_WEIGHTS} of {quoted(where)} has {quoted(name)}, but there is no such dataset")
