@@ -7,7 +7,7 @@
 Each page runs in a separate process. `python` blocks share one namespace per page. `bash` blocks run line by line; a
 line whose comment is "exit status 1" must end with it, all others with 0. A `text` block right after a block is what
 that block prints, and must agree. A block below `<!-- not run: REASON -->` is left out. The directory has tests/golden
-in it, like the root of a clone.
+and tests/keras_files in it, like the root of a clone.
 """
 
 import argparse
@@ -80,6 +80,7 @@ def run_page(page: Path, *, update: bool = False) -> int:
     with tempfile.TemporaryDirectory(prefix="doc-page-") as name:
         (Path(name) / "tests").mkdir()
         (Path(name) / "tests" / "golden").symlink_to(ROOT / "tests" / "golden")
+        (Path(name) / "tests" / "keras_files").symlink_to(ROOT / "tests" / "keras_files")
         with contextlib.chdir(name):
             for block in blocks_of(text):
                 count += 1

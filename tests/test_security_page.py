@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from torch_tfckpt.directory import retention_file, state_file
-from torch_tfckpt.foreign_files import npy_header, pickled_leaves, pickled_values, pt, safetensors, sidecar, zip_archive
+from torch_tfckpt.foreign_files import npy_header, pickled_leaves, pickled_values, pt, safetensors, sidecar
 from torch_tfckpt.foreign_files.safetensors_format import MAX_HEADER_BYTES
 from torch_tfckpt.format import table, tensor_bundle, wire
 from torch_tfckpt.meta_graph import files, raw
+from torch_tfckpt.storage import zip_archive
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = " ".join((ROOT / "docs" / "security.md").read_text(encoding="utf-8").split())

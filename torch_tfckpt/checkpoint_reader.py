@@ -13,19 +13,19 @@ import torch
 from torch_tfckpt.bundle.check import Verification, check_bundle
 from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.directory.locate import find_checkpoint
-from torch_tfckpt.directory.opening import open_version_1
+from torch_tfckpt.directory.opening import open_files
 from torch_tfckpt.errors import (
     CheckpointError,
     DataLossError,
     InvalidArgumentError,
     NotFoundError,
-    UnimplementedError,
     error_context,
 )
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.format.tensor_names import TensorNames
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, shape_text
+from torch_tfckpt.keras_files.reader import KerasReader
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
@@ -55,7 +55,7 @@ class CheckpointReader:
 
     Args:
         path: A prefix; a file of the checkpoint (.index, .data-..., .meta); a version 1 file or pattern; a
-            directory with a `checkpoint` file; a SavedModel directory.
+            directory with a `checkpoint` file; a SavedModel directory; a file of Keras (.keras, .h5).
         verify: Whether to verify the checksums of all bytes read.
         storage: Where files are stored. None chooses by the path: local files, or a store such as s3://bucket.
 
@@ -83,11 +83,13 @@ class CheckpointReader:
         where = fspath(path)
         self.storage = storage or storage_of(where)
         self.files = find_checkpoint(self.storage, where)
-        self._reader: BundleReader | SlicesReader
+        self._reader: BundleReader | SlicesReader | KerasReader
         if self.files.version == 2:
             self._reader = BundleReader(self.storage, self.files.prefix, verify=verify)
         else:
-            self.files, self._reader = open_version_1(self.storage, self.files, verify=verify)
+            self.files, self._reader = open_files(self.storage, self.files, verify=verify)
+        # What only a file of Keras has: its form, its configuration, the keys whose variables are not known.
+        self.keras = self._reader if isinstance(self._reader, KerasReader) else None
         self._object_graph: ObjectGraph | None = None
         self._names: TensorNames | None = None
 
@@ -101,7 +103,7 @@ class CheckpointReader:
 
     @property
     def version(self) -> int:
-        """Version of the format: 1 or 2."""
+        """Version of the format: 1 or 2; 0 for a file of Keras."""
         return self._reader.version
 
     def keys(self) -> list[str]:
@@ -110,7 +112,7 @@ class CheckpointReader:
 
     def undamaged_keys(self) -> tuple[list[str], list[str]]:
         """Return the keys that a damaged index still lists, and the damage in the rest of the index."""
-        return (self.keys(), []) if isinstance(self._reader, SlicesReader) else self._reader.undamaged_keys()
+        return self._reader.undamaged_keys() if isinstance(self._reader, BundleReader) else (self.keys(), [])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -253,26 +255,21 @@ class CheckpointReader:
     def map_tensor(self, name: str) -> LoadedValue:
         """Return a tensor as a view of the file's pages if possible; otherwise read it like `get_tensor`.
 
-        Changes to the tensor stay private to the process. Version 1 files do not store raw bytes, so their tensors are
-        decoded.
+        Changes to the tensor stay private to the process. Tensors of version 1 and of Keras are copied.
         """
         reader = self._reader
-        return self._look_up(name, reader.read if isinstance(reader, SlicesReader) else reader.map)
+        return self._look_up(name, reader.map if isinstance(reader, BundleReader) else reader.read)
 
     def map_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
         """Return name -> the result of `map_tensor` for that name."""
         reader = self._reader
-        return self._read_several(names, reader.read_all if isinstance(reader, SlicesReader) else reader.map_all)
+        return self._read_several(names, reader.map_all if isinstance(reader, BundleReader) else reader.read_all)
 
     def get_stored_bytes(self, name: str) -> bytes:
         """Return the bytes of a tensor as stored in the file, checksum verified, for types that torch lacks.
 
         Raises UnimplementedError for partitioned tensors and for version 1.
         """
-        if isinstance(self._reader, SlicesReader):
-            raise UnimplementedError(
-                f"{self.path}: tensor {quoted(name)}: version 1 files do not store raw bytes. Use get_tensor"
-            )
         return self._look_up(name, self._reader.read_stored)
 
     def get_slice(self, name: str) -> StoredTensor:
@@ -311,7 +308,7 @@ class CheckpointReader:
         Cost: one read of all files; memory of one chunk per thread, or of one string tensor.
         """
         reader = self._reader
-        return reader.check(progress) if isinstance(reader, SlicesReader) else check_bundle(reader, progress)
+        return check_bundle(reader, progress) if isinstance(reader, BundleReader) else reader.check(progress)
 
     @property
     def object_graph(self) -> ObjectGraph | None:

@@ -21,7 +21,7 @@ from torch_tfckpt.cli.main import main
 from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.foreign_files.formats import open_source
 from torch_tfckpt.foreign_files.npy_header import decode_header
-from torch_tfckpt.foreign_files.zip_archive import name_fault
+from torch_tfckpt.storage.zip_archive import name_fault
 
 SECONDS = 20  # on a busy machine; each takes a fraction of one on an idle one
 

@@ -181,8 +181,8 @@ def test_messages_are_whole_sentences() -> None:
         assert not kind.hint.endswith(".")
         assert ("Not supported" in kind.hint) <= (kind.reading is Reading.NOTHING)
     assert not_wanted("d/m.h5", FileKind.HDF5) == (
-        "d/m.h5 is an HDF5 file, such as Keras's .h5 files, not a TensorFlow checkpoint. Not supported yet. "
-        "Open it with h5py"
+        "d/m.h5 is an HDF5 file, such as Keras's .h5 files, not a TensorFlow checkpoint. `tfckpt ls` lists it if it is "
+        "one of Keras"
     )
 
 

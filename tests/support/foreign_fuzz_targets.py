@@ -4,6 +4,7 @@ As in fuzz_targets.py: a function of bytes that returns or raises a CheckpointEr
 shapes that were announced, and take no more memory than the limits of the readers allow.
 """
 
+import contextlib
 import io
 import json
 import tempfile
@@ -14,6 +15,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from golden_files import GOLDEN
 from memory_storage import MemoryStorage
 
 from torch_tfckpt.directory.retention_file import RetentionRecord
@@ -25,9 +27,12 @@ from torch_tfckpt.foreign_files.pickled_values import decode_pickle
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.foreign_files.safetensors_format import parse_header
 from torch_tfckpt.foreign_files.sidecar import read_sidecar
+from torch_tfckpt.format.hdf5 import Hdf5File
 from torch_tfckpt.format.recognise_text import SIDECAR_FORMAT
+from torch_tfckpt.keras_files.layers import parse_config
 
 Target = Callable[[bytes], None]
+KERAS_FILES: Final = GOLDEN.parent / "keras_files" / "golden"
 RETENTION_FILE: Final = "d/checkpoint.retention.json"
 _MAX_VALUES: Final = 1000  # of a source, so that one input does not take seconds
 _DIRECTORY: Final = tempfile.TemporaryDirectory(prefix="fuzz-")
@@ -135,9 +140,43 @@ def retention_file(data: bytes) -> None:
     assert all(path.startswith("d/") for path in (*record.pins, *record.protected))
 
 
+def hdf5_file(data: bytes) -> None:
+    """An HDF5 file: its datasets are inside of it and share no bytes, so that they are not larger than the file."""
+    opened = Hdf5File(lambda offset, size: data[offset : offset + size], len(data))
+    waiting, nbytes = [opened.root], 0
+    while waiting:
+        group = waiting.pop()
+        waiting += group.groups.values()
+        for attribute in group.attributes.values():
+            with contextlib.suppress(CheckpointError):
+                opened.strings(attribute)
+        for array in group.arrays.values():
+            assert 0 <= array.offset <= len(data) - array.nbytes
+            nbytes += array.nbytes
+    assert nbytes <= len(data)
+
+
+def keras_file(data: bytes) -> None:
+    """A whole .keras, .weights.h5 or .h5 file, recognised by its contents."""
+    _use(_file("m.h5", data))
+
+
+def keras_index(data: bytes) -> None:
+    """The index of several HDF5 files, of which one exists."""
+    _file("m_00000.weights.h5", (KERAS_FILES / "m_00000.weights.h5").read_bytes())
+    _use(_file("m.weights.json", data))
+
+
+def keras_config(data: bytes) -> None:
+    """The configuration of a Keras model."""
+    for layer in parse_config(data).model.walk():
+        assert len(layer.path) <= 1000
+
+
 FOREIGN_TARGETS: Final[tuple[Target, ...]] = (
     *(pickled_values, pt_pickle, pt_file, npy_header, npz_member, npz_file),
     *(safetensors_header, safetensors_file, shard_index, sidecar, retention_file),
+    *(hdf5_file, keras_file, keras_index, keras_config),
 )
 
 
@@ -215,6 +254,11 @@ def _json(*contents: object) -> Callable[[], Iterator[bytes]]:
     return lambda: (json.dumps(content).encode() for content in contents)
 
 
+def _configurations() -> Iterator[bytes]:
+    with zipfile.ZipFile(KERAS_FILES / "m.keras") as archive:
+        yield archive.read("config.json")
+
+
 FOREIGN_SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "pickled_values": _pickles,
     "pt_pickle": _pickles,
@@ -224,6 +268,13 @@ FOREIGN_SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "npz_file": _npz,
     "safetensors_header": _headers,
     "safetensors_file": _safetensors_files,
+    "hdf5_file": lambda: (path.read_bytes() for path in sorted(KERAS_FILES.glob("*.h5"))),
+    "keras_file": lambda: (path.read_bytes() for path in sorted(KERAS_FILES.iterdir()) if path.suffix != ".json"),
+    "keras_index": _json(
+        {"weight_map": {"/layers/dense/vars": "m_00000.weights.h5"}},
+        {"weight_map": {"/vars": ["m_00000.weights.h5"], "/layers/dense/vars": "m_00000.weights.h5"}},
+    ),
+    "keras_config": _configurations,
     "shard_index": _json({"metadata": {"total_size": 8}, "weight_map": {"w": "m-00001-of-00002.safetensors"}}),
     "sidecar": _json(
         {

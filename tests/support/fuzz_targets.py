@@ -55,7 +55,7 @@ from torch_tfckpt.meta_graph.text import META_GRAPH, encode_text, to_text
 from torch_tfckpt.values import Value
 
 Target = Callable[[bytes], None]
-MAX_SEED_BYTES: Final = 8192  # larger seeds only slow the fuzzer down
+MAX_SEED_BYTES: Final = 12 * 1024  # larger seeds only slow the fuzzer down
 _LENGTH: Final = struct.Struct("<H")  # size of the index, in front of a version 2 checkpoint
 _MAGIC: Final = Footer(BlockHandle(0, 0), BlockHandle(0, 0)).encode()[-8:]
 

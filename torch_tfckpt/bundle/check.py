@@ -63,6 +63,7 @@ class Verification(NamedTuple):
         good: Names of the tensors whose bytes all match their checksums.
         damage: The damaged parts; empty if the checkpoint is undamaged.
         path: The checkpoint, if `verify` found it; otherwise "".
+        has_checksums: False for an HDF5 file of Keras: only its structure was checked, not the values.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -75,6 +76,7 @@ class Verification(NamedTuple):
     good: list[str]
     damage: list[Damage]
     path: str = ""
+    has_checksums: bool = True
 
     @property
     def ok(self) -> bool:
@@ -89,7 +91,8 @@ class Verification(NamedTuple):
     def __str__(self) -> str:
         bad, good = len(self.damaged), len(self.good)
         if self.ok:
-            summary = f"no damage found: {counted(good, 'tensor')}"
+            unchecked = "" if self.has_checksums else "; HDF5 has no checksums, so the values were not checked"
+            summary = f"no damage found: {counted(good, 'tensor')}{unchecked}"
         elif bad:
             summary = f"damaged: {bad} of {counted(bad + good, 'tensor')}; good: {good}"
         else:

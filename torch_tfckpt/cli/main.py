@@ -30,8 +30,9 @@ PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 _PATHS: Final = """\
 A path is a checkpoint: its prefix (model.ckpt-1000), any of its files, a
 directory with a `checkpoint` file (the latest checkpoint in it) or a SavedModel
-directory. ls, show, convert, diff and average also read .pt, .npz and
-.safetensors files, and the directory or index of a sharded .safetensors file.
+directory; or a file of Keras (.keras, .weights.h5, .weights.json, .h5). ls,
+show, convert, diff and average also read .pt, .npz and .safetensors files, and
+the directory or index of a sharded .safetensors file.
 """
 _TURNING: Final = """\
 To turn a checkpoint into what model.load_state_dict takes, and back:
@@ -203,6 +204,13 @@ def _add_show(verbs: Verbs) -> None:
     form = verb.add_mutually_exclusive_group()
     form.add_argument("--stats", action="store_true", help="range, mean, deviation and NaN count instead of values")
     form.add_argument("--full", action="store_true", help="all values of NAME in full; JSON strings are indented")
+    form.add_argument(
+        "--config",
+        dest="run",
+        action="store_const",
+        const="keras_config:show_config",
+        help="the layers of a Keras model (.keras, .h5, or its JSON) with settings such as padding and epsilon",
+    )
     verb.add_argument("--json", action="store_true", help="print one JSON document; NaN and infinities are strings")
 
 

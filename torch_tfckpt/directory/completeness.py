@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.directory.locate import find_checkpoint, is_table
 from torch_tfckpt.directory.names import V1_SHARD, of_version_2, prefixes_of, series_of
-from torch_tfckpt.directory.opening import open_version_1
+from torch_tfckpt.directory.opening import open_files
 from torch_tfckpt.directory.state_file import from_stored, load_state
 from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, NotFoundError
 from torch_tfckpt.format.tensor_bundle import index_filename
@@ -64,7 +64,7 @@ def _check_complete(storage: Storage, path: str) -> None:
     if found.version == 2:
         _check_bundle(storage, found.prefix)
     else:
-        open_version_1(storage, found)[1].close()
+        open_files(storage, found)[1].close()
 
 
 def _check_bundle(storage: Storage, prefix: str) -> None:

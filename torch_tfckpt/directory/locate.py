@@ -45,9 +45,9 @@ _MAGIC: Final = TABLE_MAGIC.to_bytes(8, "little")  # the last bytes of every tab
 class CheckpointFiles:
     """One checkpoint on disk."""
 
-    version: int  # 1 or 2
-    prefix: str  # version 2: the path without .index; version 1: the path or pattern
-    paths: tuple[str, ...] = ()  # version 1: its files, in the order of their names
+    version: int  # 1 or 2; 0 for a file of Keras
+    prefix: str  # version 2: the path without .index; otherwise the path or pattern
+    paths: tuple[str, ...] = ()  # version 1: its files, in the order of their names; Keras: the file
 
 
 def find_checkpoint(storage: Storage, path: str) -> CheckpointFiles:
@@ -108,8 +108,7 @@ def _as_written(storage: Storage, path: str) -> CheckpointFiles | None:
         return CheckpointFiles(2, path)
     name = os.path.basename(path)
     if storage.exists(path) and not storage.is_directory(path) and (not of_version_2(name) or is_table(storage, path)):
-        _check_version_1(storage, path)
-        return CheckpointFiles(1, path, (path,))
+        return CheckpointFiles(_version_of_file(storage, path), path, (path,))
     return _matching(storage, path)
 
 
@@ -268,8 +267,10 @@ def is_table(storage: Storage, path: str) -> bool:
         file.close()
 
 
-def _check_version_1(storage: Storage, path: str) -> None:
-    """Raise DataLossError, naming the actual kind of file, if `path` is not a version 1 checkpoint.
+def _version_of_file(storage: Storage, path: str) -> int:
+    """Return 1 for a version 1 checkpoint and 0 for a file of Keras.
+
+    Any other file raises a DataLossError that names its kind.
 
     TensorFlow also raises DataLossError for such files, and this package raises it for damaged files, so one handler
     catches both.
@@ -277,8 +278,11 @@ def _check_version_1(storage: Storage, path: str) -> None:
     kind = kind_of_file(storage, path)
     if kind is FileKind.LFS_POINTER:
         raise lfs_error(path)
+    if kind.is_keras:
+        return 0
     if kind.is_foreign:
         raise DataLossError(not_wanted(path, kind))
+    return 1
 
 
 def _nothing_here(storage: Storage, path: str) -> str:

@@ -1,14 +1,29 @@
-"""Open a version 1 checkpoint while it may be saved again with a different number of shards."""
+"""Open a version 1 checkpoint, while it may be saved again with a different number of shards, or a file of Keras."""
 
 from dataclasses import replace
 from typing import Final
 
 from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint
 from torch_tfckpt.errors import NotFoundError
+from torch_tfckpt.keras_files.reader import KerasReader
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.v1.reader import SlicesReader
 
 _ATTEMPTS: Final = 20
+
+
+def open_files(
+    storage: Storage, found: CheckpointFiles, *, verify: bool = True
+) -> tuple[CheckpointFiles, SlicesReader | KerasReader]:
+    """Open the files `found` of version 1 or of Keras.
+
+    Returns:
+        The files as they were opened, and their reader. Raises like the readers.
+    """
+    if found.version == 1:
+        return open_version_1(storage, found, verify=verify)
+    reader = KerasReader(storage, found.prefix)
+    return replace(found, paths=reader.files), reader
 
 
 def open_version_1(

@@ -22,11 +22,11 @@ from torch_tfckpt.foreign_files.identity import identity_of_archive
 from torch_tfckpt.foreign_files.npy_header import NpyHeader, read_header
 from torch_tfckpt.foreign_files.stored_zip import ZipSink, can_name_member
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
-from torch_tfckpt.foreign_files.zip_archive import ZipArchive, largest_size, name_fault, zip_errors
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.storage.zip_archive import ZipArchive, largest_size, name_fault, zip_errors
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view, row_major_pieces, swap_bytes
 from torch_tfckpt.values import Strings, new_strings, new_tensor

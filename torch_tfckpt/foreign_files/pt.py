@@ -39,10 +39,10 @@ from torch_tfckpt.foreign_files.pickled_leaves import describe, named_leaves
 from torch_tfckpt.foreign_files.pickled_values import STORAGES, PickledTensor, decode_pickle
 from torch_tfckpt.foreign_files.stored_zip import ZipSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
-from torch_tfckpt.foreign_files.zip_archive import ZipArchive
 from torch_tfckpt.format.tensor_slice import Shape, element_count
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.publication import Publication
+from torch_tfckpt.storage.zip_archive import ZipArchive
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view, row_major_pieces, swap_bytes
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest

@@ -33,11 +33,11 @@ from torch_tfckpt.foreign_files.safetensors_format import (
     unique,
 )
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
-from torch_tfckpt.foreign_files.zip_archive import name_fault
 from torch_tfckpt.storage.journal import JOURNAL_SUFFIX, read_journal
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import ReadableFile
 from torch_tfckpt.storage.small_files import read_small
+from torch_tfckpt.storage.zip_archive import name_fault
 from torch_tfckpt.text import printable, quoted, shortened
 from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest

@@ -35,13 +35,14 @@ _log = logging.getLogger(__name__)
 
 
 class CheckpointSource:
-    """The tensors of a version 1 or 2 checkpoint, with their slices joined. Raises like CheckpointReader."""
+    """The tensors of a checkpoint, with their slices joined, or of a file of Keras. Raises like CheckpointReader."""
 
     def __init__(self, path: str) -> None:
         self.reader = CheckpointReader(path)
         self.path = self.reader.files.prefix
-        self.format = f"TensorFlow checkpoint, version {self.reader.version}"
-        self.skipped: dict[str, str] = {}
+        keras = self.reader.keras
+        self.format = f"TensorFlow checkpoint, version {self.reader.version}" if keras is None else keras.format
+        self.skipped = {} if keras is None else dict(keras.skipped)
         self._types: dict[DataType, ElementType] = {}
 
     @cached_property

@@ -20,9 +20,7 @@ class Reading(enum.Enum):
 
 
 _CONVERT: Final = "`tfckpt ls` lists it, and `tfckpt convert` converts it to a checkpoint"
-_KERAS: Final = (
-    'Not supported yet. Load it with Keras, run tf.train.Checkpoint(model=model).write("model.ckpt"), and read that'
-)
+_KERAS: Final = "`tfckpt ls` lists it, and `tfckpt show --config` its layers"
 _NO_VALUES: Final = "It has no values; `tfckpt meta` shows it. Pass the checkpoint itself to read its tensors"
 _NO_GRAPHS: Final = (
     "Not supported: its weights are constants of the graph, and there is no checkpoint in it. Use the .index and .data "
@@ -81,9 +79,10 @@ class FileKind(enum.Enum):
     # TensorFlow's other files.
     GRAPH = "a TensorFlow graph without variables (GraphDef), such as a frozen graph", _NO_GRAPHS
     GRAPH_TEXT = "a TensorFlow graph without variables in text form (GraphDef)", _NO_GRAPHS
-    KERAS = "a Keras model (.keras)", _KERAS
-    KERAS_HDF5 = "an HDF5 file (.h5) with a Keras model or its weights", _KERAS
-    HDF5 = "an HDF5 file, such as Keras's .h5 files", "Not supported yet. Open it with h5py"
+    KERAS = "a Keras model (.keras)", _KERAS, Reading.TENSORS
+    KERAS_HDF5 = "an HDF5 file (.h5) with a Keras model or its weights", _KERAS, Reading.TENSORS
+    KERAS_INDEX = "the index of several HDF5 files with Keras weights", "`tfckpt ls` lists it", Reading.TENSORS
+    HDF5 = "an HDF5 file, such as Keras's .h5 files", "`tfckpt ls` lists it if it is one of Keras", Reading.TENSORS
     KERAS_CONFIG = (
         "the description of a Keras model in JSON, without its weights",
         "Not supported. keras.models.model_from_json reads it; pass the file with the weights",
@@ -146,6 +145,11 @@ class FileKind(enum.Enum):
     )
     JSON = "a JSON file", _NAME_ANOTHER
     TEXT = "a text file", _NAME_ANOTHER
+
+    @property
+    def is_keras(self) -> bool:
+        """Whether the file is read like a checkpoint, by `keras_files`."""
+        return self in (FileKind.KERAS, FileKind.KERAS_HDF5, FileKind.KERAS_INDEX, FileKind.HDF5)
 
     @property
     def is_foreign(self) -> bool:

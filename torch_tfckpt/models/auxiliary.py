@@ -10,6 +10,8 @@ object-based one, the object graph shows the owner of every tensor:
     integers that are children of the root             counters
     below keras_api                                    other: metrics of Keras 2
     reached without passing through an optimizer       weights, even if an optimizer lists them, too
+
+A file of Keras keeps the variables of the optimizer apart.
 """
 
 from collections.abc import Container, Iterator
@@ -60,9 +62,22 @@ def kinds(reader: CheckpointReader, averages: StoredAverages | None = None) -> K
 
     Cost: looks at the entries of all tensors.
     """
+    if reader.keras is not None:
+        return _kinds_of_keras(reader, reader.keras.of_optimizer)
     graph = reader.object_graph
     averages = stored_averages(reader) if averages is None else averages
     return named_kinds(reader, averages) if graph is None else _kinds_of_objects(reader, graph, averages.keys)
+
+
+def _kinds_of_keras(reader: CheckpointReader, of_optimizer: Container[str]) -> Kinds:
+    """Return the kinds of a file of Keras, in which the variables of the optimizer are in a group of their own."""
+
+    def kind(key: str) -> VariableKind:
+        if key not in of_optimizer:
+            return VariableKind.WEIGHT
+        return VariableKind.COUNTER if _is_whole_number(reader, key) else VariableKind.OPTIMIZER
+
+    return Kinds({key: kind(key) for key in reader.keys()})
 
 
 def _kinds_of_objects(reader: CheckpointReader, graph: ObjectGraph, averages: Container[str]) -> Kinds:

@@ -201,6 +201,12 @@ class SlicesReader:
         for name in sorted(set(names), key=str.encode):
             self.read(name)
 
+    def read_stored(self, name: str) -> NoReturn:
+        """Raise UnimplementedError: version 1 files do not store raw bytes."""
+        raise UnimplementedError(
+            f"{self.path}: tensor {quoted(name)}: version 1 files do not store raw bytes. Use get_tensor"
+        )
+
     def check(self, progress: Callable[[int], object] | None = None) -> Verification:
         """Read every block and every tensor of all files, and account for every byte.
 

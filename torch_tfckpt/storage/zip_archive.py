@@ -95,7 +95,7 @@ class ZipArchive:
         """Return where the bytes of an uncompressed member begin in the file, and how many there are."""
         _assert_readable(member)
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
-            raise DataLossError(f"{quoted(member.orig_filename)} is compressed, which torch neither writes nor maps")
+            raise DataLossError(f"{quoted(member.orig_filename)} is compressed; only stored members are read in place")
         signature, name, extra = _LOCAL.unpack(self._file.read(member.header_offset, _LOCAL.size))
         offset = member.header_offset + _LOCAL.size + name + extra
         if signature != _SIGNATURE or offset + member.file_size > self._file.size:

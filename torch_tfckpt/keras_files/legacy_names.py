@@ -1,0 +1,71 @@
+"""Names of the variables in an HDF5 file of the older form: `model.save("m.h5")`, `save_weights("m.h5")`, and
+`tf_model.h5` of transformers.
+
+    (root) or /model_weights     attribute layer_names: stem, tower
+    .../stem                     attribute weight_names: stem/kernel:0, stem/bias:0
+    .../stem/stem/kernel:0       the dataset
+    /optimizer_weights           attribute weight_names
+
+The names are those of the attributes, without ":0"; the groups have other names, with counters of the session. Large
+attributes are split: layer_names0, layer_names1.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from torch_tfckpt.errors import DataLossError
+from torch_tfckpt.keras_files.contents import SavedArray, SavedGroup, attribute_strings
+from torch_tfckpt.keras_files.names import NamedArrays
+from torch_tfckpt.text import quoted
+
+_MODEL: Final = "model_weights"
+_OPTIMIZERS: Final = ("optimizer_weights", "optimizer")
+_LAYERS: Final = "layer_names"
+_WEIGHTS: Final = "weight_names"
+_TOP_LEVEL: Final = "top_level_model_weights"
+
+
+def is_legacy(root: SavedGroup) -> bool:
+    """Return whether a file has the older form."""
+    return _MODEL in root.groups or any(root.has(f"{_LAYERS}{number}") for number in ("", 0))
+
+
+def name_legacy(root: SavedGroup) -> NamedArrays:
+    """Return the datasets of a file of the older form by name."""
+    model = root.groups.get(_MODEL, root)
+    layers = list(dict.fromkeys(attribute_strings(model, _LAYERS)))
+    if _TOP_LEVEL in model.groups and _TOP_LEVEL not in layers:
+        layers.append(_TOP_LEVEL)
+    found = [each for layer in layers for each in _weights(_group(model, layer), layer)]
+    for name in _OPTIMIZERS:
+        if name in root.groups:
+            found += _weights(root.groups[name], name)
+    counts = Counter(name for _, name, _ in found)
+    result = NamedArrays()
+    for group, name, array in found:
+        longer = name if counts[name] == 1 else f"{group}/{name}"
+        if longer in result.arrays:
+            raise DataLossError(f"two weights have the name {quoted(longer)}")
+        result.arrays[longer] = array
+        if group in _OPTIMIZERS:
+            result.of_optimizer.add(longer)
+    return result
+
+
+def _group(model: SavedGroup, layer: str) -> SavedGroup:
+    group = model.at(layer)
+    if group is None:
+        raise DataLossError(f"{_LAYERS} has {quoted(layer)}, but there is no such group")
+    return group
+
+
+def _weights(group: SavedGroup, where: str) -> Iterator[tuple[str, str, SavedArray]]:
+    """Yield the group, name and dataset of each weight of a layer."""
+    for name in attribute_strings(group, _WEIGHTS):
+        above, _, last = name.rpartition("/")
+        inner = group.at(above) if not name.startswith("/") else None
+        array = inner.arrays.get(last) if inner is not None else None
+        if array is None:
+            raise DataLossError(f"{_WEIGHTS} of {quoted(where)} has {quoted(name)}, but there is no such dataset")
+        yield where, name.removesuffix(":0"), array
