@@ -44,6 +44,7 @@ class FileReader(CheckpointReader):
     def __init__(self, source: TensorSource) -> None:
         self.storage = LOCAL
         self.source = source
+        self.keras = None
         self._reader = cast("BundleReader", _FileTensors(source))  # has the methods that are called here
         self._object_graph = None
         self._names = None

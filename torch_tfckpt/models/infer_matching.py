@@ -14,15 +14,17 @@ Contract: a division is made only if each part has as many layers as modules, or
 of different programs that merely look alike in one place decide nothing. Numbers decide only between families of names
 (see `infer_names`), which must agree as a whole: as many members, and equal kinds and shapes in the same order. Numbers
 that a program chose are the order in which layers were created, which need not be that of the module. They decide only
-if the order is confirmed by a family in the same scope whose members differ in kind or shape, or if the module is an
-nn.Sequential that contains nothing else. Layers that are not numbered on both sides are never matched by order.
+if the module is an nn.Sequential that contains nothing else, or if a family in the same scope confirms the order: its
+kinds and shapes could be in at least six orders, and are in the same one on both sides. Layers that are not numbered on
+both sides are never matched by order.
 """
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
+from math import factorial, prod
 from typing import Final, TypeVar
 
 from torch import nn
@@ -36,6 +38,8 @@ BY_KIND: Final = "the only layer of this kind and shape"
 BY_RULE: Final = "given by a rule"
 _Key = TypeVar("_Key", bound=Hashable)
 
+_CONVINCING: Final = 6  # of so many possible orders of kinds and shapes, two agree by chance too rarely to matter
+_FEW: Final = 12  # members of a family; more than these have many orders
 _LEVELS: Final = 4  # enclosing scopes that are compared
 
 
@@ -224,9 +228,15 @@ class LayerMatching:
         for view, separators, level in product(range(self._views), ("/.", "/._"), range(_LEVELS)):
             layers = _grouped(each.layers, partial(self._context, _View(view, separators), level))
             units = _grouped(each.units, partial(self._context, None, level))
-            alike = [key for key, of in units.items() if len(layers.get(key, ())) == len(of)]
+            label = self._label_of_unit[each.units[0]]
+            alike = [
+                key
+                for key, of in units.items()
+                # A scope counts only with all members of the class in it: depth alone distinguishes nothing.
+                if key is not None and len(layers.get(key, ())) == len(of) and len(of) % dict(key)[label] == 0
+            ]
             if len(alike) < len(units):
-                alike = [key for key in alike if key is not None and any(label in self._settled for label, _ in key)]
+                alike = [key for key in alike if any(other in self._settled for other, _ in key)]
             if len(layers) == 1 or not alike:
                 continue
             parts = [MatchingClass(tuple(layers.pop(key)), tuple(units.pop(key)), reason) for key in alike]
@@ -267,11 +277,17 @@ class LayerMatching:
         return {scope: (of.total(), frozenset(of.items())) for scope, of in content.items()}
 
     def _scopes_of(self, view: "_View | None", index: int) -> list[str]:
-        """Return the scopes around a name, the innermost first, and "" for all."""
+        """Return the scopes around a name, the innermost first, and "" for all.
+
+        The name itself is one, too: slim has layers in the scope of a layer. In automatic names "_" separates nothing.
+        """
         name = self._units[index].name if view is None else self._name(index, view.number)
         separators = "." if view is None else view.separators
+        path = name_path(name)
+        if path.automatic and path.automatic[-1]:
+            separators = separators.replace("_", "")
         ends = [at for at, character in enumerate(name) if character in separators]
-        return [*(name[:at] for at in reversed(ends)), ""]
+        return [name, *(name[:at] for at in reversed(ends)), *([""] if name else [])]
 
     def _name(self, layer: int, view: int) -> str:
         names = self._candidates.layers[layer].names
@@ -309,7 +325,7 @@ class LayerMatching:
         units = [member for member in of_units.members if self._label_of_unit[member[0]] in labels]
         if [self._label_of_layer[layer] for layer, _ in layers] != [self._label_of_unit[unit] for unit, _ in units]:
             return ""
-        kinds = {self._kind_of_layer[layer] for layer, _ in layers}
+        kinds = Counter(self._kind_of_layer[layer] for layer, _ in layers)
         positions = [unit for unit, _ in units]
         numbers_of_layers, numbers_of_units = [each for _, each in layers], [each for _, each in units]
         if positions != sorted(positions) or len(set(numbers_of_layers)) < len(layers):
@@ -318,13 +334,14 @@ class LayerMatching:
         theirs = f"{quoted(first)} to {quoted(last)}"
         ours = f"{quoted(self._units[positions[0]].name)} to {quoted(self._units[positions[-1]].name)}"
         words = [name_path(name).all_words for name in (first, self._units[positions[0]].name)]
-        if numbers_of_layers == numbers_of_units and (words[0] <= words[1] or words[1] <= words[0]):
+        same_words = bool(words[0] & words[1]) and (words[0] <= words[1] or words[1] <= words[0])
+        if numbers_of_layers == numbers_of_units and same_words and not of_layers.first_is_bare:
             return f"numbered alike: {theirs}, {ours}"
         alike = dense_ranks(numbers_of_layers) == dense_ranks(numbers_of_units)
         if alike and not of_layers.automatic:
             return f"numbered alike: {theirs}, {ours}"
         place = (view, name_path(first).words[:-1])
-        if len(kinds) > 1:
+        if _orders(kinds) >= _CONVINCING:
             self._confirmed.add(place)
             return f"numbered alike, with the same kinds and shapes in the same order: {theirs}, {ours}"
         if place in self._confirmed:
@@ -342,9 +359,18 @@ def _by_member(found: Iterable[Family], names: Sequence[int]) -> dict[int, Famil
     result: dict[int, Family] = {}
     for family in found:
         members = tuple((names[at], numbers) for at, numbers in family.members)
-        renamed = Family(members, family.automatic)
+        renamed = replace(family, members=members)
         result.update((at, renamed) for at, _ in members)
     return result
+
+
+def _orders(kinds: Counter[int]) -> int:
+    """Return in how many ways layers of these kinds can be ordered so that the difference would be seen."""
+    if len(kinds) == 1:
+        return 1
+    if kinds.total() > _FEW:
+        return _CONVINCING
+    return factorial(kinds.total()) // prod(map(factorial, kinds.values()))
 
 
 def _grouped(items: Iterable[int], key: Callable[[int], _Key]) -> dict[_Key, list[int]]:

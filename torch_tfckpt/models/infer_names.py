@@ -143,10 +143,12 @@ class Family:
     Attributes:
         members: For each name, its index in the given names, and the numbers that differ.
         automatic: Whether a program chose the numbers.
+        first_is_bare: Whether the first name has no number: "dense" before "dense_1".
     """
 
     members: tuple[tuple[int, tuple[int, ...]], ...]
     automatic: bool
+    first_is_bare: bool
 
 
 def families(names: Sequence[str]) -> list[Family]:
@@ -163,20 +165,20 @@ def families(names: Sequence[str]) -> list[Family]:
 
 def _family(members: Sequence[tuple[NamePath, int]]) -> Family:
     vectors: list[tuple[int, ...]] = [() for _ in members]
-    automatic = False
+    automatic = bare = False
     for at in range(len(members[0][0].words)):
         given = [path.numbers[at] for path, _ in members]
         width = max(map(len, given))
         padded = [(*numbers, *(0,) * (width - len(numbers))) for numbers in given]
         varying = [slot for slot in range(width) if len({numbers[slot] for numbers in padded}) > 1]
         if varying:
-            some_bare = any(len(numbers) < width for numbers in given)
-            automatic |= some_bare or any(path.automatic[at] for path, _ in members)
+            bare |= any(len(numbers) < width for numbers in given)
+            automatic |= bare or any(path.automatic[at] for path, _ in members)
         vectors = [
             (*vector, *(numbers[slot] for slot in varying)) for vector, numbers in zip(vectors, padded, strict=True)
         ]
     ranked = ((index, vector) for vector, (_, index) in zip(vectors, members, strict=True))
-    return Family(tuple(sorted(ranked, key=lambda member: (member[1], member[0]))), automatic)
+    return Family(tuple(sorted(ranked, key=lambda member: (member[1], member[0]))), automatic, bare)
 
 
 def dense_ranks(vectors: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
