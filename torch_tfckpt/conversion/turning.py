@@ -23,7 +23,7 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.models.factories import build_module
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.sources import Averages
-from torch_tfckpt.storage.names import AnyPath, fspath
+from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import printable, quoted
 
 Factory = str | nn.Module | Callable[[], nn.Module]
@@ -140,13 +140,8 @@ class TurnRequest:
         model = None if self.check is None else module_of("check", self.check)
         if self.infer is None:
             return self.mapper, model
-        if not hasattr(KeyMapper, "infer"):
-            raise UnimplementedError(
-                "rules cannot be inferred by this version. Pass `preset`, or write rules and pass `map`"
-            )
         inferred = module_of("infer", self.infer)
-        mapper: KeyMapper = KeyMapper.infer(fspath(path), inferred)
-        return mapper, inferred if model is None else model
+        return KeyMapper.infer(path, inferred), inferred if model is None else model
 
 
 def module_of(argument: str, factory: Factory) -> nn.Module:

@@ -52,11 +52,11 @@ from torch_tfckpt.models.infer_rules import (
     plain_rules,
 )
 from torch_tfckpt.models.infer_units import Candidates, ModuleUnit, module_units, stored_candidates
-from torch_tfckpt.models.key_mapper import KeyMapper, extended
 from torch_tfckpt.models.key_rules import KeyRule
 from torch_tfckpt.models.layouts import DENSE, DENSE_AFTER_FLATTEN, Layout
 from torch_tfckpt.models.mapped_sources import mapped_sources
 from torch_tfckpt.models.named_kinds import VariableKind
+from torch_tfckpt.models.rule_set import RuleSet, extended
 from torch_tfckpt.models.sources import Found, find_in_modules
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.wrappers import ModuleNames
@@ -80,7 +80,7 @@ class _Given:
 
 
 def infer_rules(
-    path: AnyPath, module: nn.Module, given: KeyMapper, storage: Storage | None = None
+    path: AnyPath, module: nn.Module, given: RuleSet, storage: Storage | None = None
 ) -> list[ExplainedRule]:
     """Return rules for all tensors of a module that `given` does not map. Raises as `KeyMapper.infer` describes."""
     if not isinstance(module, nn.Module):
@@ -93,9 +93,7 @@ def infer_rules(
 class _Inference:
     """One checkpoint and one module."""
 
-    def __init__(
-        self, reader: CheckpointReader, module: nn.Module, targets: Sequence[Target], given: KeyMapper
-    ) -> None:
+    def __init__(self, reader: CheckpointReader, module: nn.Module, targets: Sequence[Target], given: RuleSet) -> None:
         self._reader = reader
         self._module = module
         self._targets = targets
@@ -148,7 +146,7 @@ class _Inference:
             assert self._gives(rules, expected), "the rules do not give what was found"
         return rules
 
-    def _apply(self, given: KeyMapper) -> _Given:
+    def _apply(self, given: RuleSet) -> _Given:
         """Return what the caller's rules determine."""
         mapped = mapped_sources(given, self._reader, self._targets, {})
         if mapped.strays or mapped.unused_rules:

@@ -15,10 +15,10 @@ from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import auxiliary_keys
-from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, source_text, targets_of_rule
 from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout
+from torch_tfckpt.models.rule_set import RuleSet, rule_match, rules_of
 from torch_tfckpt.models.stored_copies import without_copies
 from torch_tfckpt.models.stored_names import dotted, names_for_rules, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
@@ -98,7 +98,7 @@ class _NamedTarget:
 
 
 def mapped_sources(
-    mapper: KeyMapper, reader: CheckpointReader, targets: Sequence[Target], averages: Mapping[str, str]
+    mapper: RuleSet, reader: CheckpointReader, targets: Sequence[Target], averages: Mapping[str, str]
 ) -> MappedSources:
     """Apply a mapper.
 
