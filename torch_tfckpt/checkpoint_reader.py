@@ -10,16 +10,16 @@ from typing import Self, TypeVar, overload
 import numpy as np
 import torch
 
-from torch_tfckpt.bundle.check import Verification, check_bundle
+from torch_tfckpt.bundle.check import Verification
 from torch_tfckpt.bundle.reader import BundleReader
-from torch_tfckpt.directory.locate import find_checkpoint
+from torch_tfckpt.bundle.tensor_reader import TensorReader
+from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint
 from torch_tfckpt.directory.opening import open_version_1
 from torch_tfckpt.errors import (
     CheckpointError,
     DataLossError,
     InvalidArgumentError,
     NotFoundError,
-    UnimplementedError,
     error_context,
 )
 from torch_tfckpt.format.data_type import DataType
@@ -30,7 +30,6 @@ from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, escaped, quoted
-from torch_tfckpt.v1.reader import SlicesReader
 from torch_tfckpt.values import LoadedValue, StoredTensor, Strings, Value, outside_modes
 
 Result = TypeVar("Result")
@@ -82,14 +81,15 @@ class CheckpointReader:
     def __init__(self, path: AnyPath, *, verify: bool = True, storage: Storage | None = None) -> None:
         where = fspath(path)
         self.storage = storage or storage_of(where)
-        self.files = find_checkpoint(self.storage, where)
-        self._reader: BundleReader | SlicesReader
-        if self.files.version == 2:
-            self._reader = BundleReader(self.storage, self.files.prefix, verify=verify)
-        else:
-            self.files, self._reader = open_version_1(self.storage, self.files, verify=verify)
+        self.files, self._reader = self._open(where, verify=verify)
         self._object_graph: ObjectGraph | None = None
         self._names: TensorNames | None = None
+
+    def _open(self, where: str, *, verify: bool) -> tuple[CheckpointFiles, TensorReader]:
+        files = find_checkpoint(self.storage, where)
+        if files.version == 2:
+            return files, BundleReader(self.storage, files.prefix, verify=verify)
+        return open_version_1(self.storage, files, verify=verify)
 
     def __repr__(self) -> str:
         return f"<CheckpointReader of {quoted(self.path)}, version {self.version}>"
@@ -110,7 +110,7 @@ class CheckpointReader:
 
     def undamaged_keys(self) -> tuple[list[str], list[str]]:
         """Return the keys that a damaged index still lists, and the damage in the rest of the index."""
-        return (self.keys(), []) if isinstance(self._reader, SlicesReader) else self._reader.undamaged_keys()
+        return self._reader.undamaged_keys()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -256,23 +256,17 @@ class CheckpointReader:
         Changes to the tensor stay private to the process. Version 1 files do not store raw bytes, so their tensors are
         decoded.
         """
-        reader = self._reader
-        return self._look_up(name, reader.read if isinstance(reader, SlicesReader) else reader.map)
+        return self._look_up(name, self._reader.map)
 
     def map_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
         """Return name -> the result of `map_tensor` for that name."""
-        reader = self._reader
-        return self._read_several(names, reader.read_all if isinstance(reader, SlicesReader) else reader.map_all)
+        return self._read_several(names, self._reader.map_all)
 
     def get_stored_bytes(self, name: str) -> bytes:
         """Return the bytes of a tensor as stored in the file, checksum verified, for types that torch lacks.
 
         Raises UnimplementedError for partitioned tensors and for version 1.
         """
-        if isinstance(self._reader, SlicesReader):
-            raise UnimplementedError(
-                f"{self.path}: tensor {quoted(name)}: version 1 files do not store raw bytes. Use get_tensor"
-            )
         return self._look_up(name, self._reader.read_stored)
 
     def get_slice(self, name: str) -> StoredTensor:
@@ -310,8 +304,7 @@ class CheckpointReader:
 
         Cost: one read of all files; memory of one chunk per thread, or of one string tensor.
         """
-        reader = self._reader
-        return reader.check(progress) if isinstance(reader, SlicesReader) else check_bundle(reader, progress)
+        return self._reader.check(progress)
 
     @property
     def object_graph(self) -> ObjectGraph | None:

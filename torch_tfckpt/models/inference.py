@@ -40,6 +40,7 @@ from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import kinds
 from torch_tfckpt.models.averages import StoredAverages
+from torch_tfckpt.models.base_module import mapper_for
 from torch_tfckpt.models.flattened_maps import flattened_inputs
 from torch_tfckpt.models.infer_matching import LayerMatching
 from torch_tfckpt.models.infer_refusals import Choice, ambiguous, layouts_unknown, missing, unused
@@ -97,8 +98,8 @@ class _Inference:
         self._reader = reader
         self._module = module
         self._targets = targets
-        self._mapper = given
-        self._given = self._apply(given)
+        self._mapper = mapper_for(given, targets)
+        self._given = self._apply(self._mapper)
         self._kinds = kinds(reader).of
         self._weights = [
             key for key, kind in self._kinds.items() if kind is VariableKind.WEIGHT and key not in self._given.omitted

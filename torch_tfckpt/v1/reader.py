@@ -17,6 +17,7 @@ import torch
 
 from torch_tfckpt.bundle.check import Damage, Verification
 from torch_tfckpt.bundle.index import key_of
+from torch_tfckpt.bundle.tensor_reader import TensorReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import (
     DAMAGED,
@@ -81,7 +82,7 @@ class _MergedTensor:
         return self.stored[number].part.shape_of(self.shape)
 
 
-class SlicesReader:
+class SlicesReader(TensorReader):
     """Reads the version 1 checkpoint that consists of `paths`.
 
     Args:
@@ -200,6 +201,12 @@ class SlicesReader:
         """Read several tensors without keeping their values. Raises like `read`."""
         for name in sorted(set(names), key=str.encode):
             self.read(name)
+
+    def read_stored(self, name: str) -> NoReturn:
+        """Raise UnimplementedError: version 1 files do not store raw bytes."""
+        raise UnimplementedError(
+            f"{self.path}: tensor {quoted(name)}: version 1 files do not store raw bytes. Use get_tensor"
+        )
 
     def check(self, progress: Callable[[int], object] | None = None) -> Verification:
         """Read every block and every tensor of all files, and account for every byte.
