@@ -24,10 +24,11 @@ from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred import DeferredTensor
 from torch_tfckpt.conversion.deferred_source import DeferredSource, needed_by, read_tensors
 from torch_tfckpt.conversion.training_state import as_training
-from torch_tfckpt.conversion.turning import Turned, TurnRequest, factory_text
+from torch_tfckpt.conversion.turning import Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
+from torch_tfckpt.models.factories import factory_text
 from torch_tfckpt.models.inverted_rules import InvertedRules
 from torch_tfckpt.models.key_rules import targets_of_rule
 from torch_tfckpt.models.leaf_names import layer_with

@@ -20,12 +20,13 @@ from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred import DeferredTensor
 from torch_tfckpt.conversion.deferred_source import DeferredSource, read_tensors
 from torch_tfckpt.conversion.torch_optimizer import TorchOptimizerState, optimizer_state
-from torch_tfckpt.conversion.turning import Turned, TurnRequest, factory_text
+from torch_tfckpt.conversion.turning import Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.averages import stored_averages
+from torch_tfckpt.models.factories import factory_text
 from torch_tfckpt.models.file_reader import reader_of
 from torch_tfckpt.models.load_plan import LoadPlan, plan_load
 from torch_tfckpt.models.module_of_rules import module_of_rules

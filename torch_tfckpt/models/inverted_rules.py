@@ -13,9 +13,9 @@ from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.models.implied_sources import implied_layout
 from torch_tfckpt.models.key_rules import ROOT_MODULE, CheckedRule, source_text, targets_of_rule
 from torch_tfckpt.models.layouts import Layout, LayoutLike
-from torch_tfckpt.models.mapped_sources import implied_layout
 from torch_tfckpt.models.rule_inverse import RuleInverse, may_be_target, rule_inverse
 from torch_tfckpt.models.rule_set import RuleSet, not_inverted, rule_match, rules_of
 from torch_tfckpt.models.stored_names import dotted
