@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_modules import python_file
 from torch import nn
 
 import torch_tfckpt as tfckpt
@@ -39,11 +40,8 @@ def nothing():
 
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of a unique name in the current directory, so that no other test has imported it."""
-    name = f"net_{abs(hash(tmp_path))}"
-    (tmp_path / f"{name}.py").write_text(SOURCE)
-    monkeypatch.chdir(tmp_path)
-    return name
+    """The name of a module in the current directory."""
+    return python_file(tmp_path, SOURCE, monkeypatch)
 
 
 @pytest.mark.parametrize(("factory", "inputs"), [("Net", 3), ("Models.small", 1)])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import torch_tfckpt as tfckpt
+from torch_tfckpt.models.file_reader import open_reader
 
 FORMATS = ("net.safetensors", "net.pt", "net.npz")
 
@@ -132,3 +133,14 @@ def test_a_dtype_that_tensorflow_lacks(tmp_path: Path) -> None:
     path = write(tmp_path / "net.pt", {"weight": torch.ones(2, 2), "bias": torch.ones(2, dtype=torch.uint16)})
     with pytest.raises(tfckpt.InvalidArgumentError, match="dtype mismatch for bias"):
         tfckpt.load_model(nn.Linear(2, 2), path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_slices_are_read_like_those_of_a_checkpoint(tmp_path: Path, name: str) -> None:
+    """A part of a tensor, by the methods that a CheckpointReader has for it."""
+    expected = build().state_dict()
+    with open_reader(write(tmp_path / name, expected)) as reader:
+        assert torch.equal(reader.get_slice("fc.weight")[1:3], expected["fc.weight"][1:3])
+        assert reader.files.paths == (str(tmp_path / name),)
+        with pytest.raises(tfckpt.NotFoundError, match=r"fc\.wait"):
+            reader.get_slice("fc.wait")

@@ -36,7 +36,7 @@ from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.conversion.to_tensorflow import turn_to_tensorflow
 from torch_tfckpt.conversion.to_torch import turn_to_torch
 from torch_tfckpt.conversion.training_state import TrainingSource, as_training
-from torch_tfckpt.conversion.turning import Factory, TurnRequest, factory_text
+from torch_tfckpt.conversion.turning import TurnRequest
 from torch_tfckpt.conversion.written_check import check_fit, planned_state, written_state
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
@@ -47,6 +47,7 @@ from torch_tfckpt.foreign_files.sidecar import SidecarWriter, check_size, sideca
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
+from torch_tfckpt.models.factories import Factory, factory_text
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import AnyPath, fspath

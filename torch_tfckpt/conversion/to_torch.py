@@ -1,7 +1,7 @@
 """Plan the conversion of a checkpoint into a state_dict: torch's names and layouts.
 
 The same search as in `load_model` finds the source of every tensor of the module. Without a module, the rules must give
-the names and the layouts, and a skeleton with these names takes its place.
+the names and the layouts, and a module made from the rules takes its place.
 
 Contract:
 
@@ -20,18 +20,19 @@ from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred import DeferredTensor
 from torch_tfckpt.conversion.deferred_source import DeferredSource, read_tensors
 from torch_tfckpt.conversion.torch_optimizer import TorchOptimizerState, optimizer_state
-from torch_tfckpt.conversion.turning import Turned, TurnRequest, factory_text
+from torch_tfckpt.conversion.turning import Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.averages import stored_averages
+from torch_tfckpt.models.factories import factory_text
 from torch_tfckpt.models.file_reader import reader_of
-from torch_tfckpt.models.key_mapper import without_names
 from torch_tfckpt.models.load_plan import LoadPlan, plan_load
+from torch_tfckpt.models.module_of_rules import module_of_rules
 from torch_tfckpt.models.named_kinds import VariableKind
+from torch_tfckpt.models.rule_set import without_names
 from torch_tfckpt.models.semantics import find_semantics
-from torch_tfckpt.models.skeleton import skeleton_of_rules
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.text import counted, printable, quoted
 
@@ -50,13 +51,13 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
         NotFoundError: moving averages or optimizer state were asked for and are not stored.
     """
     reader = reader_of(source)
-    mapper, model = request.prepared(source.path)
-    mapper = without_names(mapper, {*excluded})
+    given, model = request.prepared(source.path)
+    mapper = without_names(given, {*excluded})
     remarks: list[str] = []
     if model is None:
         assert mapper is not None, "checked with the arguments"
         averages = stored_averages(reader)
-        targets = targets_of(skeleton_of_rules(reader, mapper, averages))
+        targets = targets_of(module_of_rules(reader, mapper, averages))
         plan = plan_load(reader, targets, mapper=mapper, ema=request.ema, prefix="")
         _explain_strays(plan)
         if averages.of and request.ema == "warn":

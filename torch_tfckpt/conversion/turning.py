@@ -20,14 +20,10 @@ from torch import nn
 from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred_source import DeferredSource
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
-from torch_tfckpt.models.factories import build_module
+from torch_tfckpt.models.factories import Factory, module_of
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.sources import Averages
-from torch_tfckpt.storage.names import AnyPath, fspath
-from torch_tfckpt.text import printable, quoted
-
-Factory = str | nn.Module | Callable[[], nn.Module]
-"""A module, a function that returns one, or "pkg.mod:factory"."""
+from torch_tfckpt.storage.names import AnyPath
 
 _RULES: Final = "`preset`, `map` or `infer`"
 
@@ -140,33 +136,5 @@ class TurnRequest:
         model = None if self.check is None else module_of("check", self.check)
         if self.infer is None:
             return self.mapper, model
-        if not hasattr(KeyMapper, "infer"):
-            raise UnimplementedError(
-                "rules cannot be inferred by this version. Pass `preset`, or write rules and pass `map`"
-            )
         inferred = module_of("infer", self.infer)
-        mapper: KeyMapper = KeyMapper.infer(fspath(path), inferred)
-        return mapper, inferred if model is None else model
-
-
-def module_of(argument: str, factory: Factory) -> nn.Module:
-    """Return the module that a factory builds; InvalidArgumentError if it does not."""
-    if isinstance(factory, nn.Module):
-        return factory
-    if isinstance(factory, str):
-        return build_module(factory)
-    if not callable(factory):
-        raise InvalidArgumentError(f'{argument}={factory!r}: pass a module, a function or a string "pkg.mod:factory"')
-    model: object = factory()
-    if not isinstance(model, nn.Module):
-        raise InvalidArgumentError(f"{argument}: the function returned a {type(model).__name__}, not a torch.nn.Module")
-    return model
-
-
-def factory_text(factory: Factory | None) -> str:
-    """Return a factory for messages."""
-    if factory is None:
-        return "the module"
-    if isinstance(factory, str):
-        return printable(factory)
-    return quoted(type(factory).__name__ if isinstance(factory, nn.Module) else getattr(factory, "__qualname__", "?"))
+        return KeyMapper.infer(path, inferred), inferred if model is None else model

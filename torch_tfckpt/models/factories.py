@@ -1,12 +1,12 @@
-"""Build a module from "pkg.mod:factory", as commands spell it.
+"""Build a module from "pkg.mod:factory", as commands spell it, or from a function.
 
     net:Classifier             the class or function `Classifier` of net.py in the current directory
     mypackage.models:build     a function of an installed package
     net:Models.small           an attribute of an attribute
 
-Contract: the factory is called without arguments, on the meta device, so that no memory is allocated for weights. It
-may also be a module itself. Whatever goes wrong, in the imported code too, raises InvalidArgumentError with the
-spelling and the reason.
+Contract: a factory that is named is called without arguments, on the meta device, so that no memory is allocated for
+weights. It may also be a module itself. Whatever goes wrong, in the imported code too, raises InvalidArgumentError with
+the spelling and the reason.
 """
 
 import importlib
@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -22,11 +22,14 @@ import torch
 from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.text import did_you_mean, escaped, quoted, shortened
+from torch_tfckpt.text import did_you_mean, escaped, printable, quoted, shortened
 
 _DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _SPEC: Final = re.compile(rf"({_DOTTED}):({_DOTTED})")
 _EXAMPLE: Final = '"net:Classifier" for the class Classifier in net.py'
+
+Factory = str | nn.Module | Callable[[], nn.Module]
+"""A module, a function that returns one, or "pkg.mod:factory"."""
 
 
 def build_module(spec: str) -> nn.Module:
@@ -63,6 +66,37 @@ def build_module(spec: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InvalidArgumentError(f"{spec}() returned a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def module_of(argument: str, factory: Factory) -> nn.Module:
+    """Return a module that is given as itself, by a function that builds it, or as for `build_module`.
+
+    Args:
+        argument: Name of the argument, for messages.
+
+    Raises:
+        InvalidArgumentError: as `build_module`; or the function returns something else. Its errors are raised as they
+            are, and it runs on the current device.
+    """
+    if isinstance(factory, nn.Module):
+        return factory
+    if isinstance(factory, str):
+        return build_module(factory)
+    if not callable(factory):
+        raise InvalidArgumentError(f'{argument}={factory!r}: pass a module, a function or a string "pkg.mod:factory"')
+    model: object = factory()
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(f"{argument}: the function returned a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def factory_text(factory: Factory | None) -> str:
+    """Return a factory for messages."""
+    if factory is None:
+        return "the module"
+    if isinstance(factory, str):
+        return printable(factory)
+    return quoted(type(factory).__name__ if isinstance(factory, nn.Module) else getattr(factory, "__qualname__", "?"))
 
 
 @contextmanager

@@ -13,13 +13,15 @@ Contract:
                 `says_layouts` is False
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 import torch
 
-from torch_tfckpt.bundle.reader import BundleReader
+from torch_tfckpt.bundle.check import Verification
+from torch_tfckpt.bundle.tensor_reader import TensorReader
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.directory.locate import CheckpointFiles
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import format_of, open_source
 from torch_tfckpt.foreign_files.protocols import TensorSource
@@ -42,12 +44,12 @@ class FileReader(CheckpointReader):
     """
 
     def __init__(self, source: TensorSource) -> None:
-        self.storage = LOCAL
         self.source = source
-        self.keras = None
-        self._reader = cast("BundleReader", _FileTensors(source))  # has the methods that are called here
-        self._object_graph = None
-        self._names = None
+        super().__init__(source.path, storage=LOCAL)
+
+    def _open(self, where: str, *, verify: bool) -> tuple[CheckpointFiles, TensorReader]:
+        reader = _FileTensors(self.source)
+        return CheckpointFiles(reader.version, where, tuple(self.source.files())), reader
 
     @property
     def says_layouts(self) -> bool:
@@ -55,10 +57,10 @@ class FileReader(CheckpointReader):
         return self.source.format != "npz"
 
 
-class _FileTensors:
-    """The tensors of a file, by the methods of a BundleReader."""
+class _FileTensors(TensorReader):
+    """The tensors of a file. Those with TensorFlow's names have TensorFlow's layout."""
 
-    version = 2
+    version = 0
 
     def __init__(self, source: TensorSource) -> None:
         self._source = source
@@ -68,14 +70,8 @@ class _FileTensors:
     def keys(self) -> list[str]:
         return sorted(self._names)
 
-    def undamaged_keys(self) -> tuple[list[str], list[str]]:
-        return self.keys(), []
-
     def __contains__(self, name: object) -> bool:
         return name in self._names
-
-    def describe(self, name: str) -> tuple[Shape, DataType]:
-        return self.shape(name), self.dtype(name)
 
     def shape(self, name: str) -> Shape:
         self._check(name)
@@ -116,15 +112,13 @@ class _FileTensors:
             loaded[name] = target.copy_(value)
         return loaded
 
-    def verify_all(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.read(name)
+    def read_slice(self, name: str, part: TensorSlice) -> LoadedValue:
+        part.shape_of(self.shape(name))  # raises for a part that is not inside
+        value = self.read(name)[part.to_index()]
+        return value.clone() if isinstance(value, torch.Tensor) else value
 
-    def map(self, name: str) -> LoadedValue:
-        return self.read(name)
-
-    def map_all(self, names: Iterable[str]) -> dict[str, LoadedValue]:
-        return self.read_all(names)
+    def check(self, progress: Callable[[int], object] | None = None) -> Verification:
+        raise UnimplementedError(f"{self.path}: only checkpoints are checked as a whole. Load the file to verify it")
 
     def close(self) -> None:
         self._source.close()

@@ -41,6 +41,11 @@ from torch_tfckpt.models.tensor_origins import Leaves, TensorOrigin, Variant
 KERNELS: Final = ("kernel", "_kernel", "weights")  # of any layer, whether or not it is in the table below
 # Names that torch and TensorFlow's programs both give to weights, in different orders of axes.
 AMBIGUOUS: Final = frozenset({"weight", "w", "W"})
+# Names that only variables of a layer have, not layers or variables on their own.
+OF_LAYERS: Final = frozenset((
+    "kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel", "depthwise_weights", "pointwise_weights",
+    "bias", "biases", "gamma", "beta", "moving_mean", "moving_variance", "w", "b",
+))  # fmt: skip
 
 _BIAS: Final = TensorOrigin(({"bias": SAME, "biases": SAME, "b": SAME},))
 

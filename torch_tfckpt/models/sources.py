@@ -12,10 +12,10 @@ from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.averages import StoredAverages, stored_averages
 from torch_tfckpt.models.base_module import mapper_for
 from torch_tfckpt.models.file_reader import has_known_layouts
-from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layer_names import AMBIGUOUS
 from torch_tfckpt.models.layouts import SAME, Layout
 from torch_tfckpt.models.mapped_sources import MappedSources, mapped_sources
+from torch_tfckpt.models.rule_set import RuleSet
 from torch_tfckpt.models.stored_copies import stored_copies
 from torch_tfckpt.models.stored_names import (
     Names,
@@ -62,7 +62,7 @@ def find_sources(
     reader: CheckpointReader,
     targets: Sequence[Target],
     *,
-    mapper: KeyMapper | None,
+    mapper: RuleSet | None,
     ema: Averages,
     prefix: str | None,
 ) -> Found:
