@@ -8,7 +8,7 @@
     conv_transpose1d, 2d, 3d            kernel [..., out, in]       <-> ConvTranspose2d.weight [in, out, ...]
     conv_to_dense         kernel [height, width, in, out] of a convolution over the whole map <-> Linear.weight
     depthwise             kernel [height, width, in, multiplier]    <-> weight of a Conv2d with groups=in
-    vector                [1, 1, channels]                          <-> [channels], as of a PReLU
+    vector                [1, 1, channels]                          <-> [channels], as of a PReLU; also a number
     squeeze               [1, in, out]                              <-> [in, out]
     heads                 bias [heads, size]                        <-> [heads x size]
     lstm_tf1              kernel [in, 4 x size], gates i, j, f, o   <-> [4 x size, in], gates i, f, g, o
@@ -208,6 +208,7 @@ DEPTHWISE: Final = _layout(
 )
 VECTOR: Final = _layout(
     "vector",
+    "->",
     "channels -> channels",
     "1 channels -> channels",
     "1 1 channels -> channels",
@@ -215,7 +216,7 @@ VECTOR: Final = _layout(
     "1 1 1 1 channels -> channels",
 )
 SQUEEZE: Final = _layout("squeeze", "1 a -> a", "1 a b -> a b", "1 1 a b -> a b", "1 a b c -> a b c")
-HEADS: Final = _layout("heads", "size -> size", "heads size -> (heads size)")
+HEADS: Final = _layout("heads", "->", "size -> size", "heads size -> (heads size)")
 # Gates of tf.nn.rnn_cell.LSTMCell and BasicLSTMCell; TensorFlow adds forget_bias to f when the cell runs.
 LSTM_TF1: Final = _layout("lstm_tf1", "in out -> out in", "out -> out", gates=(0, 2, 1, 3), added=(0.0, 1.0, 0.0, 0.0))
 GRU: Final = _layout("gru", "in out -> out in", "out -> out", gates=(1, 0, 2))
