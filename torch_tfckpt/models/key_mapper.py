@@ -13,7 +13,7 @@ expressions.
 import re
 import reprlib
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Final, NamedTuple, Self, TypeGuard
 
@@ -182,7 +182,8 @@ class KeyMapper:
             >>> mapper.find("bert/encoder/layer_3/attention/self/query/kernel").target
             'bert.encoder.layer.3.attention.self.query.weight'
         """
-        return cls._of_file(parse_map_file(f"the preset {quoted(name)}", preset_text(name).encode()), scope)
+        file = parse_map_file(f"the preset {quoted(name)}", preset_text(name).encode())
+        return cls._of_file(file._replace(rules=[replace(rule, is_of_preset=True) for rule in file.rules]), scope)
 
     def to_file(self, path: AnyPath) -> None:
         """Write the rules to a TOML file that `from_file` reads back as an equal mapper.
@@ -493,8 +494,8 @@ def not_inverted(rule: CheckedRule) -> UnimplementedError:
     if has_scope(rule):
         return UnimplementedError(
             f"{rule.place}, for {quoted(source_text(rule.source))}, does not determine the scope below which the model "
-            f'is stored. To save, give it, as in KeyMapper.preset("resnet", scope="resnet_v1_50"), or scope="" for '
-            f"names without a scope, such as Keras's"
+            f'is stored. To save, give it as `scope`, as in KeyMapper.preset("resnet", scope="resnet_v1_50"); "" is '
+            f"for names without a scope, such as Keras's"
         )
     return UnimplementedError(
         f"the pattern {quoted(source_text(rule.source))} of a KeyMapper cannot be inverted: it "
