@@ -81,6 +81,7 @@ def convert(
     to_torch: bool = False,
     to_tf: bool = False,
     preset: str | None = None,
+    scope: str | None = None,
     map: AnyPath | KeyMapper | Rules | None = None,
     infer: Factory | None = None,
     check: Factory | None = None,
@@ -130,6 +131,8 @@ def convert(
             `report.outcomes` has every stored tensor.
         to_tf: Give the tensors TensorFlow's names and layouts, by the same rules, inverted. `to` is "tf" by default.
         preset: Name of a preset of rules, such as "bert".
+        scope: The first part of TensorFlow's names, such as "resnet_v1_50", for rules with a group "scope", which are
+            those of presets for image models. `to_tf` needs it; "" for the names of Keras, which have none.
         map: A map file, a KeyMapper, or rules for one.
         infer: The module for which `KeyMapper.infer` finds the rules, given as for `check`.
         check: The module that the state_dict is for: itself, a function that returns it, or "pkg.mod:factory", where
@@ -188,6 +191,7 @@ def convert(
         to_torch=to_torch,
         to_tf=to_tf,
         preset=preset,
+        scope=scope,
         map=map,
         infer=infer,
         check=check,

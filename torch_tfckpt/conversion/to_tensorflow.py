@@ -28,6 +28,7 @@ from torch_tfckpt.conversion.turning import Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
+from torch_tfckpt.models.base_module import mapper_for
 from torch_tfckpt.models.factories import factory_text
 from torch_tfckpt.models.inverted_rules import InvertedRules
 from torch_tfckpt.models.key_rules import targets_of_rule
@@ -69,7 +70,7 @@ def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Seq
     omitted.update((names[name], "a counter that TensorFlow does not have") for name in counters if name in names)
     targets = [target for target in targets if not target.is_counter]
     if mapper is not None:
-        mapper = _limited(mapper, {name for target in targets for name in target.names})
+        mapper = _limited(mapper_for(mapper, targets), {name for target in targets for name in target.names})
         if model is None:
             _check_kernels(source.path, targets, InvertedRules(mapper, targets))
     variables = written_variables(targets, "tf" if mapper is None else "torch", mapper)

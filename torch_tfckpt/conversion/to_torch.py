@@ -33,9 +33,11 @@ from torch_tfckpt.models.module_of_rules import module_of_rules
 from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.models.rule_set import without_names
 from torch_tfckpt.models.semantics import find_semantics
+from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.text import counted, printable, quoted
 
+_COUNTER: Final = "num_batches_tracked"
 _MODEL: Final = "model."  # what names begin with next to an optimizer's state
 
 
@@ -59,6 +61,7 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
         averages = stored_averages(reader)
         targets = targets_of(module_of_rules(reader, mapper, averages))
         plan = plan_load(reader, targets, mapper=mapper, ema=request.ema, prefix="")
+        _leave_out_counters(plan)
         _explain_strays(plan)
         if averages.of and request.ema == "warn":
             remarks.append(
@@ -91,6 +94,13 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
         values |= state.values(lambda key: _deferred(source, key))
     contents = None if state is None else state.contents
     return Turned(DeferredSource(source, values), outcomes, filled, remarks, model, part, contents)
+
+
+def _leave_out_counters(plan: LoadPlan) -> None:
+    """Do not ask for rules for the counters of norms, which are stored if torch wrote the checkpoint."""
+    counters = [key for key in plan.report.unexpected if variable_name_of(key) == _COUNTER]
+    plan.report.unexpected[:] = [key for key in plan.report.unexpected if key not in {*counters}]
+    plan.report.ignored.extend(counters)
 
 
 def _explain_strays(plan: LoadPlan) -> None:
@@ -222,7 +232,9 @@ def _reason(key: str, plan: LoadPlan, replaced: Mapping[str, str], excluded: set
     if key not in found.below_prefix:
         return f"not below {quoted(found.prefix)}, where the module is stored"
     mismatch = next((each for each in plan.report.mismatched if key in each.key), None)
-    return "does not fit the module" if mismatch is not None else "a counter of a wrapper"
+    if mismatch is not None:
+        return "does not fit the module"
+    return "a counter" if variable_name_of(key) == _COUNTER else "a counter of a wrapper"
 
 
 _OF_KINDS: Final = {

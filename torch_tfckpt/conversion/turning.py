@@ -70,6 +70,7 @@ class TurnRequest:
         to_torch: bool,
         to_tf: bool,
         preset: str | None,
+        scope: str | None,
         map: AnyPath | KeyMapper | Rules | None,
         infer: Factory | None,
         check: Factory | None,
@@ -94,7 +95,8 @@ class TurnRequest:
         if ema not in get_args(Averages):
             raise InvalidArgumentError(f'ema={ema!r}: pass "warn", "ignore", "prefer" or "only"')
         if not to_torch and not to_tf:
-            more = {"check": check is not None, "optimizer": optimizer, "ema": ema != "warn", "strict": not strict}
+            more = {"scope": scope is not None, "check": check is not None, "optimizer": optimizer}
+            more |= {"ema": ema != "warn", "strict": not strict}
             for name in [*given, *(name for name, is_given in more.items() if is_given)]:
                 raise InvalidArgumentError(
                     f"`{name}` has no effect, because names and layouts stay as they are. Pass to_torch=True, to turn "
@@ -114,14 +116,15 @@ class TurnRequest:
                 f"{direction}=True needs rules for names and layouts. Pass {_RULES}; or check=pkg.mod:factory alone, "
                 f"if the names of the module are those of the checkpoint"
             )
-        if not to_torch and (optimizer or ema != "warn" or infer is not None):
-            name = "optimizer" if optimizer else "infer" if infer is not None else "ema"
-            raise UnimplementedError(f"`{name}` cannot be combined with to_tf. Omit it")
+        if not to_torch:
+            _check_to_tf(infer, optimizer, ema)
         mapper = None
         if preset is not None:
-            mapper = KeyMapper.preset(preset)
+            mapper = KeyMapper.preset(preset, scope=scope)
         elif isinstance(map, str | bytes | os.PathLike):
-            mapper = KeyMapper.from_file(map)
+            mapper = KeyMapper.from_file(map, scope=scope)
+        elif scope is not None:
+            raise InvalidArgumentError("`scope` is for the rules of a `preset` or of a map file. Omit it")
         elif map is not None:
             mapper = as_key_mapper(map)
         return cls(to_torch, mapper, infer, check, optimizer, ema, strict)  # type: ignore[arg-type]
@@ -138,3 +141,22 @@ class TurnRequest:
             return self.mapper, model
         inferred = module_of("infer", self.infer)
         return KeyMapper.infer(path, inferred), inferred if model is None else model
+
+
+def _check_to_tf(infer: Factory | None, optimizer: bool, ema: str) -> None:
+    """Raise an error for what is only for the other direction."""
+    if infer is not None:
+        raise InvalidArgumentError(
+            "`infer` cannot be combined with to_tf: it finds rules in a checkpoint of TensorFlow, which to_tf writes. "
+            "Find them in the original checkpoint with `tfckpt map`, and pass the file as `map`; pass the factory as "
+            "`check`"
+        )
+    if optimizer:
+        raise UnimplementedError(
+            "`optimizer` cannot be combined with to_tf, which writes only the model. To write the state of an "
+            "optimizer, too, load the file with torch.load, and call save_model(model, prefix, optimizer=optimizer)"
+        )
+    if ema != "warn":
+        raise InvalidArgumentError(
+            "`ema` cannot be combined with to_tf: the file has no averages besides its tensors. Omit it"
+        )

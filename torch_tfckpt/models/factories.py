@@ -5,11 +5,13 @@
     net:Models.small           an attribute of an attribute
 
 Contract: a factory that is named is called without arguments, on the meta device, so that no memory is allocated for
-weights. It may also be a module itself. Whatever goes wrong, in the imported code too, raises InvalidArgumentError with
-the spelling and the reason.
+weights. One that needs values while it builds the module, such as the numbers of a linspace, is called again on the
+CPU, and a warning is logged. It may also be a module itself. Whatever goes wrong, in the imported code too, raises
+InvalidArgumentError with the spelling and the reason.
 """
 
 import importlib
+import logging
 import os
 import re
 import sys
@@ -26,8 +28,12 @@ from torch_tfckpt.text import did_you_mean, escaped, printable, quoted, shortene
 
 _DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _SPEC: Final = re.compile(rf"({_DOTTED}):({_DOTTED})")
+# "Tensor.item() cannot be called on meta tensors", "Cannot copy out of meta tensor; no data!", "... from the 'Meta'
+# backend": errors that are caused by the device, not by the factory.
+_CAUSED_BY_META: Final = re.compile(r"\bmeta\b", re.IGNORECASE)
 _EXAMPLE: Final = '"net:Classifier" for the class Classifier in net.py'
 
+_log = logging.getLogger(__name__)
 Factory = str | nn.Module | Callable[[], nn.Module]
 """A module, a function that returns one, or "pkg.mod:factory"."""
 
@@ -55,14 +61,7 @@ def build_module(spec: str) -> nn.Module:
                 f"{spec}: {shortened(factory)} is not a factory. Name a class of modules, or a function that returns "
                 f"a module"
             )
-        try:
-            with torch.device("meta"):
-                model = factory()
-        except (Exception, SystemExit) as error:
-            raise InvalidArgumentError(
-                f"{spec}() raised {_described(error)}. It is called without arguments, on the meta device: write a "
-                f"function without required arguments that only builds the module"
-            ) from error
+        model = _called(spec, factory)
     if not isinstance(model, nn.Module):
         raise InvalidArgumentError(f"{spec}() returned a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -97,6 +96,31 @@ def factory_text(factory: Factory | None) -> str:
     if isinstance(factory, str):
         return printable(factory)
     return quoted(type(factory).__name__ if isinstance(factory, nn.Module) else getattr(factory, "__qualname__", "?"))
+
+
+def _called(spec: str, factory: Callable[[], object]) -> object:
+    device = "meta"
+    try:
+        try:
+            with torch.device(device):
+                return factory()
+        except (RuntimeError, TypeError, ValueError) as error:  # NotImplementedError is a RuntimeError
+            if _CAUSED_BY_META.search(str(error)) is None:
+                raise
+            _log.warning(
+                "%s() cannot be called on the meta device, and is called on the CPU, where its weights take memory: %s",
+                spec,
+                _described(error),
+            )
+            device = "cpu"
+        with torch.device(device):
+            return factory()
+    except (Exception, SystemExit) as error:
+        where = "on the meta device" if device == "meta" else "on the CPU, as it failed on the meta device"
+        raise InvalidArgumentError(
+            f"{spec}() raised {_described(error)}. It is called without arguments, {where}: write a function without "
+            f"required arguments that only builds the module"
+        ) from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ expressions.
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Self, TypeGuard
 
 from torch import nn
@@ -140,7 +141,8 @@ class KeyMapper(RuleSet):
             >>> mapper.find("bert/encoder/layer_3/attention/self/query/kernel").target
             'bert.encoder.layer.3.attention.self.query.weight'
         """
-        return cls._of_file(parse_map_file(f"the preset {quoted(name)}", preset_text(name).encode()), scope)
+        file = parse_map_file(f"the preset {quoted(name)}", preset_text(name).encode())
+        return cls._of_file(file._replace(rules=[replace(rule, is_of_preset=True) for rule in file.rules]), scope)
 
     def to_file(self, path: AnyPath) -> None:
         """Write the rules to a TOML file that `from_file` reads back as an equal mapper.

@@ -130,7 +130,8 @@ def mapped_sources(
         if number not in needless and not rule.is_alias and rule.targets not in found
     ]
     result.absent.update((name, rule.name) for rule in wanted if rule.name for name in targets_of_rule(rule))
-    result.unused_rules.extend(source_text(rule.source) for rule in wanted)
+    is_used = len(unused) < len(rules_of(mapper))
+    result.unused_rules.extend(source_text(rule.source) for rule in wanted if not (is_used and rule.is_of_preset))
     for (name, _), given in joined.items():
         with error_context(f"{reader.path}: {quoted(given[0].matched)} and others, joined to {quoted(name)}"):
             _add_joined(result, places[name], name, without_copies(reader, given))

@@ -252,8 +252,8 @@ def not_inverted(rule: CheckedRule) -> UnimplementedError:
     if has_scope(rule):
         return UnimplementedError(
             f"{rule.place}, for {quoted(source_text(rule.source))}, does not determine the scope below which the model "
-            f'is stored. To save, give it, as in KeyMapper.preset("resnet", scope="resnet_v1_50"), or scope="" for '
-            f"names without a scope, such as Keras's"
+            f'is stored. To save, give it as `scope`, as in KeyMapper.preset("resnet", scope="resnet_v1_50"); "" is '
+            f"for names without a scope, such as Keras's"
         )
     return UnimplementedError(
         f"the pattern {quoted(source_text(rule.source))} of a KeyMapper cannot be inverted: it "
