@@ -19,8 +19,9 @@ from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, source_text, targets_of_rule
 from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout
+from torch_tfckpt.models.module_rules import known_below, path_below
 from torch_tfckpt.models.stored_copies import without_copies
-from torch_tfckpt.models.stored_names import dotted, names_for_rules, variable_name_of
+from torch_tfckpt.models.stored_names import names_for_rules, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.models.tensor_origins import Bounds, TensorOrigin, leaf_of
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
@@ -111,19 +112,20 @@ def mapped_sources(
     result = MappedSources()
     places = {place.name: _NamedTarget(target, place) for target in targets for place in target.places}
     modules = [rule for rule in rules_of(mapper) if rule.is_module]
-    known = {dotted(name) for target in targets for name in target.possible_names} if modules else frozenset()
+    names_of = names_for_rules(reader)
+    stored = list(dict.fromkeys((*reader.keys(), *averages)))
+    known = known_below(modules, targets, [(key, names_of(key)) for key in stored]) if modules else frozenset()
     by_name: dict[str, list[_Mapped]] = {}
     joined: dict[tuple[str, int], list[_Mapped]] = {}  # name and rule -> parts
     split: list[_Mapped] = []
-    names_of = names_for_rules(reader)
     unused = {id(rule): rule for rule in rules_of(mapper)}
     needless = {number for number, rule in unused.items() if rule.is_needless(places)}
     astray: dict[str, tuple[CheckedRule, str]] = {}
-    for key in dict.fromkeys((*reader.keys(), *averages)):
+    for key in stored:
         names = names_of(key)
         match = rule_match(mapper, names, known)
         if match is None:
-            astray.update((key, (rule, path)) for rule in modules if (path := _below_module(rule, names)))
+            astray.update((key, (rule, path)) for rule in modules if (path := path_below(rule, names)))
             continue
         rule = match.rule
         unused.pop(id(rule), None)
@@ -177,12 +179,6 @@ def mapped_sources(
             _check_free(of_rules, name, given[0].key)
         _add(result, places, name, without_copies(reader, given), reader.path)
     return result
-
-
-def _below_module(rule: CheckedRule, names: Sequence[str]) -> str | None:
-    """Return the name that a rule for modules would give to a tensor that the module does not have."""
-    found = (rule.match(name, None) for name in names)
-    return next((match.targets[0] for match in found if match is not None and match.targets), None)
 
 
 def _add_fills(result: MappedSources, places: Mapping[str, _NamedTarget], unused: dict[int, CheckedRule]) -> None:

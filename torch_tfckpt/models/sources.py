@@ -24,6 +24,7 @@ from torch_tfckpt.models.stored_names import (
     choose_naming,
     dotted,
     naming_below,
+    numbered_names,
     stored_names,
     variable_name_of,
 )
@@ -190,7 +191,8 @@ def find_in_modules(reader: CheckpointReader, targets: Sequence[Target], mapped:
     if not mapped.below_modules:
         return
     keys = {key for _, key in mapped.below_modules}
-    naming = Naming(Names(mapped.below_modules, {key: variable_name_of(key) for key in keys}, unique=False), "")
+    names = [*mapped.below_modules, *numbered_names(mapped.below_modules)]
+    naming = Naming(Names(names, {key: variable_name_of(key) for key in keys}, unique=False), "")
     layers = _LayersByName(naming, targets)
     for target in targets:
         source = _source_of(reader, target, naming, layers, found)
@@ -258,8 +260,9 @@ def _by_own_name(reader: CheckpointReader, target: Target, stored: StoredVariabl
 def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], found: Found) -> None:
     """Raise InvalidArgumentError for a "weight" that may be stored in TensorFlow's order of axes or in torch's.
 
-    Both orders are possible if other tensors of the module have TensorFlow's names, or if the file does not tell who
-    wrote it, and if the shape fits either order.
+    Both orders are possible if other tensors of the module have TensorFlow's names, or if neither the file nor the name
+    tells who wrote it, and if the shape fits either order. This package stores the weight of a module "fc" as
+    "fc.weight"; TensorFlow's programs write "fc/weight".
     """
     from_tensorflow = any(
         _has_name_of_tensorflow(target, source, target.name)
@@ -267,8 +270,10 @@ def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], fo
         if (source := found.sources.get(target.name)) is not None
     )
     why = "other variables have TensorFlow's names" if from_tensorflow else "the file may have been written by either"
-    for target in targets if from_tensorflow or not has_known_layouts(reader) else ():
+    for target in targets:
         source = found.sources.get(target.name)
+        if source is not None and not from_tensorflow and has_known_layouts(reader, source.key, target.name):
+            continue
         if source is None or not source.is_unchanged or source.variable_name not in AMBIGUOUS or target.shape is None:
             continue
         shape = reader.shape(source.key)
