@@ -151,14 +151,6 @@ def reader_of(source: TensorSource) -> CheckpointReader:
     return source.reader if isinstance(source, CheckpointSource) else FileReader(source)
 
 
-def has_known_layouts(reader: CheckpointReader, key: str, name: str) -> bool:
-    """Return whether a tensor with torch's name has torch's layout, if nothing else in the file contradicts it.
-
-    Args:
-        key: Its key. In a checkpoint, "fc.weight" is from torch, and "fc/weight" may be from a program of TensorFlow.
-        name: Its name in the module.
-    """
-    if isinstance(reader, FileReader):
-        return reader.says_layouts
-    _, separator, leaf = name.rpartition(".")
-    return not separator or any(stored.endswith(f".{leaf}") for stored in (key, *reader.names_of(key)))
+def has_known_layouts(reader: CheckpointReader) -> bool:
+    """Return whether tensors with torch's names have torch's layouts, if nothing in the file contradicts it."""
+    return not isinstance(reader, FileReader) or reader.says_layouts

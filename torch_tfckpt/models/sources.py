@@ -23,6 +23,7 @@ from torch_tfckpt.models.stored_names import (
     StoredVariable,
     choose_naming,
     dotted,
+    is_spelled_by_torch,
     naming_below,
     numbered_names,
     stored_names,
@@ -56,6 +57,7 @@ class Found:
     asked_for: dict[str, str] = field(default_factory=dict)  # name -> key mapped to it, which is not stored
     not_averaged: list[str] = field(default_factory=list)  # names without an average, if only averages are wanted
     unused_rules: list[str] = field(default_factory=list)  # names and patterns of the mapper that match nothing
+    unknown_order: list[str] = field(default_factory=list)  # names of tensors whose axes may be in TensorFlow's order
     remarks: list[str] = field(default_factory=list)  # for the report: warnings, and arguments that would find more
 
 
@@ -260,37 +262,37 @@ def _by_own_name(reader: CheckpointReader, target: Target, stored: StoredVariabl
 def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], found: Found) -> None:
     """Raise InvalidArgumentError for a "weight" that may be stored in TensorFlow's order of axes or in torch's.
 
-    Both orders are possible if other tensors of the module have TensorFlow's names, or if neither the file nor the name
-    tells who wrote it, and if the shape fits either order. This package stores the weight of a module "fc" as
-    "fc.weight"; TensorFlow's programs write "fc/weight".
+    Both orders are possible if other tensors of the module have TensorFlow's names, or if the file does not tell who
+    wrote it, and if the shape fits either order. The tensors of a checkpoint whose names are spelled as TensorFlow's
+    are only listed in `unknown_order`.
     """
     from_tensorflow = any(
         _has_name_of_tensorflow(target, source, target.name)
         for target in targets
         if (source := found.sources.get(target.name)) is not None
     )
-    why = "other variables have TensorFlow's names" if from_tensorflow else "the file may have been written by either"
+    says_layouts = has_known_layouts(reader)
     for target in targets:
         source = found.sources.get(target.name)
-        if source is not None and not from_tensorflow and has_known_layouts(reader, source.key, target.name):
-            continue
         if source is None or not source.is_unchanged or source.variable_name not in AMBIGUOUS or target.shape is None:
             continue
-        shape = reader.shape(source.key)
-        for layout in dict.fromkeys(layout for each in target.origins for layout in each.origin.layouts()):
-            other = layout.resolved(shape, target.shape)
-            if (
-                layout.functions is None
-                and len(shape) > 1
-                and other.fits(shape)
-                and other.torch_shape(shape) == target.shape == shape
-            ):
-                rule = f"mapper={{{quoted(source.key)}: ({quoted(target.name)}, {quoted(layout.name)})}}"
-                raise InvalidArgumentError(
-                    f"{reader.path}: it is unknown whether the axes of {quoted(source.key)} are in TensorFlow's order "
-                    f"or in torch's: the name is torch's, but {why}. Give the "
-                    f'layout, as in {rule}, or "same" instead of {quoted(layout.name)}'
-                )
+        layout = target.other_layout(reader.shape(source.key))
+        if layout is None:
+            continue
+        if from_tensorflow or not says_layouts:
+            why = (
+                "other variables have TensorFlow's names"
+                if from_tensorflow
+                else "the file may have been written by either"
+            )
+            rule = f"mapper={{{quoted(source.key)}: ({quoted(target.name)}, {quoted(layout.name)})}}"
+            raise InvalidArgumentError(
+                f"{reader.path}: it is unknown whether the axes of {quoted(source.key)} are in TensorFlow's order "
+                f"or in torch's: the name is torch's, but {why}. Give the "
+                f'layout, as in {rule}, or "same" instead of {quoted(layout.name)}'
+            )
+        if not is_spelled_by_torch(reader.names_of(source.key), target.name):
+            found.unknown_order.append(target.name)
 
 
 class _LayersByName:

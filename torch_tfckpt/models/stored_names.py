@@ -374,5 +374,17 @@ def variable_name_of(name: str) -> str:
     return bare.rpartition("/")[2].rpartition(".")[2]
 
 
+def is_spelled_by_torch(names: Iterable[str], name: str) -> bool:
+    """Return whether one of the stored names of a tensor ends as this package spells it: "fc.weight".
+
+    TensorFlow's programs write "fc/weight". The weight of a module that has no parent cannot be told apart.
+
+    Args:
+        name: Its name in the module.
+    """
+    _, separator, leaf = name.rpartition(".")
+    return not separator or any(short_key(stored).endswith(f".{leaf}") for stored in names)
+
+
 def _keys(naming: Naming, wanted: Iterable[str]) -> set[str]:
     return {stored.key for name in wanted for stored in naming.find(name)}
