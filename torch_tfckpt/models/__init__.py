@@ -5,7 +5,7 @@
     target_templates, rule_scopes     targets that translate numbers and words; the scope of the stored names
     presets/                          map files for families of models
     base_module                       rules for a model with heads, applied to its base model
-    module_rules, mapped_sources; rule_inverse, inverted_rules, written_variables
+    module_rules, joined_names, mapped_sources; rule_inverse, inverted_rules, written_variables
                                       apply rules to load, and their inverses to save
     layouts, axis_patterns, assembly  transforms of one tensor; tensors that are made from several
     layer_names, recurrent_layers, tensor_origins

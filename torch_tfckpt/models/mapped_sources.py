@@ -15,6 +15,7 @@ from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import auxiliary_keys
+from torch_tfckpt.models.joined_names import check_numbers
 from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, source_text, targets_of_rule
 from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
@@ -195,6 +196,7 @@ def _add_joined(result: MappedSources, here: _NamedTarget, name: str, given: lis
     count = len(rule.sources)
     if count == 1:
         given.sort(key=lambda mapped: natural_order(mapped.matched))
+        check_numbers([mapped.matched for mapped in given])
     else:
         for number, source in enumerate(rule.sources):
             of_part = [mapped for mapped in given if mapped.part == number]
