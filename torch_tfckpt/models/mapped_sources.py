@@ -364,7 +364,7 @@ def _single(here: _NamedTarget, mapped: _Mapped) -> tuple[Source, LayerOrigin | 
         return _source(mapped, layout, variable_name, each.origin), each
     variable_names = [variable_name_of(name) for name in mapped.names]
     variable_name = next((each for each in variable_names if each == here.place.attribute), variable_names[0])
-    spelled = variable_name not in AMBIGUOUS or is_spelled_by_torch(mapped.names, here.place.name)
+    spelled = variable_name not in AMBIGUOUS or is_spelled_by_torch(mapped.key, mapped.names, here.place.name)
     has_one_order = spelled or here.target.other_layout(mapped.shape) is None
     _check_known(here, variable_name, len(mapped.shape), may_be_own=has_one_order)
     return Source.of(mapped.key, SAME, variable_name), None

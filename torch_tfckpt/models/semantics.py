@@ -21,6 +21,7 @@ from typing import Final
 from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.layer_semantics import dense_after_flatten, layer_findings
 from torch_tfckpt.models.norm_semantics import norm_findings
@@ -106,9 +107,10 @@ def _weight_order(loads: Sequence[tuple[Target, Source]], unknown: Collection[st
     modules = tuple(dict.fromkeys(target.places[0].parent[:-1] for target, _ in found))
     target, source = found[0]
     other = target.other_layout(target.shape or ())
-    rule = f"{{{quoted(source.key)}: ({quoted(target.name)}, {quoted('same' if other is None else other.name)})}}"
+    layout = quoted("same" if other is None else other.name)
+    rule = f"mapper={{{quoted(short_key(source.key))}: ({quoted(target.name)}, {layout})}}"
     message = (
-        f"{counted(len(found), 'tensor')} of {those(modules)} loaded with the axes as stored: the name is torch's, and "
-        f"the shape fits either order. If a program of TensorFlow wrote the file, give the layout, as in mapper={rule}"
+        f"{counted(len(found), 'tensor')} of {those(modules)} loaded with the axes as stored: the name is torch's, "
+        f"and the shape fits either order. If a program of TensorFlow wrote the file, give the layout, as in {rule}"
     )
     return [SemanticFinding("weight_order", modules, message)]
