@@ -7,7 +7,8 @@
     target_templates, rule_scopes     targets that translate numbers and words; the scope of the stored names
     presets/                          map files for families of models
     base_module                       rules for a model with heads, applied to its base model
-    mapped_sources, implied_sources   apply rules to load; the source of one tensor
+    module_rules, joined_names, mapped_sources, implied_sources
+                                      apply rules to load; the source of one tensor
     rule_inverse, inverted_rules, written_variables
                                       the inverses of rules, to save
     layouts, axis_patterns, assembly  transforms of one tensor; tensors that are made from several

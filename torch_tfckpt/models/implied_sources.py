@@ -17,7 +17,7 @@ from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch
 from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
 from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout
-from torch_tfckpt.models.stored_names import variable_name_of
+from torch_tfckpt.models.stored_names import is_spelled_by_torch, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.models.tensor_origins import TensorOrigin, leaf_of
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
@@ -144,7 +144,9 @@ def source_of_one(here: NamedTarget, mapped: MappedTensor) -> tuple[Source, Laye
         return _source(mapped, layout, variable_name, each.origin), each
     variable_names = [variable_name_of(name) for name in mapped.names]
     variable_name = next((each for each in variable_names if each == here.place.attribute), variable_names[0])
-    _check_known(here, variable_name, len(mapped.shape))
+    spelled = variable_name not in AMBIGUOUS or is_spelled_by_torch(mapped.key, mapped.names, here.place.name)
+    has_one_order = spelled or here.target.other_layout(mapped.shape) is None
+    _check_known(here, variable_name, len(mapped.shape), may_be_own=has_one_order)
     return Source.of(mapped.key, SAME, variable_name), None
 
 
@@ -210,13 +212,14 @@ def _fits(source: Source, stored: Shape, wanted: Shape | None) -> bool:
         return False
 
 
-def _check_known(here: NamedTarget, variable_name: str, rank: int) -> None:
+def _check_known(here: NamedTarget, variable_name: str, rank: int, *, may_be_own: bool = True) -> None:
     """Raise InvalidArgumentError if neither the stored name nor the module implies the order of axes."""
     attribute = here.place.attribute
     is_turned = any(not layout.is_same for each in here.origins for layout in each.origin.layouts())
     # Whether the variable has torch's own name for a weight. If TensorFlow stores this layer with its axes in a
     # different order, only names such as "weight", which say nothing about the order, count as torch's.
     is_own = variable_name == attribute and variable_name not in KERNELS and (not is_turned or attribute in AMBIGUOUS)
+    is_own = is_own and may_be_own
     if rank < 2 or is_own or (here.origins and not is_turned and variable_name not in KERNELS):
         return
     raise InvalidArgumentError(

@@ -41,6 +41,7 @@ from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import kinds
 from torch_tfckpt.models.averages import StoredAverages
 from torch_tfckpt.models.base_module import mapper_for
+from torch_tfckpt.models.file_reader import open_reader
 from torch_tfckpt.models.flattened_maps import flattened_inputs
 from torch_tfckpt.models.infer_matching import LayerMatching
 from torch_tfckpt.models.infer_refusals import Choice, ambiguous, layouts_unknown, missing, unused
@@ -59,6 +60,7 @@ from torch_tfckpt.models.mapped_sources import mapped_sources
 from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.models.rule_set import RuleSet, extended
 from torch_tfckpt.models.sources import Found, find_in_modules
+from torch_tfckpt.models.stored_copies import further_copies
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.wrappers import ModuleNames
 from torch_tfckpt.storage.names import AnyPath
@@ -87,7 +89,7 @@ def infer_rules(
     if not isinstance(module, nn.Module):
         raise TypeError(f"KeyMapper.infer: the model is a {type(module).__name__}. Pass a torch.nn.Module")
     targets = targets_of(module)
-    with CheckpointReader(path, storage=storage) as reader:
+    with open_reader(path, storage) as reader:
         return _Inference(reader, module, targets, given).rules()
 
 
@@ -101,8 +103,9 @@ class _Inference:
         self._mapper = mapper_for(given, targets)
         self._given = self._apply(self._mapper)
         self._kinds = kinds(reader).of
+        left_out = {*self._given.omitted, *further_copies(reader)}
         self._weights = [
-            key for key, kind in self._kinds.items() if kind is VariableKind.WEIGHT and key not in self._given.omitted
+            key for key, kind in self._kinds.items() if kind is VariableKind.WEIGHT and key not in left_out
         ]
         self._shapes: dict[str, Shape] = {key: tuple(reader.shape(key)) for key in self._weights}
 

@@ -155,7 +155,9 @@ def _attention(module: Any) -> Sequence[Variant]:
     for part in parts:
         variant[f"{part[0]}_proj_weight"] = TensorOrigin((projection(part, "kernel", DENSE),))
     for attribute, leaf, layout in (("weight", "kernel", DENSE), ("bias", "bias", SAME)):
-        names = {**projection("attention_output", leaf, layout), **projection("output", leaf, layout)}
+        # "out": Flax, whose models are published as .npz files.
+        layers = ("attention_output", "output", "out")
+        names = {name: own for layer in layers for name, own in projection(layer, leaf, layout).items()}
         variant[f"out_proj.{attribute}"] = TensorOrigin((names,))
     return [variant]
 

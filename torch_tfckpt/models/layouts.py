@@ -10,7 +10,7 @@
     conv_transpose1d, 2d, 3d            kernel [..., out, in]       <-> ConvTranspose2d.weight [in, out, ...]
     conv_to_dense         kernel [height, width, in, out] of a convolution over the whole map <-> Linear.weight
     depthwise             kernel [height, width, in, multiplier]    <-> weight of a Conv2d with groups=in
-    vector                [1, 1, channels]                          <-> [channels], as of a PReLU; also a number
+    vector                [1, 1, channels], [1, channels, 1, 1]     <-> [channels], as of a PReLU; also a number
     squeeze               [1, in, out]                              <-> [in, out]
     heads                 bias [heads, size]                        <-> [heads x size]
     lstm_tf1              kernel [in, 4 x size], gates i, j, f, o   <-> [4 x size, in], gates i, f, g, o
@@ -218,6 +218,7 @@ VECTOR: Final = _layout(
     "1 channels -> channels",
     "1 1 channels -> channels",
     "1 1 1 channels -> channels",
+    "1 channels 1 1 -> channels",
     "1 1 1 1 channels -> channels",
 )
 SQUEEZE: Final = _layout("squeeze", "1 a -> a", "1 a b -> a b", "1 1 a b -> a b", "1 a b c -> a b c")

@@ -23,11 +23,13 @@ from torch_tfckpt.models.implied_sources import (
     source_of_several,
     whole_layout,
 )
+from torch_tfckpt.models.joined_names import check_numbers
 from torch_tfckpt.models.key_rules import CheckedRule, source_text, targets_of_rule
 from torch_tfckpt.models.layouts import Layout
+from torch_tfckpt.models.module_rules import known_below, path_below
 from torch_tfckpt.models.rule_set import RuleSet, rule_match, rules_of
 from torch_tfckpt.models.stored_copies import without_copies
-from torch_tfckpt.models.stored_names import dotted, names_for_rules, variable_name_of
+from torch_tfckpt.models.stored_names import names_for_rules, variable_name_of
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.models.tensor_origins import Bounds
 from torch_tfckpt.text import natural_order, quoted
@@ -77,19 +79,20 @@ def mapped_sources(
     result = MappedSources()
     places = {place.name: NamedTarget(target, place) for target in targets for place in target.places}
     modules = [rule for rule in rules_of(mapper) if rule.is_module]
-    known = {dotted(name) for target in targets for name in target.possible_names} if modules else frozenset()
+    names_of = names_for_rules(reader)
+    stored = list(dict.fromkeys((*reader.keys(), *averages)))
+    known = known_below(modules, targets, [(key, names_of(key)) for key in stored]) if modules else frozenset()
     by_name: dict[str, list[MappedTensor]] = {}
     joined: dict[tuple[str, int], list[MappedTensor]] = {}  # name and rule -> parts
     split: list[MappedTensor] = []
-    names_of = names_for_rules(reader)
     unused = {id(rule): rule for rule in rules_of(mapper)}
     needless = {number for number, rule in unused.items() if rule.is_needless(places)}
     astray: dict[str, tuple[CheckedRule, str]] = {}
-    for key in dict.fromkeys((*reader.keys(), *averages)):
+    for key in stored:
         names = names_of(key)
         match = rule_match(mapper, names, known)
         if match is None:
-            astray.update((key, (rule, path)) for rule in modules if (path := _below_module(rule, names)))
+            astray.update((key, (rule, path)) for rule in modules if (path := path_below(rule, names)))
             continue
         rule = match.rule
         unused.pop(id(rule), None)
@@ -146,12 +149,6 @@ def mapped_sources(
     return result
 
 
-def _below_module(rule: CheckedRule, names: Sequence[str]) -> str | None:
-    """Return the name that a rule for modules would give to a tensor that the module does not have."""
-    found = (rule.match(name, None) for name in names)
-    return next((match.targets[0] for match in found if match is not None and match.targets), None)
-
-
 def _add_fills(result: MappedSources, places: Mapping[str, NamedTarget], unused: dict[int, CheckedRule]) -> None:
     for rule in [rule for rule in unused.values() if rule.fill is not None]:
         names = list(targets_of_rule(rule))
@@ -166,6 +163,7 @@ def _add_joined(result: MappedSources, here: NamedTarget, name: str, given: list
     count = len(rule.sources)
     if count == 1:
         given.sort(key=lambda mapped: natural_order(mapped.matched))
+        check_numbers([mapped.matched for mapped in given])
     else:
         for number, source in enumerate(rule.sources):
             of_part = [mapped for mapped in given if mapped.part == number]
