@@ -124,6 +124,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "unknown key": lambda: read_map('patern = "a"\nto = "b"'),
     "is not a map file in TOML": lambda: read_map('pattern = "(\\d)"\nto = "b"'),
     "cannot be inverted": lambda: save_model(net(), "saved", mapper=[(r"\d+/(.*)", r"fc.\1", "same")]),
+    "does not determine the scope below which the model is stored": lambda: save_model(
+        named(conv1=nn.Conv2d(3, 4, 3)), "saved", mapper=KeyMapper.preset("resnet")
+    ),
     "some layers have the same kind and shapes": lambda: infer_other(
         kernel("left", 5, 5) | kernel("right", 5, 5), nn.ModuleDict({name: nn.Linear(5, 5) for name in "ab"})
     ),
