@@ -66,6 +66,7 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
             and "encoder." are both the scope of model.encoder, below which "layer.0.weight" takes the stored tensor
             "layer.0.weight" or else "layer/0/weight", or else that with TensorFlow's name, "layer/0/kernel". In an
             object-based checkpoint any name that CheckpointReader accepts may be used, if only one tensor has it.
+            num_batches_tracked, which TensorFlow does not have, may be missing in a scope.
 
     Returns:
         Name in `model` -> key in the checkpoint, for everything that was filled; a shared tensor under all its names.
@@ -302,7 +303,8 @@ def _scope_assignments(name: str, scope: str, variables: _Variables, stored: _Ch
     for named, rests in variables.below(scope):
         key, rest = next(((key, rest) for rest in rests if (key := stored.key(prefix + rest)) is not None), (None, ""))
         if key is None:
-            missing.append(rests[0])
+            if named.target is None or not named.target.is_counter:
+                missing.append(rests[0])
         else:
             start = "" if scope == _ROOT else scope
             found.append(_assignment(key, named.value, variables, stored, named.place(start + rest)))
