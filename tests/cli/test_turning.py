@@ -64,6 +64,7 @@ def test_there_and_back(factories: str, capsys: Output) -> None:
         (["--to-torch", "--preset", "brt"], 1, 'Closest: "bert"'),
         (["--to-torch", "--preset", "bert"], 1, "or pass --no-strict, which lists them"),
         (["--to-torch", "--map", "missing.toml"], 1, "missing.toml"),
+        (["--to-torch", "--check", "MODULE:Net", "--scope", "net"], 2, "`--scope` is for the rules of a `--preset`"),
     ],
 )  # fmt: skip
 def test_mistakes(factories: str, capsys: Output, options: list[str], status: int, message: str) -> None:

@@ -27,6 +27,7 @@ from torch_tfckpt.conversion.training_state import as_training
 from torch_tfckpt.conversion.turning import Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.sidecar_source import tensorflow_layouts
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.base_module import mapper_for
 from torch_tfckpt.models.factories import factory_text
@@ -51,10 +52,17 @@ def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Seq
         excluded: Names of tensors of the file to leave out.
 
     Raises:
-        InvalidArgumentError: a layout is unknown; a rule does not determine a name; a factory fails.
+        InvalidArgumentError: a layout is unknown; a rule does not determine a name; a factory fails; only the names of
+            the file are torch's.
         FailedPreconditionError: the file does not fit the module, or tensors are matched by no rule.
         UnimplementedError: a rule cannot be inverted.
     """
+    kept = sorted(tensorflow_layouts(source))
+    if kept:
+        raise InvalidArgumentError(
+            f"{printable(source.path)}: {counted(len(kept), 'tensor')} are in TensorFlow's order of axes already: "
+            f"only the names of {listed(kept, _LISTED)} were changed. Convert without to_tf, with `to` and `rename`"
+        )
     mapper: RuleSet | None
     mapper, model = request.prepared(source.path)
     omitted = {name: "left out by include and exclude" for name in excluded}

@@ -9,8 +9,8 @@ Contract:
                 by name. Everything else is opened as a checkpoint, whose errors name what it is
     sidecar     strings, the object graph and TensorFlow's types that `convert` put there are read with the file
     layouts     a name like "fc.kernel" is TensorFlow's in any file, and has its layout. "weight" is torch's own name:
-                in a file of torch it has torch's layout. In an .npz file, which is nobody's, it may have either:
-                `says_layouts` is False
+                in a file of torch it has torch's layout. In an .npz file, which is nobody's, it may have either, and
+                in a file whose sidecar says that tensors were only renamed, TensorFlow's: `says_layouts` is False
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +25,7 @@ from torch_tfckpt.directory.locate import CheckpointFiles
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import format_of, open_source
 from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.sidecar_source import tensorflow_layouts
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
 from torch_tfckpt.foreign_files.values import StoredBytes
 from torch_tfckpt.format.data_type import DataType
@@ -54,7 +55,7 @@ class FileReader(CheckpointReader):
     @property
     def says_layouts(self) -> bool:
         """Whether tensors with torch's names have torch's layouts."""
-        return self.source.format != "npz"
+        return self.source.format != "npz" and not tensorflow_layouts(self.source)
 
 
 class _FileTensors(TensorReader):
@@ -149,3 +150,8 @@ def reader_of(source: TensorSource) -> CheckpointReader:
 def has_known_layouts(reader: CheckpointReader) -> bool:
     """Return whether tensors with torch's names have torch's layouts, if nothing in the file contradicts it."""
     return not isinstance(reader, FileReader) or reader.says_layouts
+
+
+def renamed_only(reader: CheckpointReader) -> bool:
+    """Return whether tensors of TensorFlow were given torch's names, and keep TensorFlow's layouts."""
+    return isinstance(reader, FileReader) and bool(tensorflow_layouts(reader.source))

@@ -11,7 +11,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.averages import StoredAverages, stored_averages
 from torch_tfckpt.models.base_module import mapper_for
-from torch_tfckpt.models.file_reader import has_known_layouts
+from torch_tfckpt.models.file_reader import has_known_layouts, renamed_only
 from torch_tfckpt.models.layer_names import AMBIGUOUS
 from torch_tfckpt.models.layouts import SAME, Layout
 from torch_tfckpt.models.mapped_sources import MappedSources, mapped_sources
@@ -287,6 +287,9 @@ def _check_order_of_axes(
         if (source := found.sources.get(target.name)) is not None
     )
     says_layouts = has_known_layouts(reader)
+    why = "other variables have TensorFlow's names" if from_tensorflow else "the file may have been written by either"
+    if not from_tensorflow and renamed_only(reader):
+        why = "the file was converted from a checkpoint of TensorFlow without to_torch"
     for target in targets:
         source = found.sources.get(target.name)
         if source is None or not source.is_unchanged or source.variable_name not in AMBIGUOUS or target.shape is None:
@@ -297,11 +300,6 @@ def _check_order_of_axes(
         if layout is None:
             continue
         if from_tensorflow or not says_layouts:
-            why = (
-                "other variables have TensorFlow's names"
-                if from_tensorflow
-                else "the file may have been written by either"
-            )
             rule = f"mapper={{{quoted(source.key)}: ({quoted(target.name)}, {quoted(layout.name)})}}"
             raise InvalidArgumentError(
                 f"{reader.path}: it is unknown whether the axes of {quoted(source.key)} are in TensorFlow's order "
