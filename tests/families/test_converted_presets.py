@@ -82,12 +82,12 @@ IMAGES = [
     Image("mobilenet-v2-timm", "mobilenet-v2-timm"),
     Image("mobilenet-v3-small", "mobilenet-v3-small", "MobilenetV3"),
     Image("mobilenet-v3-small-timm", "mobilenet-v3-small-timm"),
-    Image("efficientnet", "efficientnet b0", "efficientnet-b0"),
     Image("efficientnet-timm", "efficientnet-timm b0"),
     Image("densenet", "densenet", "densenet121"),
-    Image("inception-v3", "inception-v3 with auxiliary classifier", "InceptionV3"),
 ]
 HEAVY_IMAGES = [
+    Image("inception-v3", "inception-v3 with auxiliary classifier", "InceptionV3"),
+    Image("efficientnet", "efficientnet b0", "efficientnet-b0"),
     Image("vgg16", "vgg16", "vgg_16"),
     Image("vgg16-timm", "vgg16-timm"),
     Image("vgg19", "vgg19"),
