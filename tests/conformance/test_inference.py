@@ -17,6 +17,7 @@ from torch_architectures import Built
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.loading import load_model
+from torch_tfckpt.models.saving import save_model
 
 
 def tensor(raw: RawTensor) -> torch.Tensor:
@@ -66,3 +67,23 @@ def test_known_models(tensorflow: TensorFlowProcess, tmp_path: Path, name: str, 
     load_model(model, tmp_path / "m", mapper=KeyMapper.from_file(tmp_path / "map.toml"))
     with torch.no_grad():
         torch.testing.assert_close(model(tensor(answer["in"])), tensor(answer["out"]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "tagger", "transformer"])
+def test_saving_after_training(tensorflow: TensorFlowProcess, tmp_path: Path, name: str) -> None:
+    """The rules save what a step of training changed: the second bias of an LSTM is added to the only one of Keras."""
+    model_here = known_model(name, by_objects=False)
+    answer = tensorflow.call("tensorflow_architectures.save_model", str(tmp_path / "m"), model_here, 3)
+    model, inputs = Built(model_here).eval(), tensor(answer["in"])
+    mapper = KeyMapper.infer(tmp_path / "m", model)
+    load_model(model, tmp_path / "m", mapper=mapper)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model(inputs).square().sum().backward()
+    optimizer.step()
+    assert all(bool(each.any()) for name, each in model.named_parameters() if "bias_hh" in name)
+    save_model(model, tmp_path / "trained", mapper=mapper)
+    theirs = tensorflow.call(
+        "tensorflow_architectures.output_of_saved", str(tmp_path / "trained"), model_here, inputs.numpy()
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(tensor(theirs), model(inputs), rtol=1e-5, atol=1e-5)

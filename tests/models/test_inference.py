@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def saved(path: Path, *parts: Shapes) -> str:
     return tfckpt.save_file({name: torch.rand(shape) for name, shape in shapes.items()}, path / "model")
 
 
-def module(**parts: nn.Module) -> nn.Module:
+def module(**parts: nn.Module) -> Any:
     return nn.ModuleDict(parts)
 
 
@@ -115,6 +116,8 @@ def test_gpt2(tmp_path: Path) -> None:
     model = transformers.GPT2Model(config)
     mapper = KeyMapper.infer(path, model)
     assert loaded(path, model, mapper)["h.10.attn.c_proj.weight"] == "model/h10/attn/c_proj/w"
+    tfckpt.save_model(model, tmp_path / "back", mapper=mapper)
+    assert tfckpt.list_variables(tmp_path / "back") == tfckpt.list_variables(path)
     assert torch.equal(model.h[10].attn.c_proj.weight, tfckpt.load_file(path)["model/h10/attn/c_proj/w"][0])
     mapper.to_file(tmp_path / "map.toml")
     assert KeyMapper.from_file(tmp_path / "map.toml") == mapper
@@ -314,3 +317,34 @@ def test_the_base_of_given_rules_is_kept(tmp_path: Path) -> None:
     mapper = KeyMapper.infer(path, model, rules=rules)
     assert mapper.base == "bert"
     assert loaded(path, model, mapper)["second.weight"] == "bert/b/kernel"
+
+
+def test_recurrent_layers_are_saved_after_training(tmp_path: Path) -> None:
+    """The second bias, which TensorFlow does not store, is added to the first; the kernels keep their names."""
+    model = module(lstm=nn.LSTM(3, 5, 2, bidirectional=True), cell=nn.LSTMCell(3, 4), rnn=nn.RNN(3, 6))
+    tfckpt.save_model(model, tmp_path / "first", naming="tf")
+    mapper = KeyMapper.infer(tmp_path / "first", model)
+    tfckpt.load_model(model, tmp_path / "first", mapper=mapper)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += torch.randn_like(parameter)
+    inputs = torch.randn(4, 2, 3)
+    trained = [model.lstm(inputs)[0], model.cell(inputs[0])[0], model.rnn(inputs)[0]]
+    tfckpt.save_model(model, tmp_path / "trained", mapper=mapper)
+    assert tfckpt.list_variables(tmp_path / "trained") == tfckpt.list_variables(tmp_path / "first")
+    tfckpt.load_model(model, tmp_path / "trained", mapper=mapper)
+    torch.testing.assert_close([model.lstm(inputs)[0], model.cell(inputs[0])[0], model.rnn(inputs)[0]], trained)
+
+
+def test_the_cell_of_tensorflow_1_is_saved_after_training(tmp_path: Path) -> None:
+    """Its gates have another order, and TensorFlow adds a constant to one of them."""
+    path = saved(tmp_path, {"rnn/basic_lstm_cell/kernel": (8, 20), "rnn/basic_lstm_cell/bias": (20,)})
+    model = module(lstm=nn.LSTM(3, 5))
+    mapper = KeyMapper.infer(path, model)
+    tfckpt.load_model(model, path, mapper=mapper)
+    with torch.no_grad():
+        model.lstm.bias_hh_l0 += torch.arange(20.0)
+    wanted = model.lstm(torch.ones(4, 2, 3))[0]
+    tfckpt.save_model(model, tmp_path / "trained", mapper=mapper)
+    tfckpt.load_model(model, tmp_path / "trained", mapper=mapper)
+    torch.testing.assert_close(model.lstm(torch.ones(4, 2, 3))[0], wanted)

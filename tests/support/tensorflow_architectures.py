@@ -45,6 +45,24 @@ def save_model(prefix: str, model: Architecture, seed: int) -> dict[str, RawTens
     return {"in": RawTensor.of(given), "out": RawTensor.of(output)}
 
 
+def output_of_saved(prefix: str, model: Architecture, given: Any) -> RawTensor:
+    """Return the output of an architecture with the weights of a checkpoint by names."""
+    tf.keras.backend.clear_session()
+    made: dict[int, Any] = {}
+    inputs = tf.constant(given)
+    _run(model, inputs, made)
+    reader = tf.train.load_checkpoint(prefix)
+    for node in model.root.layers():
+        layer = made[id(node)]
+        layer.set_weights([reader.get_tensor(_stored_name(node, weight)) for weight in layer.weights])
+    return RawTensor.of(np.asarray(_run(model, inputs, made)))
+
+
+def _stored_name(node: Node, weight: Any) -> str:
+    """Return the name of a weight: "kernel" or "lstm_cell/kernel" below the path of its layer."""
+    return "/".join([*node.stored, *weight.path.split("/")[1:]])
+
+
 def _input(model: Architecture, rng: Any) -> Any:
     if model.domain == "sequence":
         return rng.integers(0, 11, (BATCH, TIME)).astype(np.int32)
@@ -61,9 +79,7 @@ def _named(model: Architecture, made: Mapping[int, Any]) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for node in model.root.layers():
         for weight in made[id(node)].weights:
-            # The name without that of the layer: "kernel", or "lstm_cell/kernel".
-            rest = weight.path.split("/")[1:]
-            named["/".join([*node.stored, *rest])] = weight.numpy()
+            named[_stored_name(node, weight)] = weight.numpy()
     if model.slots:
         named |= {f"{name}/Adam{more}": np.zeros_like(value) for name, value in named.items() for more in ("", "_1")}
         named["global_step"] = np.int64(3)

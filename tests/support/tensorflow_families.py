@@ -531,3 +531,26 @@ def keras_hub_bert(prefix: str, sizes: Sizes, ids: np.ndarray) -> dict[str, np.n
     hidden_states, pooled = model([ids, np.zeros_like(ids)])
     stored = {variable.path: np.asarray(variable) for variable in model.variables}
     return {"hidden": np.asarray(hidden_states), "pooled": np.asarray(pooled), **stored}
+
+
+def lenet(prefix: str, *, by_objects: bool) -> dict[str, np.ndarray]:
+    """Write a checkpoint of a LeNet of Keras; return an input and the output."""
+    import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    layers, generator = tf.keras.layers, np.random.default_rng(4)
+    tf.keras.backend.clear_session()
+    parts = [
+        layers.Conv2D(6, 5, padding="same", activation="tanh"), layers.AveragePooling2D(2),
+        layers.Conv2D(16, 5, activation="tanh"), layers.AveragePooling2D(2), layers.Flatten(),
+        layers.Dense(120, "tanh"), layers.Dense(84, "tanh"), layers.Dense(10),
+    ]  # fmt: skip
+    model = tf.keras.Sequential([tf.keras.Input((28, 28, 1)), *parts])
+    for variable in model.variables:
+        variable.assign(generator.normal(0, 0.1, variable.shape))
+    if by_objects:
+        tf.train.Checkpoint(model=model).write(prefix)
+    else:
+        named = {f"LeNet/{variable.path}": tf.Variable(variable.value) for variable in model.variables}
+        tf.compat.v1.train.Saver(named).save(None, prefix, write_meta_graph=False, write_state=False)
+    images = generator.normal(0, 1, (2, 28, 28, 1)).astype(np.float32)
+    return {"in": images, "out": np.asarray(model(images))}

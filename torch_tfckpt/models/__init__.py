@@ -20,7 +20,7 @@
                                       what weights do not show, such as the epsilon of a BatchNorm
     initialization, assignment_layouts
                                       init_from_checkpoint: stored names to variables, as in TensorFlow
-    inference; infer_units, infer_classes, infer_names, infer_matching, infer_rules, infer_refusals
+    inference; infer_units, infer_scopes, infer_classes, infer_names, infer_matching, infer_rules, infer_refusals
                                       KeyMapper.infer: find rules by kinds, shapes, names and numbers
     factories, module_of_rules        build a module from "pkg.mod:factory", or from rules alone
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state

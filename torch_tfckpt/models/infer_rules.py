@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.axis_patterns import AxisPattern
 from torch_tfckpt.models.key_rules import KeyRule
-from torch_tfckpt.models.layouts import LAYOUTS, Layout, LayoutLike
+from torch_tfckpt.models.layouts import LAYOUTS, Layout, LayoutLike, layout_of_rule
 from torch_tfckpt.models.tensor_origins import Bounds
 
 _DIGITS: Final = re.compile(r"(\d+)")
@@ -85,7 +86,26 @@ def plain_rules(
 
 
 def layout_for_rule(layout: Layout, stored: Shape, *, explicit: bool) -> LayoutLike | None:
-    """Return what a rule gives to get this layout for a stored shape; None for an unchanged vector."""
+    """Return what a rule gives to get this layout for a stored shape, also to save; None for an unchanged vector."""
+    given = _layout_to_load(layout, stored, explicit=explicit)
+    fitting = fitting_pattern(layout, stored)
+    if given is None or fitting is None or layout.gates or layout.added or _is_restored(layout_of_rule(given), stored):
+        return given
+    lengths = fitting.lengths(tuple(stored), dict(layout.known)) or {}
+    joined = [axis[:-1] for axis in fitting.held if len(axis) > 1]
+    more = {name: lengths[name] for names in joined for name in names}
+    return {"kind": str(fitting), **more} if more else str(fitting)
+
+
+def _is_restored(layout: Layout, stored: Shape) -> bool:
+    """Return whether a tensor that is loaded with this layout is saved with the shape that it had."""
+    try:
+        return layout.stored_shape(layout.torch_shape(stored)) == tuple(stored)
+    except InvalidArgumentError:
+        return True  # the module gives the missing lengths, or nothing does
+
+
+def _layout_to_load(layout: Layout, stored: Shape, *, explicit: bool) -> LayoutLike | None:
     fitting = fitting_pattern(layout, stored)
     if layout.functions is None and not layout.gates and not layout.added and (fitting is None or _is_same(fitting)):
         return "same" if explicit or len(stored) > 1 else None

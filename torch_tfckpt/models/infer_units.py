@@ -25,6 +25,7 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.averages import OUTPUT
+from torch_tfckpt.models.infer_scopes import attention_names, flat_layers
 from torch_tfckpt.models.layer_names import AMBIGUOUS, OF_LAYERS, variants_of
 from torch_tfckpt.models.layouts import DENSE, SAME, SQUEEZE, Layout, layout_of_rule
 from torch_tfckpt.models.stored_names import dotted, numbered_names, variable_name_of
@@ -249,6 +250,7 @@ def _by_scope(reader: CheckpointReader, keys: Sequence[str]) -> tuple[dict[str, 
     for name, key in pairs:
         counts.setdefault(dotted(name), set()).add(key)
     pairs = [(name, key) for name, key in pairs if len(counts[dotted(name)]) == 1]
+    pairs += flat_layers(pairs)
     spelled: dict[str, str] = {}
     for name, _ in pairs:
         spelled.update({dotted(name[:at]): name[:at] for at, character in enumerate(name) if character in "/."})
@@ -257,6 +259,8 @@ def _by_scope(reader: CheckpointReader, keys: Sequence[str]) -> tuple[dict[str, 
         parts = dotted(name).split(".")
         for at in range(max(0, len(parts) - _DEEPEST), len(parts)):
             below.setdefault(".".join(parts[:at]), {})[".".join(parts[at:])] = key
+    for variables in below.values():
+        variables.update((name, key) for name, key in attention_names(variables).items() if name not in variables)
     return below, spelled
 
 

@@ -39,10 +39,17 @@ class _WrittenVariables:
     aliases: dict[str, str] = field(default_factory=dict)  # another key of a tensor -> the key it is stored under
     ranges: dict[str, tuple[TensorOrigin, Layout, dict[int, torch.Tensor]]] = field(default_factory=dict)
     added: dict[str, torch.Tensor] = field(default_factory=dict)  # key -> amount to add to its value
+    whole: dict[str, tuple[str, Layout]] = field(default_factory=dict)  # name of a tensor that is one variable -> where
 
     def put(self, key: str, name: str, layout: Layout, value: torch.Tensor) -> None:
         self._claim(key, name)
         self.values[key] = self._stored(layout, value)
+        self.whole[name] = (key, layout)
+
+    def add(self, key: str, layout: Layout, value: torch.Tensor) -> None:
+        """Add a tensor to a variable that has this layout."""
+        # What the layout adds, such as the bias of a forget gate, is in the other tensor.
+        self.added[key] = replace(layout, added=()).to_stored(value)
 
     def put_range(self, key: str, name: str, origin: TensorOrigin, layout: Layout, value: torch.Tensor) -> None:
         assert origin.bounds is not None
@@ -95,20 +102,20 @@ def written_variables(
     Raises:
         InvalidArgumentError: two tensors with one key; a mapped name that the module does not have; a layout that does
             not fit, or that neither the rule nor the name gives; a lazy parameter; values that differ
-            from the value that a rule fills in.
+            from the value that a rule fills in, unless TensorFlow stores their sum with another tensor.
         UnimplementedError: a rule does not determine the name under which a tensor is stored.
     """
     rules = InvertedRules(mapper_for(mapper or RuleSet("KeyMapper", ()), targets), targets)
     variables = _WrittenVariables(of_slots)
     ranges = _ranges(targets, rules)
+    filled: list[tuple[Target, ModuleTensor]] = []
     for target in targets:
         if is_lazy(target.tensor):
             raise InvalidArgumentError(f"{quoted(target.name)} has no shape yet. Run the model once before saving it")
         kept: dict[Layout, str] = {}  # layouts in which the tensor is stored, and their keys
         for place in target.places:
             if place.name in rules.filled:
-                if not of_slots:
-                    _check_filled(target, place, rules.filled[place.name])
+                filled.append((target, place))
                 continue
             by_rule = rules.of(target, place.name)
             if by_rule is not None and by_rule.is_several:
@@ -136,6 +143,8 @@ def written_variables(
                 with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
                     added = 0.0 if by_rule is None else by_rule.rule.add
                     variables.put(key, place.name, layout, variables.without(added, target.tensor.detach()))
+    for target, place in filled if not of_slots else ():
+        _put_filled(variables, target, place, rules.filled[place.name])
     return variables.all()
 
 
@@ -156,9 +165,10 @@ def _ranges(targets: Sequence[Target], rules: InvertedRules) -> dict[str, tuple[
     If several tensors are made from one variable, a rule for one of them also applies to the others.
     """
     found: dict[str, tuple[str, str, TensorOrigin, Layout]] = {}
+    by_rules = {place.name: rules.of(target, place.name) for target in targets for place in target.places}
     for target in targets:
         for place in target.places:
-            by_rule = rules.of(target, place.name)
+            by_rule = by_rules[place.name]
             if by_rule is None or by_rule.is_several:
                 continue
             [key] = by_rule.keys
@@ -167,19 +177,37 @@ def _ranges(targets: Sequence[Target], rules: InvertedRules) -> dict[str, tuple[
             layout = given or (implied_layout(target, place.name, key) if shared is not None else None)
             if shared is None or layout is None or by_rule.rule.add:
                 continue
-            for other, origin in shared.siblings():
-                if origin.bounds is not None and origin.variables == shared.origin.variables:
+            parts = [
+                (other, origin)
+                for other, origin in shared.siblings()
+                if origin.bounds is not None and origin.variables == shared.origin.variables
+            ]
+            if all((of_part := by_rules.get(other)) is None or of_part.keys == (key,) for other, _ in parts):
+                for other, origin in parts:
                     found.setdefault(other, (key, f"{shared.base}{key}", origin, layout))
     return found
 
 
-def _check_filled(target: Target, place: ModuleTensor, number: float) -> None:
-    """Raise InvalidArgumentError if a value differs from the one that the rule fills in during loading."""
-    if bool((target.tensor.detach() != number).any()):
+def _put_filled(variables: _WrittenVariables, target: Target, place: ModuleTensor, number: float) -> None:
+    """Add the difference from the value that a rule fills in to the tensor with which TensorFlow stores the sum.
+
+    Raises InvalidArgumentError if there is a difference, but no such tensor.
+    """
+    value = target.tensor.detach()
+    if not bool((value != number).any()):
+        return
+    sums = (
+        variables.whole.get(each.base + each.origin.summed_with)
+        for each in target.origins
+        if each.name == place.name and each.origin.summed_with is not None
+    )
+    found = next((each for each in sums if each is not None), None)
+    if found is None:
         raise InvalidArgumentError(
             f"{quoted(place.name)} has values other than {number:g}, which a rule fills in when the tensor is loaded: "
             f"these values would be lost. Omit the rule to store them"
         )
+    variables.add(*found, value - number)
 
 
 def _put_by_rule(
@@ -238,8 +266,7 @@ def _put_by_origin(variables: _WrittenVariables, target: Target, place: ModuleTe
     if not keys:
         if origin.summed_with is not None and not variables.of_slots and bool(value.count_nonzero()):
             [leaves] = written.variant[origin.summed_with].variables
-            key, _ = _spelled(written.base, *next(iter(leaves.items())), rules)
-            variables.added[key] = value
+            variables.add(*_spelled(written.base, *next(iter(leaves.items())), rules), value)
         return True
     if origin.bounds is not None:
         [(key, layout)] = keys
