@@ -1,6 +1,7 @@
 """Load TensorFlow weights into torch modules: match stored tensors with parameters, convert layouts.
 
     loading, load_plan, saving        load_model, what it loads, save_model
+    keras_objects                     the objects of a module as Keras names them
     key_mapper, key_rules, map_file   rules for names, and their form as TOML
     target_templates, rule_scopes     targets that translate numbers and words; the scope of the stored names
     presets/                          map files for families of models
@@ -28,6 +29,6 @@
     optimizer_slots, named_optimizers, written_slots
                                       the state of the parameters of an optimizer: load, find by name, save
 
-May use: torch modules and optimizers, `optimizers`, the checkpoint reader, savers (to save).
+May use: torch modules and optimizers, `optimizers`, the checkpoint reader, savers and object graphs (to save).
 Must not use: imported graphs, managers, conversion of whole files.
 """
