@@ -1,4 +1,4 @@
-"""save_model(naming="keras"): Keras models restore everything and compute the same, also by number; and back."""
+"""save_model and Checkpoint with naming="keras": Keras models restore everything, and compute the same; and back."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -168,3 +168,32 @@ def test_rules_and_optimizers_are_refused(tmp_path: Path) -> None:
         tfckpt.save_model(model, tmp_path / "m", naming="keras", mapper={"kernel": "weight"})
     with pytest.raises(tfckpt.UnimplementedError, match="optimizer"):
         tfckpt.save_model(model, tmp_path / "m", naming="keras", optimizer=torch.optim.SGD(model.parameters()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_checkpoint_restores_what_keras_wrote_and_keras_what_it_wrote(
+    tensorflow: TensorFlowProcess, tmp_path: Path, name: str
+) -> None:
+    given = _given(name)
+    expected = _array(tensorflow.call("tensorflow_keras_objects.write", name, str(tmp_path / "k"), given))
+    model = MODELS[name][0]().eval()
+    checkpoint = tfckpt.Checkpoint(model=model, naming="keras")
+
+    checkpoint.read(tmp_path / "k")
+    np.testing.assert_allclose(expected, model(torch.from_numpy(given)).detach(), atol=1e-5, rtol=1e-5)
+
+    path = checkpoint.save(tmp_path / "t")
+    outputs = tensorflow.call("tensorflow_keras_objects.outputs", name, path, given)
+    np.testing.assert_allclose(_array(outputs), expected, atol=1e-5, rtol=1e-5)
+    other = MODELS[name][0]().eval()
+    tfckpt.Checkpoint(model=other, naming="keras").restore(path).assert_consumed()
+    torch.testing.assert_close(other(torch.from_numpy(given)), model(torch.from_numpy(given)), atol=1e-5, rtol=1e-5)
+
+
+def test_checkpoint_refuses_what_its_naming_does_not_cover() -> None:
+    model = nn.Linear(2, 1)
+    with pytest.raises(tfckpt.InvalidArgumentError, match="unknown naming 'Keras'"):
+        tfckpt.Checkpoint(model=model, naming="Keras")
+    for value in (torch.optim.SGD(model.parameters()), [model], {"a": (model,)}):
+        with pytest.raises(tfckpt.UnimplementedError, match="each under a name"):
+            tfckpt.Checkpoint(thing=value, naming="keras")

@@ -80,7 +80,8 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
     if model is not None:
         unused = plan.found.stored_averages.of if request.ema == "warn" else {}
         trains = request.optimizer
-        findings = find_semantics(model, plan.loads, unused_averages=unused, trains=trains, accept=())
+        config = None if reader.keras is None else reader.keras.config
+        findings = find_semantics(model, plan.loads, unused_averages=unused, trains=trains, accept=(), config=config)
         remarks += map(str, findings)
     remarks += [f"the rule for {quoted(rule)} matches nothing" for rule in plan.report.unused_rules if model is None]
     part = "" if state is None else _MODEL

@@ -1,7 +1,7 @@
 """Load TensorFlow weights into torch modules: match stored tensors with parameters, convert layouts.
 
     loading, load_plan, saving        load_model, what it loads, save_model
-    keras_objects                     the objects of a module as Keras names them
+    keras_objects, checkpoint         the objects of a module as Keras names them; Checkpoint(naming="keras")
     key_mapper, key_rules, map_file   rules for names, and their form as TOML
     target_templates, rule_scopes     targets that translate numbers and words; the scope of the stored names
     presets/                          map files for families of models
@@ -15,6 +15,7 @@
                                       find each tensor of a module in the checkpoint
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
                                       what weights do not show, such as the epsilon of a BatchNorm
+    keras_semantics                   the same, compared with the configuration of a Keras file
     initialization, assignment_layouts
                                       init_from_checkpoint: stored names to variables, as in TensorFlow
     inference; infer_units, infer_classes, infer_names, infer_matching, infer_rules, infer_refusals

@@ -102,8 +102,10 @@ class _Inference:
         self._mapper = given
         self._given = self._apply(given)
         self._kinds = kinds(reader).of
+        # Such a variable must not be taken for another of the same shape, such as beta for gamma.
+        left_out = self._given.omitted | (frozenset() if reader.keras is None else reader.keras.unnamed)
         self._weights = [
-            key for key, kind in self._kinds.items() if kind is VariableKind.WEIGHT and key not in self._given.omitted
+            key for key, kind in self._kinds.items() if kind is VariableKind.WEIGHT and key not in left_out
         ]
         self._shapes: dict[str, Shape] = {key: tuple(reader.shape(key)) for key in self._weights}
 

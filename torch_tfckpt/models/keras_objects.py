@@ -75,7 +75,7 @@ class ObjectWithoutValues(Trackable):
 
 
 @dataclass(frozen=True, slots=True)
-class _Pieces:
+class _KerasValue:
     """One variable of a Keras layer.
 
     Attributes:
@@ -107,7 +107,7 @@ class KerasVariable(Trackable):
     holds_values = True
     is_part = True
 
-    def __init__(self, owner: nn.Module, name: str, variable: _Pieces) -> None:
+    def __init__(self, owner: nn.Module, name: str, variable: _KerasValue) -> None:
         super().__init__(owner)
         self._name, self._variable = name, variable
 
@@ -129,7 +129,7 @@ class KerasVariable(Trackable):
 class _KerasSaveable(SaveableObject):
     """Saves a variable in Keras's layout; a restore fills the tensors that it consists of."""
 
-    def __init__(self, variable: _Pieces, key: str) -> None:
+    def __init__(self, variable: _KerasValue, key: str) -> None:
         first = variable.pieces[0]
         spec = SaveSpec(variable.value, "", key, data_type(first.dtype, key), first.device)
         super().__init__(None, [spec], key)
@@ -165,14 +165,13 @@ class KerasModule(Trackable):
 
     Args:
         module: The module, or a wrapper around it, such as torch.compile.
-        name: Its name, for errors.
-        is_model: Whether the layer is a whole model, which may have an optimizer.
+        name: Its name in errors; without a name, it is the whole model.
     """
 
-    def __init__(self, module: nn.Module, name: str = "", *, is_model: bool = False) -> None:
+    def __init__(self, module: nn.Module, name: str = "") -> None:
         self.module = unwrapped(module)
         super().__init__(self.module)
-        self._name, self._is_model = name, is_model
+        self._name = name
 
     def children(self) -> Iterator[tuple[str, object]]:
         with error_context(f"module {quoted(self._name)}" if self._name else "the model"):
@@ -183,7 +182,7 @@ class KerasModule(Trackable):
         layers: list[tuple[str, KerasModule]] = []
         for each in own_tensors(self.module):
             if each.persistent:
-                yield each.attribute, KerasVariable(self.module, each.attribute, _Pieces(SAME, (each.tensor,)))
+                yield each.attribute, KerasVariable(self.module, each.attribute, _KerasValue(SAME, (each.tensor,)))
         for name, child in self.module._modules.items():
             if child is not None:
                 layers.append((name, KerasModule(child, f"{self._name}.{name}" if self._name else name)))
@@ -200,7 +199,7 @@ class KerasModule(Trackable):
         own |= {f"layer_with_weights-{number}": layer for number, layer in enumerate(with_weights)}
         for number in range(len(layers) + 1 + _MORE):
             own[f"layer-{number}"] = ObjectWithoutValues((place, f"layer-{number}"), {})
-        if self._is_model:
+        if not self._name:
             own["optimizer"] = ObjectWithoutValues((place, "optimizer"), _OPTIMIZER)
         yield from ((name, value) for name, value in own.items() if name not in taken)
 
@@ -264,7 +263,7 @@ class _Value(Trackable):
 
 def keras_root(model: nn.Module, values: Mapping[str, WritableValue]) -> Trackable:
     """Return the root of a checkpoint of a model, as tf.train.Checkpoint(model=model, **values) in a Keras program."""
-    objects: dict[str, object] = {"model": KerasModule(model, is_model=True)}
+    objects: dict[str, object] = {"model": KerasModule(model)}
     objects |= {name: _Value(name, value) for name, value in values.items()}
     # tf.train.Checkpoint.restore looks for a counter, `read` does not. A counter without a value satisfies both, but
     # `restore` only finds it later if there are values below it.
@@ -289,13 +288,13 @@ class _Group(Trackable):
         return _children(self.target, self._path, self._contents)
 
 
-_Contents = Mapping[str, _Pieces | None]
+_Contents = Mapping[str, _KerasValue | None]
 """Path below a layer -> variable; None for an object without values."""
 
 
 def _children(owner: Any, path: str, contents: _Contents) -> Iterator[tuple[str, object]]:
     """Yield the objects directly in a layer, or in the part of it at `path`, which ends with a slash."""
-    inner: dict[str, dict[str, _Pieces | None]] = {}
+    inner: dict[str, dict[str, _KerasValue | None]] = {}
     for each, variable in contents.items():
         name, _, rest = each.partition("/")
         if rest:
@@ -332,7 +331,7 @@ def _contents(module: nn.Module) -> _Contents | None:
     lost = held.keys() - variants[0].keys()
     if lost:
         raise UnimplementedError(f"Keras has no variable for {', '.join(map(quoted, sorted(lost)))}")
-    found: dict[str, _Pieces | None] = {}
+    found: dict[str, _KerasValue | None] = {}
     for attribute, origin in variants[0].items():
         tensor = held.get(attribute)
         if tensor is not None and is_lazy(tensor):
@@ -349,7 +348,7 @@ def _contents(module: nn.Module) -> _Contents | None:
             if before is not None:  # a range of the same variable
                 found[path] = replace(before, pieces=(*before.pieces, part))
             else:
-                found[path] = _Pieces(_layout(module, path, layout, part), (part,), origin.axis, added)
+                found[path] = _KerasValue(_layout(module, path, layout, part), (part,), origin.axis, added)
     if isinstance(module, nn.MultiheadAttention):
         found |= dict.fromkeys(("_softmax", "_dropout_layer"))
     return found

@@ -137,7 +137,12 @@ def load_model(
         _check_report(reader.path, model, plan.report, strict)
         unused = plan.found.stored_averages.of if ema == "warn" else {}
         found_semantics = find_semantics(
-            model, plan.loads, unused_averages=unused, trains=optimizer is not None, accept=accept
+            model,
+            plan.loads,
+            unused_averages=unused,
+            trains=optimizer is not None,
+            accept=accept,
+            config=None if reader.keras is None else reader.keras.config,
         )
         found_semantics += () if plan.slots is None else plan.slots.findings
         _report_semantics(reader.path, model, plan.report, found_semantics, strict)
