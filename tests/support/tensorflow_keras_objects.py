@@ -101,3 +101,23 @@ class Attention(keras.Model):  # type: ignore[misc, unused-ignore]
 
 
 MODELS = {"mlp": mlp, "cnn": cnn, "recurrent": Recurrent, "attention": Attention}
+
+
+def train(directory: str, steps: int) -> tuple[RawTensor, RawTensor, dict[str, RawTensor]]:
+    """Train a model, save it (m.keras), and train on; return inputs, wanted outputs, and the weights at the end."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(1)
+    given = keras.Input((6,))
+    x = layers.Dropout(0.0)(layers.Dense(5, activation="tanh", name="fc1")(given))
+    model = keras.Model(given, layers.Dense(3, name="fc2")(x))
+    tf.train.Checkpoint(model=model).write(f"{directory}/start")
+    rng = np.random.default_rng(0)
+    inputs, wanted = (rng.standard_normal((16, size)).astype("float32") for size in (6, 3))
+    model.compile(keras.optimizers.Adam(0.01, beta_1=0.8, beta_2=0.99), "mse")
+    for _ in range(5):
+        model.train_on_batch(inputs, wanted)
+    model.save(f"{directory}/m.keras")
+    for _ in range(steps):
+        model.train_on_batch(inputs, wanted)
+    weights = {weight.path: RawTensor.of(weight.numpy()) for weight in model.weights}
+    return RawTensor.of(inputs), RawTensor.of(wanted), weights

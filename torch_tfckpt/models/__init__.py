@@ -1,6 +1,7 @@
 """Load TensorFlow weights into torch modules: match stored tensors with parameters, convert layouts.
 
     loading, load_plan, saving        load_model, what it loads, save_model
+    keras_torch                       Keras models on Keras's torch backend
     keras_objects, checkpoint         the objects of a module as Keras names them; Checkpoint(naming="keras")
     key_mapper, key_rules, map_file   rules for names, and their form as TOML
     target_templates, rule_scopes     targets that translate numbers and words; the scope of the stored names
