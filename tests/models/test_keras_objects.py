@@ -197,3 +197,25 @@ def test_checkpoint_refuses_what_its_naming_does_not_cover() -> None:
     for value in (torch.optim.SGD(model.parameters()), [model], {"a": (model,)}):
         with pytest.raises(tfckpt.UnimplementedError, match="each under a name"):
             tfckpt.Checkpoint(thing=value, naming="keras")
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("form", ["m.keras", "m.weights.h5"])
+def test_load_model_reads_keras_own_files(tensorflow: TensorFlowProcess, tmp_path: Path, name: str, form: str) -> None:
+    """Without rules if layers have the names of attributes; else by `infer`, which never takes an unnamed variable."""
+    given, file = _given(name), tmp_path / form
+    expected = _array(tensorflow.call("tensorflow_keras_objects.write", name, str(tmp_path / "k"), given, str(file)))
+    model = MODELS[name][0]().eval()
+
+    with tfckpt.load_checkpoint(file) as reader:
+        assert reader.keras is not None
+        unnamed = sorted(reader.keras.unnamed)
+    assert len(unnamed) == (name == "recurrent"), "the variable of its custom layer"
+    if unnamed:
+        with pytest.raises(tfckpt.NotFoundError, match=r"top\.scale"):
+            tfckpt.KeyMapper.infer(file, model)
+    rules = {place: "top.scale" for place in unnamed}
+    mapper = tfckpt.KeyMapper.infer(file, model, rules=rules) if name in ("recurrent", "attention") else None
+    tfckpt.load_model(model, file, mapper=mapper)
+
+    np.testing.assert_allclose(model(torch.from_numpy(given)).detach(), expected, atol=1e-5, rtol=1e-5)

@@ -19,12 +19,14 @@ def outputs(model: str, prefix: str, given: np.ndarray, *, read: bool = False) -
 
 
 def write(model: str, prefix: str, given: np.ndarray, file: str = "") -> RawTensor:
-    """Write a checkpoint, or a .keras file, of a model with random weights; return its outputs."""
+    """Write a checkpoint, and a file of Keras, of a model with random weights; return its outputs."""
     made = _built(model, given)
     rng = np.random.default_rng(5)
     made.set_weights([rng.uniform(0.1, 0.9, weight.shape).astype("float32") for weight in made.get_weights()])
     tf.train.Checkpoint(model=made).write(prefix)
-    if file:
+    if file.endswith(".weights.h5"):
+        made.save_weights(file)
+    elif file:
         made.save(file)
     return RawTensor.of(np.asarray(made(given, training=False)))
 

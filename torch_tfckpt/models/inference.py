@@ -103,7 +103,9 @@ class _Inference:
         self._given = self._apply(given)
         self._kinds = kinds(reader).of
         # Such a variable must not be taken for another of the same shape, such as beta for gamma.
-        left_out = self._given.omitted | (frozenset() if reader.keras is None else reader.keras.unnamed)
+        mapped = {key for source in self._given.sources.values() for key in source.keys}
+        unnamed = frozenset[str]() if reader.keras is None else reader.keras.unnamed - mapped
+        left_out = self._given.omitted | unnamed
         self._weights = [
             key for key, kind in self._kinds.items() if kind is VariableKind.WEIGHT and key not in left_out
         ]

@@ -378,11 +378,12 @@ def _by_layout(here: _NamedTarget, mapped: _Mapped, layout: Layout) -> tuple[Sou
             if own.gates and _fits(source, mapped.shape, here.target.shape):
                 return source, each
     variable_name = next((name for _, _, name in _origins_of(here, mapped)), variable_name_of(mapped.names[0]))
-    for each in here.origins:
+    source, wanted = Source.of(mapped.key, layout, variable_name), here.target.shape
+    # Keras's two kernels of an RNN cell are "dense", and so is the one of TensorFlow 1: a range of it is used.
+    for each in () if wanted is not None and _fits(source, mapped.shape, wanted) else here.origins:
         ranges = each.origin.bounds is not None and len(each.origin.variables) == 1
         if ranges and any(known.name == layout.name for known in each.origin.variables[0].values()):
             return _source(mapped, layout, variable_name, each.origin), each
-    source = Source.of(mapped.key, layout, variable_name)
     if layout.is_same and not _fits(source, mapped.shape, here.target.shape):
         squeezed = Source.of(mapped.key, SQUEEZE, variable_name)
         source = squeezed if _fits(squeezed, mapped.shape, here.target.shape) else source
