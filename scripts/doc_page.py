@@ -172,6 +172,8 @@ def run_apart(page: Path, *, update: bool) -> int:
         status = 0
     except PageError as error:
         print(error, file=sys.stderr)
+    except Exception:  # os._exit below would hide it
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(status)

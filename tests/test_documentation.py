@@ -11,6 +11,7 @@ import pytest
 from doc_page import PageError, blocks_of, run_page
 
 import torch_tfckpt as tfckpt
+from torch_tfckpt.models.layouts import LAYOUTS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -116,6 +117,21 @@ def test_links_between_pages_lead_somewhere() -> None:
 def test_the_readme_is_short() -> None:
     """It is the front page; everything else is in docs/."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_layout_is_listed() -> None:
+    """The first table of docs/conversion/layouts.md has a row for each layout, in order."""
+    text = (DOCS / "conversion" / "layouts.md").read_text(encoding="utf-8")
+    table = text.partition("## Built in")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(LAYOUTS)
+
+
+def test_every_preset_is_listed() -> None:
+    """docs/conversion/presets.md names every preset."""
+    text = (DOCS / "conversion" / "presets.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`([a-z0-9.-]+)`", text))
+    presets = {path.stem for path in (ROOT / "torch_tfckpt" / "models" / "presets").glob("*.toml")}
+    assert presets - listed == set()
 
 
 def test_the_page_of_the_command_line_is_current() -> None:

@@ -10,9 +10,10 @@ from typing import Self, TypeVar, overload
 import numpy as np
 import torch
 
-from torch_tfckpt.bundle.check import Verification, check_bundle
+from torch_tfckpt.bundle.check import Verification
 from torch_tfckpt.bundle.reader import BundleReader
-from torch_tfckpt.directory.locate import find_checkpoint
+from torch_tfckpt.bundle.tensor_reader import TensorReader
+from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint
 from torch_tfckpt.directory.opening import open_files
 from torch_tfckpt.errors import (
     CheckpointError,
@@ -30,7 +31,6 @@ from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import did_you_mean, escaped, quoted
-from torch_tfckpt.v1.reader import SlicesReader
 from torch_tfckpt.values import LoadedValue, StoredTensor, Strings, Value, outside_modes
 
 Result = TypeVar("Result")
@@ -82,16 +82,17 @@ class CheckpointReader:
     def __init__(self, path: AnyPath, *, verify: bool = True, storage: Storage | None = None) -> None:
         where = fspath(path)
         self.storage = storage or storage_of(where)
-        self.files = find_checkpoint(self.storage, where)
-        self._reader: BundleReader | SlicesReader | KerasReader
-        if self.files.version == 2:
-            self._reader = BundleReader(self.storage, self.files.prefix, verify=verify)
-        else:
-            self.files, self._reader = open_files(self.storage, self.files, verify=verify)
+        self.files, self._reader = self._open(where, verify=verify)
         # What only a file of Keras has: its form, its configuration, the keys whose variables are not known.
         self.keras = self._reader if isinstance(self._reader, KerasReader) else None
         self._object_graph: ObjectGraph | None = None
         self._names: TensorNames | None = None
+
+    def _open(self, where: str, *, verify: bool) -> tuple[CheckpointFiles, TensorReader]:
+        files = find_checkpoint(self.storage, where)
+        if files.version == 2:
+            return files, BundleReader(self.storage, files.prefix, verify=verify)
+        return open_files(self.storage, files, verify=verify)
 
     def __repr__(self) -> str:
         return f"<CheckpointReader of {quoted(self.path)}, version {self.version}>"
@@ -112,7 +113,7 @@ class CheckpointReader:
 
     def undamaged_keys(self) -> tuple[list[str], list[str]]:
         """Return the keys that a damaged index still lists, and the damage in the rest of the index."""
-        return self._reader.undamaged_keys() if isinstance(self._reader, BundleReader) else (self.keys(), [])
+        return self._reader.undamaged_keys()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -257,13 +258,11 @@ class CheckpointReader:
 
         Changes to the tensor stay private to the process. Tensors of version 1 and of Keras are copied.
         """
-        reader = self._reader
-        return self._look_up(name, reader.map if isinstance(reader, BundleReader) else reader.read)
+        return self._look_up(name, self._reader.map)
 
     def map_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
         """Return name -> the result of `map_tensor` for that name."""
-        reader = self._reader
-        return self._read_several(names, reader.map_all if isinstance(reader, BundleReader) else reader.read_all)
+        return self._read_several(names, self._reader.map_all)
 
     def get_stored_bytes(self, name: str) -> bytes:
         """Return the bytes of a tensor as stored in the file, checksum verified, for types that torch lacks.
@@ -307,8 +306,7 @@ class CheckpointReader:
 
         Cost: one read of all files; memory of one chunk per thread, or of one string tensor.
         """
-        reader = self._reader
-        return check_bundle(reader, progress) if isinstance(reader, BundleReader) else reader.check(progress)
+        return self._reader.check(progress)
 
     @property
     def object_graph(self) -> ObjectGraph | None:

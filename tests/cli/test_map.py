@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_modules import python_file
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.cli.main import main
@@ -23,11 +24,8 @@ def towers():
 
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of a unique name in the current directory."""
-    name = f"map_net_{abs(hash(tmp_path))}"
-    (tmp_path / f"{name}.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    return name
+    """The name of a module in the current directory."""
+    return python_file(tmp_path, MODULE, monkeypatch)
 
 
 def stored(*layers: tuple[str, int, int]) -> dict[str, torch.Tensor]:

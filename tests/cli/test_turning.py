@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_modules import python_file
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.cli.main import main
@@ -30,12 +31,9 @@ def failing():
 @pytest.fixture
 def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A checkpoint and a Python file in the current directory; returns the name of its module."""
-    name = f"factories_{abs(hash(tmp_path))}"
-    (tmp_path / f"{name}.py").write_text(SOURCE)
     values = {"fc/kernel": torch.randn(3, 2), "fc/bias": torch.ones(2), "global_step": torch.tensor(3)}
     tfckpt.save_file(values, tmp_path / "net.ckpt")
-    monkeypatch.chdir(tmp_path)
-    return name
+    return python_file(tmp_path, SOURCE, monkeypatch)
 
 
 def test_there_and_back(factories: str, capsys: Output) -> None:
@@ -66,6 +64,7 @@ def test_there_and_back(factories: str, capsys: Output) -> None:
         (["--to-torch", "--preset", "brt"], 1, 'Closest: "bert"'),
         (["--to-torch", "--preset", "bert"], 1, "or pass --no-strict, which lists them"),
         (["--to-torch", "--map", "missing.toml"], 1, "missing.toml"),
+        (["--to-torch", "--check", "MODULE:Net", "--scope", "net"], 2, "`--scope` is for the rules of a `--preset`"),
     ],
 )  # fmt: skip
 def test_mistakes(factories: str, capsys: Output, options: list[str], status: int, message: str) -> None:

@@ -12,6 +12,7 @@ from tensorflow_process import Call, RawTensor, TensorFlowProcess
 import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.bundle.merge import merge_bundles
+from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.format.tensor_slice import TensorSlice
 from torch_tfckpt.storage.local import LOCAL
@@ -169,9 +170,8 @@ def test_tensorflow_reads_aligned_data(tensorflow: TensorFlowProcess, tmp_path: 
     """CASES 132: offsets and the file size are multiples of the alignment, and TensorFlow reads the values."""
     tensors = dictionary(3)
     prefix = write_ours(tmp_path / "aligned", tensors, alignment=alignment)
-    with tfckpt.load_checkpoint(prefix) as reader:
-        index = reader._reader.index  # type: ignore[union-attr]
-        assert all(index.entry(name).offset % alignment == 0 for name in tensors)
+    with BundleReader(LOCAL, prefix) as reader:
+        assert all(reader.index.entry(name).offset % alignment == 0 for name in tensors)
     assert (tmp_path / "aligned.data-00000-of-00001").stat().st_size % alignment == 0
     for name, value in tensorflow.call("restore_all", prefix).items():
         assert_same_value(name, tensors[name].value, value)
@@ -181,12 +181,13 @@ def test_a_variant_survives_a_copy_of_its_bytes(tensorflow: TensorFlowProcess, t
     """CASES 125: a TensorList is copied as it is stored: the copy equals TensorFlow's file, byte for byte."""
     variant = tensorflow.call("tensor_list", [np.float32(1), np.float32(2)])
     tensorflow.call("save_v2", str(tmp_path / "theirs"), {"list": variant, "x": np.float32(1)})
-    with tfckpt.load_checkpoint(tmp_path / "theirs") as reader, BundleWriter(LOCAL, str(tmp_path / "ours")) as writer:
-        entry = reader._reader.index.entry("list")  # type: ignore[union-attr]
-        stored = reader.get_stored_bytes("list")
+    theirs, ours = str(tmp_path / "theirs"), str(tmp_path / "ours")
+    with BundleReader(LOCAL, theirs) as reader, BundleWriter(LOCAL, ours) as writer:
+        entry = reader.index.entry("list")
+        stored = reader.read_stored("list")
         writer.add_stored("list", reader.dtype("list"), entry.shape, stored, entry.checksum)
-        writer.add("x", reader.get_tensor("x"))
+        writer.add("x", reader.read("x"))
         with pytest.raises(tfckpt.UnimplementedError, match="list"):
-            reader.get_tensor("list")
+            reader.read("list")
     for suffix in ("index", "data-00000-of-00001"):
         assert_same_bytes(tmp_path / f"ours.{suffix}", tmp_path / f"theirs.{suffix}")

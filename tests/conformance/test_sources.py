@@ -14,6 +14,7 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.cli.main import main
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.initialization import init_from_checkpoint
+from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.loading import load_model
 from torch_tfckpt.tensor_dict import save_file
 
@@ -103,3 +104,12 @@ def test_equal_values_under_other_names_are_not_copies(tmp_path: Path) -> None:
     save_file({"a/kernel": torch.eye(3), "b/kernel": torch.eye(3)}, tmp_path / "m")
     with pytest.raises(InvalidArgumentError, match="both mapped"):
         load_model(nn.Linear(3, 3, bias=False), tmp_path / "m", mapper=[("./kernel", "weight")])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rules_are_found(saved: tuple[Path, Answer], form: str) -> None:
+    """Of a variable that is stored twice, the layer's is taken, not that of a list of all variables."""
+    folder, answer = saved
+    model = empty()
+    load_model(model, folder / form, mapper=KeyMapper.infer(folder / form, model))
+    assert_loaded(model, answer)

@@ -315,6 +315,12 @@ def test_optimizer_state_that_cannot_be_written(checkpoint: str, tmp_path: Path)
         ({"to_torch": True, "check": lambda: 3}, "returned a int"),
         ({"to_torch": True, "check": 3}, "pass a module, a function"),
         ({"names": "full"}, "names='full'"),
+        ({"scope": "net"}, "`scope` has no effect"),
+        ({"to_torch": True, "map": {}, "scope": "net"}, "`scope` is for the rules of a `preset` or of a map file"),
+        ({"to_torch": True, "preset": "resnet", "scope": "vgg_16"}, "no rule for the scope"),
+        ({"to_tf": True, "infer": Net, "to": "tf"}, "Find them in the original checkpoint with `tfckpt map`"),
+        ({"to_tf": True, "check": Net, "optimizer": True, "to": "tf"}, "call save_model(model, prefix, optimizer="),
+        ({"to_tf": True, "check": Net, "ema": "prefer", "to": "tf"}, "`ema` cannot be combined with to_tf"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

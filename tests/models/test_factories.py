@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_modules import python_file
 from torch import nn
 
 import torch_tfckpt as tfckpt
@@ -26,6 +27,19 @@ number = 3
 def failing():
     raise RuntimeError("no config")
 
+def stochastic_depth():
+    return nn.Sequential(nn.Linear(2, 3), *(nn.Dropout(rate.item()) for rate in torch.linspace(0, 0.1, 2)))
+
+def counted():
+    return nn.Linear(int(torch.arange(3).sum()), 2)
+
+def as_numpy():
+    return nn.Dropout(float(torch.ones(1).numpy()[0]))
+
+def failing_on_both():
+    torch.ones(1).item()
+    raise RuntimeError("no config")
+
 def leaving():
     raise SystemExit(2)
 
@@ -39,11 +53,8 @@ def nothing():
 
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of a unique name in the current directory, so that no other test has imported it."""
-    name = f"net_{abs(hash(tmp_path))}"
-    (tmp_path / f"{name}.py").write_text(SOURCE)
-    monkeypatch.chdir(tmp_path)
-    return name
+    """The name of a module in the current directory."""
+    return python_file(tmp_path, SOURCE, monkeypatch)
 
 
 @pytest.mark.parametrize(("factory", "inputs"), [("Net", 3), ("Models.small", 1)])
@@ -54,6 +65,23 @@ def test_factories_are_called_on_the_meta_device(net: str, factory: str, inputs:
     assert isinstance(model, nn.Linear)
     assert (model.in_features, model.weight.device.type) == (inputs, "meta")
     assert sys.path == before
+
+
+@pytest.mark.parametrize("factory", ["stochastic_depth", "counted", "as_numpy"])
+def test_factories_that_need_values_are_called_on_the_cpu(
+    net: str, factory: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The meta device has no values. A warning says so."""
+    model = build_module(f"{net}:{factory}")
+    assert all(parameter.device.type == "cpu" for parameter in model.parameters())
+    [record] = caplog.records
+    assert "cannot be called on the meta device, and is called on the CPU" in record.getMessage()
+
+
+def test_a_factory_that_fails_on_both_devices(net: str) -> None:
+    """The error is the second one, which is the factory's own."""
+    with pytest.raises(tfckpt.InvalidArgumentError, match=r"no config.*on the CPU, as it failed on the meta device"):
+        build_module(f"{net}:failing_on_both")
 
 
 def test_a_module_may_be_named_directly(net: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import torch_tfckpt as tfckpt
+from torch_tfckpt.models.file_reader import open_reader
 
 FORMATS = ("net.safetensors", "net.pt", "net.npz")
 
@@ -132,3 +133,49 @@ def test_a_dtype_that_tensorflow_lacks(tmp_path: Path) -> None:
     path = write(tmp_path / "net.pt", {"weight": torch.ones(2, 2), "bias": torch.ones(2, dtype=torch.uint16)})
     with pytest.raises(tfckpt.InvalidArgumentError, match="dtype mismatch for bias"):
         tfckpt.load_model(nn.Linear(2, 2), path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_slices_are_read_like_those_of_a_checkpoint(tmp_path: Path, name: str) -> None:
+    """A part of a tensor, by the methods that a CheckpointReader has for it."""
+    expected = build().state_dict()
+    with open_reader(write(tmp_path / name, expected)) as reader:
+        assert torch.equal(reader.get_slice("fc.weight")[1:3], expected["fc.weight"][1:3])
+        assert reader.files.paths == (str(tmp_path / name),)
+        with pytest.raises(tfckpt.NotFoundError, match=r"fc\.wait"):
+            reader.get_slice("fc.wait")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_renamed_kernels_are_asked_for(tmp_path: Path, name: str) -> None:
+    """The sidecar notes that only names were turned, also after a further conversion; other tools read the file."""
+    kernel = torch.randn(4, 4)
+    tfckpt.save_file({"fc/kernel": kernel, "fc/bias": torch.zeros(4)}, tmp_path / "net.ckpt")
+    rename = [("/kernel", ".weight"), ("/", ".")]
+    first = tmp_path / "first.safetensors"
+    report = tfckpt.convert(tmp_path / "net.ckpt", first, rename=rename)
+    assert [item.new_name for item in report.sidecar] == ["fc.weight"]
+    assert torch.equal(safetensors.torch.load_file(first)["fc.weight"], kernel)
+    tfckpt.convert(first, tmp_path / name)
+    model = nn.ModuleDict({"fc": nn.Linear(4, 4)})
+    with pytest.raises(tfckpt.InvalidArgumentError, match="converted from a checkpoint of TensorFlow without to_torch"):
+        tfckpt.load_model(model, tmp_path / name)
+    rules = {"fc.weight": ("fc.weight", "dense")}
+    tfckpt.load_model(model, tmp_path / name, mapper=rules)
+    assert torch.equal(model.state_dict()["fc.weight"], kernel.T)
+    with pytest.raises(tfckpt.InvalidArgumentError, match="are in TensorFlow's order of axes already"):
+        tfckpt.convert(tmp_path / name, tmp_path / "back", to_tf=True, map={"fc/kernel": ("fc.weight", "dense")})
+
+
+@pytest.mark.parametrize("options", [{"to_torch": True, "check": build}, {}])
+def test_turned_kernels_are_not(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Neither after to_torch, nor for a state_dict that a checkpoint holds."""
+    expected, model = build(), build()
+    if options:
+        tfckpt.save_model(expected, tmp_path / "net.ckpt", naming="tf")
+    else:
+        tfckpt.save_file(expected.state_dict(), tmp_path / "net.ckpt")
+    report = tfckpt.convert(tmp_path / "net.ckpt", tmp_path / "net.safetensors", **options)
+    assert report.sidecar == []
+    tfckpt.load_model(model, tmp_path / "net.safetensors")
+    assert torch.equal(model.fc.weight, expected.fc.weight)

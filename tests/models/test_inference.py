@@ -304,3 +304,13 @@ def test_modules_on_the_meta_device(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(3, 5))
     assert KeyMapper.infer(path, model).names["dense/bias"].target == "0.bias"
+
+
+def test_the_base_of_given_rules_is_kept(tmp_path: Path) -> None:
+    """Rules for a model with heads infer the rest of its base model, and the result loads it."""
+    path = saved(tmp_path, dense("bert/a", 3, 3), dense("bert/b", 3, 3))
+    rules = KeyMapper({"bert/a/bias": "bert.first.bias"}, base="bert")
+    model = module(first=nn.Linear(3, 3), second=nn.Linear(3, 3))
+    mapper = KeyMapper.infer(path, model, rules=rules)
+    assert mapper.base == "bert"
+    assert loaded(path, model, mapper)["second.weight"] == "bert/b/kernel"

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from saver_files import damage_last_tensor, same
+from small_modules import nested
 from torch import nn
 
 import torch_tfckpt as tfckpt
@@ -207,15 +208,7 @@ class TestCheckpointUtils:
 
 def linear(*names: str) -> nn.Module:
     """A module with a Linear(2, 2, bias=False), all zero, under each dotted name."""
-    module = nn.Module()
-    for name in names:
-        here = module
-        *path, last = name.split(".")
-        for step in path:
-            if not hasattr(here, step):
-                here.add_module(step, nn.Module())
-            here = here.get_submodule(step)
-        here.add_module(last, nn.Linear(2, 2, bias=False))
+    module = nested(lambda: nn.Linear(2, 2, bias=False), *names)
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

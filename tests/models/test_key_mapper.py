@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
-from torch_tfckpt.models.key_mapper import KeyMapper, KeyMatch, KeyTarget, as_key_mapper
+from torch_tfckpt.models.key_mapper import KeyMapper, as_key_mapper
 from torch_tfckpt.models.key_rules import KeyRule
+from torch_tfckpt.models.rule_set import KeyMatch, KeyTarget
 
 
 def test_a_dictionary_is_of_names() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_modules import nested
 from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError
@@ -45,18 +46,9 @@ def mapper(tmp_path: Path, text: str = TEXT, *, scope: str | None = None) -> Key
     return KeyMapper.from_file(tmp_path / "map.toml", scope=scope)
 
 
-def nested(*names: str) -> nn.Module:
+def norms(*names: str) -> nn.Module:
     """A module with a BatchNorm without statistics at each of these places."""
-    root = nn.Module()
-    for name in names:
-        here = root
-        *above, last = name.split(".")
-        for part in above:
-            if not hasattr(here, part):
-                here.add_module(part, nn.Module())
-            here = getattr(here, part)
-        here.add_module(last, nn.BatchNorm1d(2, track_running_stats=False))
-    return root
+    return nested(lambda: nn.BatchNorm1d(2, track_running_stats=False), *names)
 
 
 def test_numbers_and_words(tmp_path: Path) -> None:
@@ -77,7 +69,7 @@ def test_numbers_and_words(tmp_path: Path) -> None:
 
 def test_there_and_back(tmp_path: Path) -> None:
     """save_model restores the names: a word of which a table has several names gets the first."""
-    model = nested("a.0", "a.1", "b.0.0", "b.1.0", "b.1.1")
+    model = norms("a.0", "a.1", "b.0.0", "b.1.0", "b.1.1")
     values = iter(torch.randn(10, 2))
     stored = {f"net_v1/unit_{unit}/{leaf}": next(values) for unit in (1, 2) for leaf in ("gamma", "beta")}
     stored |= {f"block_{block}/{leaf}": next(values) for block in range(3) for leaf in ("gamma", "beta")}
@@ -85,7 +77,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     load_model(model, tmp_path / "net", mapper=mapper(tmp_path))
     assert torch.equal(model.get_parameter("a.1.bias"), stored["net_v1/unit_2/beta"])
     assert torch.equal(model.get_parameter("b.1.1.weight"), stored["block_2/gamma"])
-    units, blocks = nested("a.0", "a.1"), nested("b.0.0", "b.1.0", "b.1.1")
+    units, blocks = norms("a.0", "a.1"), norms("b.0.0", "b.1.0", "b.1.1")
     units.load_state_dict(model.state_dict(), strict=False)
     blocks.load_state_dict(model.state_dict(), strict=False)
     again = load_file(save_model(units, tmp_path / "units", mapper=mapper(tmp_path, scope="net_v1/")))
@@ -98,7 +90,7 @@ def test_there_and_back(tmp_path: Path) -> None:
 def test_a_scope_is_asked_for(tmp_path: Path) -> None:
     """Without a scope, the stored names are not determined; the error names the argument."""
     with pytest.raises(UnimplementedError, match=r'scope="resnet_v1_50"'):
-        save_model(nested("a.0"), tmp_path / "net", mapper=mapper(tmp_path))
+        save_model(norms("a.0"), tmp_path / "net", mapper=mapper(tmp_path))
 
 
 def test_a_scope_selects_rules(tmp_path: Path) -> None:
@@ -120,8 +112,8 @@ def test_two_scopes_in_one_checkpoint_are_an_error(tmp_path: Path) -> None:
     stored = {f"net_v{n}/unit_1/{leaf}": torch.full((2,), float(n)) for n in (1, 2) for leaf in ("gamma", "beta")}
     save_file(stored, tmp_path / "net")
     with pytest.raises(InvalidArgumentError, match="both mapped"):
-        load_model(nested("a.0"), tmp_path / "net", mapper=mapper(tmp_path))
-    model = nested("a.0")
+        load_model(norms("a.0"), tmp_path / "net", mapper=mapper(tmp_path))
+    model = norms("a.0")
     load_model(model, tmp_path / "net", mapper=mapper(tmp_path, scope="net_v2"), strict=False)
     assert torch.equal(model.get_parameter("a.0.weight"), torch.full((2,), 2.0))
 

@@ -79,7 +79,16 @@ def _slim_resnet() -> nn.Module:
 def _vgg(counts: tuple[int, ...]) -> nn.Module:
     models = family("torchvision").models.vgg
     model = models.VGG(models.make_layers(_vgg_layers(counts)), num_classes=CLASSES, init_weights=False)
-    model.classifier[0] = nn.Linear(16 * 7 * 7, 4096)
+    model.classifier[0], model.classifier[3] = nn.Linear(16 * 7 * 7, 64), nn.Linear(64, 64)
+    model.classifier[6] = nn.Linear(64, CLASSES)
+    return model  # type: ignore[no-any-return]
+
+
+def _timm_vgg(counts: tuple[int, ...]) -> nn.Module:
+    vgg = family("timm").models.vgg
+    model = vgg.VGG(_vgg_layers(counts), num_classes=CLASSES)
+    model.pre_logits = vgg.ConvMlp(16, 64, act_layer=nn.ReLU)
+    model.head.fc = nn.Linear(64, CLASSES)
     return model  # type: ignore[no-any-return]
 
 
@@ -129,9 +138,9 @@ MODELS: Mapping[str, Callable[[], nn.Module]] = {
     "efficientnet b1": _torchvision("efficientnet_b1"),
     "efficientnet-timm b1": _timm("tf_efficientnet_b1"),
     "vgg16": lambda: _vgg((2, 2, 3, 3, 3)),
-    "vgg16-timm": lambda: family("timm").models.vgg.VGG(_vgg_layers((2, 2, 3, 3, 3)), num_classes=CLASSES),
+    "vgg16-timm": lambda: _timm_vgg((2, 2, 3, 3, 3)),
     "vgg19": lambda: _vgg((2, 2, 4, 4, 4)),
-    "vgg19-timm": lambda: family("timm").models.vgg.VGG(_vgg_layers((2, 2, 4, 4, 4)), num_classes=CLASSES),
+    "vgg19-timm": lambda: _timm_vgg((2, 2, 4, 4, 4)),
     "densenet": _densenet,
     "inception-v3": _inception(aux_logits=False),
     "inception-v3 with auxiliary classifier": _inception(),

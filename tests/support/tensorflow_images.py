@@ -32,7 +32,7 @@ def _resnet(**options: Any) -> Any:
 
 
 def _vgg(counts: Sequence[int]) -> Callable[..., Any]:
-    """VGG with fewer channels: 16 before the flattened map of 7 x 7."""
+    """VGG with fewer channels: 16 before the flattened map of 7 x 7, and 64 after it."""
 
     def build(input_shape: Sequence[int], **_: Any) -> Any:
         inputs = x = tf.keras.Input(input_shape)
@@ -41,8 +41,8 @@ def _vgg(counts: Sequence[int]) -> Callable[..., Any]:
                 name = f"block{block}_conv{number}"
                 x = LAYERS.Conv2D(channels, 3, padding="same", activation="relu", name=name)(x)
             x = LAYERS.MaxPooling2D()(x)
-        x = LAYERS.Dense(4096, activation="relu", name="fc1")(LAYERS.Flatten()(x))
-        x = LAYERS.Dense(4096, activation="relu", name="fc2")(x)
+        x = LAYERS.Dense(64, activation="relu", name="fc1")(LAYERS.Flatten()(x))
+        x = LAYERS.Dense(64, activation="relu", name="fc2")(x)
         return tf.keras.Model(inputs, LAYERS.Dense(CLASSES, name="predictions")(x))
 
     return build

@@ -183,11 +183,11 @@ def save_cells(directory: str) -> dict[str, Answer]:
     answers = {}
     for kind, make in of_tf1.items():
         cell = make()
-        _run(cell, values)
+        run_cell(cell, values)
         cell.set_weights([rng.uniform(-1, 1, weight.shape).astype(np.float32) for weight in cell.get_weights()])
         named = {f"x/{weight.name.removesuffix(':0')}": weight.numpy() for weight in cell.weights}
         save_v2(f"{directory}/{kind}", named)
-        told = {**named, "in": values, "out": _run(cell, values)}
+        told = {**named, "in": values, "out": run_cell(cell, values)}
         answers[kind] = {name: RawTensor.of(value) for name, value in told.items()}
     return answers
 
@@ -214,12 +214,12 @@ def _save_directions(path: str, layer_paths: Sequence[str], cell_name: str, forg
         both = []
         for direction, step in (("fw", 1), ("bw", -1)):
             cell = rnn_cell_impl.BasicLSTMCell(5, forget_bias=forget_bias)
-            _run(cell, outputs)
+            run_cell(cell, outputs)
             cell.set_weights([rng.uniform(-1, 1, weight.shape).astype(np.float32) for weight in cell.get_weights()])
             kernel, bias = cell.get_weights()
             start = f"x/{layer_path}{direction}/{cell_name}"
             told |= {f"{start}/kernel": kernel, f"{start}/bias": bias}
-            both.append(_run(cell, outputs[:, ::step])[:, ::step])
+            both.append(run_cell(cell, outputs[:, ::step])[:, ::step])
         outputs = np.concatenate(both, -1)
     save_v2(path, {name: value for name, value in told.items() if name != "in"})
     return {name: RawTensor.of(value) for name, value in {**told, "out": outputs}.items()}
@@ -243,7 +243,8 @@ def save_cudnn(directory: str) -> dict[str, Answer]:
     return answers
 
 
-def _run(cell: Any, values: Any) -> Any:
+def run_cell(cell: Any, values: Any) -> Any:
+    """The outputs of a cell of TensorFlow 1 for all steps."""
     outputs, state = [], cell.zero_state(len(values), tf.float32)
     for step in range(values.shape[1]):
         output, state = cell(values[:, step], state)

@@ -11,6 +11,7 @@ import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused
 from tensorflow.python.keras.layers.legacy_rnn import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
     rnn_cell_impl,
 )
+from tensorflow_layers import run_cell
 from tensorflow_process import RawTensor
 from tensorflow_side import save_v2
 
@@ -157,9 +158,9 @@ def _parts(rng: Any, given: Any, sizes: list[int]) -> tuple[Named, Any]:
 
 def _lstm_cell(rng: Any, given: Any, units: int, forget_bias: float, num_proj: int | None) -> tuple[Named, Any]:
     cell = rnn_cell_impl.LSTMCell(units, forget_bias=forget_bias, num_proj=num_proj)
-    _run(cell, given)
+    run_cell(cell, given)
     cell.set_weights([rng.uniform(-1, 1, weight.shape).astype(np.float32) for weight in cell.get_weights()])
-    return {f"x/{weight.name.removesuffix(':0')}": weight.numpy() for weight in cell.weights}, _run(cell, given)
+    return {f"x/{weight.name.removesuffix(':0')}": weight.numpy() for weight in cell.weights}, run_cell(cell, given)
 
 
 def _cudnn_gru(rng: Any, given: Any, units: int, count: int, both: bool) -> tuple[Named, Any]:
@@ -195,14 +196,6 @@ def _cudnn_gru(rng: Any, given: Any, units: int, count: int, both: bool) -> tupl
             results.append(output[:, ::-1] if direction == "bw" else output)
         outputs = np.concatenate(results, -1)
     return named, outputs
-
-
-def _run(cell: Any, values: Any) -> Any:
-    outputs, state = [], cell.zero_state(len(values), tf.float32)
-    for step in range(values.shape[1]):
-        output, state = cell(values[:, step], state)
-        outputs.append(output)
-    return np.stack(outputs, 1)
 
 
 def _uniform(rng: Any, shape: Any) -> Any:

@@ -5,16 +5,16 @@ not end the check: the list of undamaged tensors is part of the result.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
+from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import overlapping
-from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.errors import CheckpointError, DataLossError, NotFoundError, UnimplementedError
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_bundle import BundleEntry
 from torch_tfckpt.text import counted, listed, printable, quoted
-from torch_tfckpt.transfer.pipeline import SumRequest
+from torch_tfckpt.transfer.pipeline import Pipeline, SumRequest
 from torch_tfckpt.values import check_stored_bytes, fixed_size
 
 _NO_DATA_FILE: Final = "the data file"  # first words of a problem that affects all tensors of a file
@@ -122,7 +122,20 @@ class _StoredPiece(NamedTuple):
     entry: BundleEntry
 
 
-def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None = None) -> Verification:
+class OpenBundle(Protocol):
+    """What a check uses of a BundleReader."""
+
+    files: BundleFiles
+
+    @property
+    def pipeline(self) -> Pipeline: ...
+
+    def undamaged_keys(self) -> tuple[list[str], list[str]]: ...
+
+    def pieces(self, name: str) -> list[BundleEntry]: ...
+
+
+def check_bundle(reader: OpenBundle, progress: Callable[[int], object] | None = None) -> Verification:
     """Read and verify the whole checkpoint.
 
     Args:
@@ -162,7 +175,7 @@ def check_bundle(reader: BundleReader, progress: Callable[[int], object] | None 
     return Verification([name for name in names if name not in damaged], damage)
 
 
-def _check_index(reader: BundleReader) -> Iterator[Damage]:
+def _check_index(reader: OpenBundle) -> Iterator[Damage]:
     index = reader.files.index
     try:
         reader.files.table.check_structure()
@@ -170,7 +183,7 @@ def _check_index(reader: BundleReader) -> Iterator[Damage]:
         yield Damage("", index.path, 0, index.size, str(error))
 
 
-def _check_place(reader: BundleReader, piece: _StoredPiece) -> Damage | None:
+def _check_place(reader: OpenBundle, piece: _StoredPiece) -> Damage | None:
     """Return the damage if the size is wrong, or the data file is missing, unreadable or too short."""
     name, entry = piece
     path = reader.files.shard_path(entry.shard)
@@ -189,7 +202,7 @@ def _check_place(reader: BundleReader, piece: _StoredPiece) -> Damage | None:
     return None
 
 
-def _check_encoded(reader: BundleReader, piece: _StoredPiece) -> Iterator[Damage]:
+def _check_encoded(reader: OpenBundle, piece: _StoredPiece) -> Iterator[Damage]:
     """Check strings and variants, whose checksums cover a decoded form."""
     name, entry = piece
     file = reader.files.shard(entry.shard)
@@ -200,7 +213,7 @@ def _check_encoded(reader: BundleReader, piece: _StoredPiece) -> Iterator[Damage
         yield Damage(name, file.path, entry.offset, entry.end, str(error))
 
 
-def _check_sums(reader: BundleReader, batch: list[_StoredPiece]) -> Iterator[Damage]:
+def _check_sums(reader: OpenBundle, batch: list[_StoredPiece]) -> Iterator[Damage]:
     shard = reader.files.shard
     requests = [SumRequest(shard(entry.shard), entry.offset, entry.size) for _, entry in batch]
     try:

@@ -11,11 +11,12 @@ Source: BundleReader in tensorflow/core/util/tensor_bundle/tensor_bundle.cc. Exp
 
 import mmap
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Self, cast
 
 import torch
 
+from torch_tfckpt.bundle.check import Verification, check_bundle
 from torch_tfckpt.bundle.files import BundleFiles, map_file
 from torch_tfckpt.bundle.index import BundleIndex, NamedEntry
 from torch_tfckpt.bundle.pieces import Pieces, Run, Whole
@@ -262,6 +263,10 @@ class BundleReader:
         if self._verify:
             self._pieces.compare(name, entry, self.pipeline.checksum(byte_view(tensor)))
         return tensor
+
+    def check(self, progress: Callable[[int], object] | None = None) -> Verification:
+        """Read and verify the whole checkpoint, as `check_bundle` does."""
+        return check_bundle(self, progress)
 
     def close(self) -> None:
         """Close files and threads. Tensors returned by `map` stay valid."""

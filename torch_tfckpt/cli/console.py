@@ -38,6 +38,7 @@ _OPTIONS: Final[Mapping[str, str]] = {
     "rename": "--rename",
     "report": "--report",
     "rules": "--rules",
+    "scope": "--scope",
     "skip_damaged": "--skip-damaged",
     "strict": "--no-strict",
     "tags": "--tags",

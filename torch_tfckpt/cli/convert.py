@@ -33,6 +33,7 @@ def convert_paths(options: argparse.Namespace) -> int:
             to_torch=options.to_torch,
             to_tf=options.to_tf,
             preset=options.preset,
+            scope=options.scope,
             map=options.map,
             infer=options.infer,
             check=options.check,

@@ -272,6 +272,11 @@ def _add_turning(verb: argparse.ArgumentParser) -> None:
     rules.add_argument("--map", metavar="FILE", help="rules in a map file (TOML)")
     rules.add_argument("--infer", metavar="FACTORY", help="find the rules for the module of FACTORY, pkg.mod:factory")
     verb.add_argument(
+        "--scope",
+        metavar="NAME",
+        help='with --preset or --map: first part of TensorFlow\'s names, such as resnet_v1_50, or "" for none',
+    )
+    verb.add_argument(
         "--check",
         metavar="FACTORY",
         help="the module that DST is for, pkg.mod:factory: it decides layouts, and must load DST strictly",

@@ -7,15 +7,16 @@ from torch_tfckpt.cli.console import error_text, say, show
 from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.models.auxiliary import auxiliary_keys
 from torch_tfckpt.models.factories import build_module
-from torch_tfckpt.models.key_mapper import KeyMapper, map_file_text
-from torch_tfckpt.models.skeletons import skeleton
+from torch_tfckpt.models.key_mapper import KeyMapper
+from torch_tfckpt.models.map_file_skeleton import map_file_skeleton
+from torch_tfckpt.models.rule_set import map_file_text
 
 
 def map_names(options: argparse.Namespace) -> int:
     """Print rules; exit status 1 if they cannot be determined."""
     if options.module is None:
         with CheckpointReader(options.path) as reader:
-            show(skeleton(reader, auxiliary_keys(reader)))
+            show(map_file_skeleton(reader, auxiliary_keys(reader)))
         return 0
     rules = KeyMapper(()) if options.rules is None else KeyMapper.from_file(options.rules)
     module = build_module(options.module)

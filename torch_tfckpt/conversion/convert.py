@@ -29,14 +29,14 @@ from torch_tfckpt.conversion.damage import (
 )
 from torch_tfckpt.conversion.graph_editing import object_paths, other_keys
 from torch_tfckpt.conversion.key_names import auxiliary_tensors, check_names, use_names, without
-from torch_tfckpt.conversion.layout_remarks import layout_remarks
+from torch_tfckpt.conversion.layout_remarks import kept_layouts, layout_remarks
 from torch_tfckpt.conversion.overlap import check_overlap
 from torch_tfckpt.conversion.selected_source import SelectedSource, read_graph
 from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.conversion.to_tensorflow import turn_to_tensorflow
 from torch_tfckpt.conversion.to_torch import turn_to_torch
 from torch_tfckpt.conversion.training_state import TrainingSource, as_training
-from torch_tfckpt.conversion.turning import Factory, TurnRequest, factory_text
+from torch_tfckpt.conversion.turning import TurnRequest
 from torch_tfckpt.conversion.written_check import check_fit, planned_state, written_state
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
@@ -47,6 +47,7 @@ from torch_tfckpt.foreign_files.sidecar import SidecarWriter, check_size, sideca
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
+from torch_tfckpt.models.factories import Factory, factory_text
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import AnyPath, fspath
@@ -80,6 +81,7 @@ def convert(
     to_torch: bool = False,
     to_tf: bool = False,
     preset: str | None = None,
+    scope: str | None = None,
     map: AnyPath | KeyMapper | Rules | None = None,
     infer: Factory | None = None,
     check: Factory | None = None,
@@ -129,6 +131,8 @@ def convert(
             `report.outcomes` has every stored tensor.
         to_tf: Give the tensors TensorFlow's names and layouts, by the same rules, inverted. `to` is "tf" by default.
         preset: Name of a preset of rules, such as "bert".
+        scope: The first part of TensorFlow's names, such as "resnet_v1_50", for rules with a group "scope", which are
+            those of presets for image models. `to_tf` needs it; "" for the names of Keras, which have none.
         map: A map file, a KeyMapper, or rules for one.
         infer: The module for which `KeyMapper.infer` finds the rules, given as for `check`.
         check: The module that the state_dict is for: itself, a function that returns it, or "pkg.mod:factory", where
@@ -187,6 +191,7 @@ def convert(
         to_torch=to_torch,
         to_tf=to_tf,
         preset=preset,
+        scope=scope,
         map=map,
         infer=infer,
         check=check,
@@ -339,6 +344,7 @@ def _select(
     chosen = selection.select(wanted, keep_object_graph=keep_graph, object_paths=paths)
     if not keep_graph:
         report.remarks += layout_remarks(source, chosen.new_names)
+        report.sidecar += kept_layouts(source, chosen.new_names)
     rename = selection.new_name if selection.renames else None
     if graph is not None and selection and OBJECT_GRAPH_KEY in chosen.new_names:
         for left_out, others in other_keys(graph, chosen.left_out).items():
@@ -377,6 +383,7 @@ class _Work(NamedTuple):
     infos: dict[str, TensorInfo]  # in the target
     order: list[str]  # in the target
     kept: list[str]  # in the sidecar
+    layouts: list[str]  # of tensors in the target, noted in the sidecar
     types: dict[str, ElementType]  # in the target; the sidecar has the type
 
 
@@ -386,6 +393,8 @@ def _plan(source: SelectedSource, sink: TensorSink, casting: Casting, report: Co
     refused = {name: reason for name, info in infos.items() if (reason := sink.refusal(name, info)) is not None}
     held = {name: info for name, info in infos.items() if name not in refused}
     types = {name: info.type for name, info in held.items() if sink.noted_type(info)}
+    report.sidecar = [item for item in report.sidecar if item.new_name in held]
+    layouts = [item.new_name for item in report.sidecar]
     for name, reason in refused.items():
         info = infos[name]
         if info.type.dtype is None and info.type.tensorflow is None:
@@ -401,7 +410,7 @@ def _plan(source: SelectedSource, sink: TensorSink, casting: Casting, report: Co
         report.converted.append(ConvertedTensor(source.old_name(name), name, info.type.name, info.shape, info.nbytes))
     report.files += _files_of(sink, report)
     report.graph_edited = source.graph_edited
-    return _Work(infos, order, list(refused), types)
+    return _Work(infos, order, list(refused), layouts, types)
 
 
 def _files_of(sink: TensorSink, report: ConvertReport) -> list[str]:
@@ -428,10 +437,10 @@ def _carry_out(
             progress(done, total)
         beside = sink.finish()
         sidecar_path = sidecar_of(sink.path)
-        if not work.kept and not work.types:
+        if not work.kept and not work.types and not work.layouts:
             publication.drop(sidecar_path)
             return
-        with closing(SidecarWriter(publication.place(sidecar_path), work.types)) as sidecar:
+        with closing(SidecarWriter(publication.place(sidecar_path), work.types, work.layouts)) as sidecar:
             for name in work.kept:
                 sidecar.add(name, work.infos[name], read([name])[name])
                 done += work.infos[name].nbytes

@@ -11,6 +11,7 @@ from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.text import byte_text, counted, encodable, first_lines, listed, printable, quoted
 
 _LISTED: Final = 8  # number of shared tensors that the text of a report lists
+KEPT_LAYOUT: Final = "only that its axes are in TensorFlow's order; the values are in the target"
 _NAMED: Final = 5  # number of tensors with the same damage that the text of a report lists
 
 
@@ -186,9 +187,10 @@ class ConvertReport:
         if self.graph_edited:
             lines.append("the object graph was edited to match the tensors")
         lines += casting_lines(self.clamped, self.zeroed)
-        if self.sidecar:
+        sidecar = [item for item in self.sidecar if item.reason != KEPT_LAYOUT]  # for those there is a remark
+        if sidecar:
             lines.append(f"in the sidecar, since {self.format} cannot store them:")
-            lines += [f"  {_described(item)}: {item.reason}" for item in self.sidecar]
+            lines += [f"  {_described(item)}: {item.reason}" for item in sidecar]
         if self.skipped:
             shown = [f"  {quoted(name)}: {reason}" for name, reason in self.skipped.items()]
             lines.append("omitted, because they are not tensors:")

@@ -1,12 +1,16 @@
 """Remark of a conversion that keeps names and layouts: that they are TensorFlow's, and how to turn them.
 
 It concerns files for torch. Names such as "fc.weight" show that torch stored a tensor, whose layout is then torch's.
+Where they were given to TensorFlow's tensors, the sidecar notes it, so that `load_model` does not take the file for one
+of torch.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from torch_tfckpt.conversion.convert_report import KEPT_LAYOUT, SidecarTensor
 from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.sidecar_source import tensorflow_layouts
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import shape_text
@@ -29,7 +33,7 @@ def layout_remarks(source: TensorSource, new_names: Mapping[str, str]) -> list[s
     of_tensorflow = [name for name in new_names if _is_turned(source, name)]
     if not of_tensorflow:
         return []
-    renamed = [name for name in of_tensorflow if _looks_like_torch(new_names[name]) and not _looks_like_torch(name)]
+    renamed = [name for name in of_tensorflow if _is_renamed(name, new_names[name])]
     if renamed:
         first = renamed[0]
         return [
@@ -38,6 +42,19 @@ def layout_remarks(source: TensorSource, new_names: Mapping[str, str]) -> list[s
             f"would be loaded without an error, and be wrong. {_HOW}"
         ]
     return [f"names and layouts are still TensorFlow's: a kernel is [in, out] or [height, width, in, out]. {_HOW}"]
+
+
+def kept_layouts(source: TensorSource, new_names: Mapping[str, str]) -> list[SidecarTensor]:
+    """Return the tensors that get torch's names, but keep TensorFlow's order of axes; arguments as above."""
+    kept = tensorflow_layouts(source)
+    if isinstance(source, CheckpointSource):
+        kept = {name for name, new in new_names.items() if _is_renamed(name, new) and _is_turned(source, name)}
+    found = [(name, new_names[name], source.info(name)) for name in new_names if name in kept]
+    return [SidecarTensor(name, new, info.type.name, info.shape, KEPT_LAYOUT, False) for name, new, info in found]
+
+
+def _is_renamed(name: str, new_name: str) -> bool:
+    return _looks_like_torch(new_name) and not _looks_like_torch(name)
 
 
 def _is_turned(source: TensorSource, name: str) -> bool:

@@ -24,14 +24,17 @@ from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred import DeferredTensor
 from torch_tfckpt.conversion.deferred_source import DeferredSource, needed_by, read_tensors
 from torch_tfckpt.conversion.training_state import as_training
-from torch_tfckpt.conversion.turning import Turned, TurnRequest, factory_text
+from torch_tfckpt.conversion.turning import Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.sidecar_source import tensorflow_layouts
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
+from torch_tfckpt.models.base_module import mapper_for
+from torch_tfckpt.models.factories import factory_text
 from torch_tfckpt.models.inverted_rules import InvertedRules
-from torch_tfckpt.models.key_mapper import KeyMapper, mapper_of, rule_match, rules_of
 from torch_tfckpt.models.key_rules import targets_of_rule
 from torch_tfckpt.models.leaf_names import layer_with
+from torch_tfckpt.models.rule_set import RuleSet, rule_match, rules_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.models.written_variables import written_variables
 from torch_tfckpt.saveables.stored_keys import SHARED
@@ -49,17 +52,25 @@ def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Seq
         excluded: Names of tensors of the file to leave out.
 
     Raises:
-        InvalidArgumentError: a layout is unknown; a rule does not determine a name; a factory fails.
+        InvalidArgumentError: a layout is unknown; a rule does not determine a name; a factory fails; only the names of
+            the file are torch's.
         FailedPreconditionError: the file does not fit the module, or tensors are matched by no rule.
         UnimplementedError: a rule cannot be inverted.
     """
+    kept = sorted(tensorflow_layouts(source))
+    if kept:
+        raise InvalidArgumentError(
+            f"{printable(source.path)}: {counted(len(kept), 'tensor')} are in TensorFlow's order of axes already: "
+            f"only the names of {listed(kept, _LISTED)} were changed. Convert without to_tf, with `to` and `rename`"
+        )
+    mapper: RuleSet | None
     mapper, model = request.prepared(source.path)
     omitted = {name: "left out by include and exclude" for name in excluded}
     names = _names_in(source, omitted, () if model is None else model.state_dict(keep_vars=True))
     file = {bare: _deferred(source, name) for bare, name in names.items()}
     if model is None:
         assert mapper is not None, "checked with the arguments"
-        targets = targets_of(_skeleton(file, names, omitted))
+        targets = targets_of(_module_with(file, names, omitted))
     else:
         targets = targets_of(model)
     targets = _with_values(source, targets, file, factory_text(request.check))
@@ -67,7 +78,7 @@ def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Seq
     omitted.update((names[name], "a counter that TensorFlow does not have") for name in counters if name in names)
     targets = [target for target in targets if not target.is_counter]
     if mapper is not None:
-        mapper = _limited(mapper, {name for target in targets for name in target.names})
+        mapper = _limited(mapper_for(mapper, targets), {name for target in targets for name in target.names})
         if model is None:
             _check_kernels(source.path, targets, InvertedRules(mapper, targets))
     variables = written_variables(targets, "tf" if mapper is None else "torch", mapper)
@@ -130,7 +141,7 @@ def _deferred(source: TensorSource, name: str) -> DeferredTensor:
     return DeferredTensor.stored(name, info.shape, info.type.dtype, lambda names: read_tensors(source, names))
 
 
-def _skeleton(file: Mapping[str, torch.Tensor], names: Mapping[str, str], omitted: dict[str, str]) -> nn.Module:
+def _module_with(file: Mapping[str, torch.Tensor], names: Mapping[str, str], omitted: dict[str, str]) -> nn.Module:
     """Return a module with the tensors of a file, in layers of the kinds that their names tell."""
     shapes: dict[str, dict[str, Shape]] = {}
     for name, tensor in file.items():
@@ -196,10 +207,10 @@ def _hint(missing: Sequence[str], file: Mapping[str, torch.Tensor]) -> str:
     return f". {hint}" if hint else ""
 
 
-def _limited(mapper: KeyMapper, names: set[str]) -> KeyMapper:
+def _limited(mapper: RuleSet, names: set[str]) -> RuleSet:
     """Return the rules without those for single tensors that the file does not have, such as another head."""
     rules = [rule for rule in rules_of(mapper) if all(name in names for name in targets_of_rule(rule))]
-    return mapper_of("the rules", rules)
+    return RuleSet("the rules", rules)
 
 
 def _check_kernels(path: str, targets: Sequence[Target], rules: InvertedRules) -> None:
@@ -225,7 +236,7 @@ def _check_kernels(path: str, targets: Sequence[Target], rules: InvertedRules) -
             )
 
 
-def _unmatched(values: Mapping[str, torch.Tensor], names: Mapping[str, str], mapper: KeyMapper | None) -> list[str]:
+def _unmatched(values: Mapping[str, torch.Tensor], names: Mapping[str, str], mapper: RuleSet | None) -> list[str]:
     """Return the variables that have kept torch's name because no rule names them."""
     if mapper is None:
         return []

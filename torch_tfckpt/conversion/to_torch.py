@@ -1,7 +1,7 @@
 """Plan the conversion of a checkpoint into a state_dict: torch's names and layouts.
 
 The same search as in `load_model` finds the source of every tensor of the module. Without a module, the rules must give
-the names and the layouts, and a skeleton with these names takes its place.
+the names and the layouts, and a module made from the rules takes its place.
 
 Contract:
 
@@ -20,21 +20,24 @@ from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred import DeferredTensor
 from torch_tfckpt.conversion.deferred_source import DeferredSource, read_tensors
 from torch_tfckpt.conversion.torch_optimizer import TorchOptimizerState, optimizer_state
-from torch_tfckpt.conversion.turning import Turned, TurnRequest, factory_text
+from torch_tfckpt.conversion.turning import Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.averages import stored_averages
+from torch_tfckpt.models.factories import factory_text
 from torch_tfckpt.models.file_reader import reader_of
-from torch_tfckpt.models.key_mapper import without_names
 from torch_tfckpt.models.load_plan import LoadPlan, plan_load
+from torch_tfckpt.models.module_of_rules import module_of_rules
 from torch_tfckpt.models.named_kinds import VariableKind
+from torch_tfckpt.models.rule_set import without_names
 from torch_tfckpt.models.semantics import find_semantics
-from torch_tfckpt.models.skeleton import skeleton_of_rules
+from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.text import counted, printable, quoted
 
+_COUNTER: Final = "num_batches_tracked"
 _MODEL: Final = "model."  # what names begin with next to an optimizer's state
 
 
@@ -50,14 +53,15 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
         NotFoundError: moving averages or optimizer state were asked for and are not stored.
     """
     reader = reader_of(source)
-    mapper, model = request.prepared(source.path)
-    mapper = without_names(mapper, {*excluded})
+    given, model = request.prepared(source.path)
+    mapper = without_names(given, {*excluded})
     remarks: list[str] = []
     if model is None:
         assert mapper is not None, "checked with the arguments"
         averages = stored_averages(reader)
-        targets = targets_of(skeleton_of_rules(reader, mapper, averages))
+        targets = targets_of(module_of_rules(reader, mapper, averages))
         plan = plan_load(reader, targets, mapper=mapper, ema=request.ema, prefix="")
+        _leave_out_counters(plan)
         _explain_strays(plan)
         if averages.of and request.ema == "warn":
             remarks.append(
@@ -81,7 +85,15 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
         unused = plan.found.stored_averages.of if request.ema == "warn" else {}
         trains = request.optimizer
         config = None if reader.keras is None else reader.keras.config
-        findings = find_semantics(model, plan.loads, unused_averages=unused, trains=trains, accept=(), config=config)
+        findings = find_semantics(
+            model,
+            plan.loads,
+            unused_averages=unused,
+            unknown_order=plan.found.unknown_order,
+            trains=trains,
+            accept=(),
+            config=config,
+        )
         remarks += map(str, findings)
     remarks += [f"the rule for {quoted(rule)} matches nothing" for rule in plan.report.unused_rules if model is None]
     part = "" if state is None else _MODEL
@@ -91,6 +103,13 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
         values |= state.values(lambda key: _deferred(source, key))
     contents = None if state is None else state.contents
     return Turned(DeferredSource(source, values), outcomes, filled, remarks, model, part, contents)
+
+
+def _leave_out_counters(plan: LoadPlan) -> None:
+    """Do not ask for rules for the counters of norms, which are stored if torch wrote the checkpoint."""
+    counters = [key for key in plan.report.unexpected if variable_name_of(key) == _COUNTER]
+    plan.report.unexpected[:] = [key for key in plan.report.unexpected if key not in {*counters}]
+    plan.report.ignored.extend(counters)
 
 
 def _explain_strays(plan: LoadPlan) -> None:
@@ -222,7 +241,9 @@ def _reason(key: str, plan: LoadPlan, replaced: Mapping[str, str], excluded: set
     if key not in found.below_prefix:
         return f"not below {quoted(found.prefix)}, where the module is stored"
     mismatch = next((each for each in plan.report.mismatched if key in each.key), None)
-    return "does not fit the module" if mismatch is not None else "a counter of a wrapper"
+    if mismatch is not None:
+        return "does not fit the module"
+    return "a counter" if variable_name_of(key) == _COUNTER else "a counter of a wrapper"
 
 
 _OF_KINDS: Final = {

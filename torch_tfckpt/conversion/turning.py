@@ -20,14 +20,10 @@ from torch import nn
 from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred_source import DeferredSource
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
-from torch_tfckpt.models.factories import build_module
+from torch_tfckpt.models.factories import Factory, module_of
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.sources import Averages
-from torch_tfckpt.storage.names import AnyPath, fspath
-from torch_tfckpt.text import printable, quoted
-
-Factory = str | nn.Module | Callable[[], nn.Module]
-"""A module, a function that returns one, or "pkg.mod:factory"."""
+from torch_tfckpt.storage.names import AnyPath
 
 _RULES: Final = "`preset`, `map` or `infer`"
 
@@ -74,6 +70,7 @@ class TurnRequest:
         to_torch: bool,
         to_tf: bool,
         preset: str | None,
+        scope: str | None,
         map: AnyPath | KeyMapper | Rules | None,
         infer: Factory | None,
         check: Factory | None,
@@ -98,7 +95,8 @@ class TurnRequest:
         if ema not in get_args(Averages):
             raise InvalidArgumentError(f'ema={ema!r}: pass "warn", "ignore", "prefer" or "only"')
         if not to_torch and not to_tf:
-            more = {"check": check is not None, "optimizer": optimizer, "ema": ema != "warn", "strict": not strict}
+            more = {"scope": scope is not None, "check": check is not None, "optimizer": optimizer}
+            more |= {"ema": ema != "warn", "strict": not strict}
             for name in [*given, *(name for name, is_given in more.items() if is_given)]:
                 raise InvalidArgumentError(
                     f"`{name}` has no effect, because names and layouts stay as they are. Pass to_torch=True, to turn "
@@ -118,14 +116,15 @@ class TurnRequest:
                 f"{direction}=True needs rules for names and layouts. Pass {_RULES}; or check=pkg.mod:factory alone, "
                 f"if the names of the module are those of the checkpoint"
             )
-        if not to_torch and (optimizer or ema != "warn" or infer is not None):
-            name = "optimizer" if optimizer else "infer" if infer is not None else "ema"
-            raise UnimplementedError(f"`{name}` cannot be combined with to_tf. Omit it")
+        if not to_torch:
+            _check_to_tf(infer, optimizer, ema)
         mapper = None
         if preset is not None:
-            mapper = KeyMapper.preset(preset)
+            mapper = KeyMapper.preset(preset, scope=scope)
         elif isinstance(map, str | bytes | os.PathLike):
-            mapper = KeyMapper.from_file(map)
+            mapper = KeyMapper.from_file(map, scope=scope)
+        elif scope is not None:
+            raise InvalidArgumentError("`scope` is for the rules of a `preset` or of a map file. Omit it")
         elif map is not None:
             mapper = as_key_mapper(map)
         return cls(to_torch, mapper, infer, check, optimizer, ema, strict)  # type: ignore[arg-type]
@@ -140,33 +139,24 @@ class TurnRequest:
         model = None if self.check is None else module_of("check", self.check)
         if self.infer is None:
             return self.mapper, model
-        if not hasattr(KeyMapper, "infer"):
-            raise UnimplementedError(
-                "rules cannot be inferred by this version. Pass `preset`, or write rules and pass `map`"
-            )
         inferred = module_of("infer", self.infer)
-        mapper: KeyMapper = KeyMapper.infer(fspath(path), inferred)
-        return mapper, inferred if model is None else model
+        return KeyMapper.infer(path, inferred), inferred if model is None else model
 
 
-def module_of(argument: str, factory: Factory) -> nn.Module:
-    """Return the module that a factory builds; InvalidArgumentError if it does not."""
-    if isinstance(factory, nn.Module):
-        return factory
-    if isinstance(factory, str):
-        return build_module(factory)
-    if not callable(factory):
-        raise InvalidArgumentError(f'{argument}={factory!r}: pass a module, a function or a string "pkg.mod:factory"')
-    model: object = factory()
-    if not isinstance(model, nn.Module):
-        raise InvalidArgumentError(f"{argument}: the function returned a {type(model).__name__}, not a torch.nn.Module")
-    return model
-
-
-def factory_text(factory: Factory | None) -> str:
-    """Return a factory for messages."""
-    if factory is None:
-        return "the module"
-    if isinstance(factory, str):
-        return printable(factory)
-    return quoted(type(factory).__name__ if isinstance(factory, nn.Module) else getattr(factory, "__qualname__", "?"))
+def _check_to_tf(infer: Factory | None, optimizer: bool, ema: str) -> None:
+    """Raise an error for what is only for the other direction."""
+    if infer is not None:
+        raise InvalidArgumentError(
+            "`infer` cannot be combined with to_tf: it finds rules in a checkpoint of TensorFlow, which to_tf writes. "
+            "Find them in the original checkpoint with `tfckpt map`, and pass the file as `map`; pass the factory as "
+            "`check`"
+        )
+    if optimizer:
+        raise UnimplementedError(
+            "`optimizer` cannot be combined with to_tf, which writes only the model. To write the state of an "
+            "optimizer, too, load the file with torch.load, and call save_model(model, prefix, optimizer=optimizer)"
+        )
+    if ema != "warn":
+        raise InvalidArgumentError(
+            "`ema` cannot be combined with to_tf: the file has no averages besides its tensors. Omit it"
+        )

@@ -301,6 +301,8 @@ def _nothing_here(storage: Storage, path: str) -> str:
         nothing = "no such file or directory"
         missing = f"{nothing}." if name == index_filename(prefix) else f"{nothing}, and {missing}"
         hint = did_you_mean(name, (other for other in names if not of_version_2(other)))
+    if not hint and f"{prefix}.meta" in names:
+        hint = f"{printable(prefix)}.meta has only the graph, no values: copy the other files, too."
     others = _there_are(names, name) if prefixes_of(names) else ""
     return f"{fragment}: {' '.join(filter(None, (missing, hint, others)))}"
 

@@ -6,6 +6,7 @@
       "iterator": {"dtype": "DT_VARIANT", "shape": [], "base64": "CgQI..."},
       "fft": {"dtype": "DT_COMPLEX128", "shape": [1], "base64": "AAAA..."}},
      "types": {"block/kernel": "DT_QINT8"},
+     "layouts": {"fc.weight": "TensorFlow"},
      "bytes": 1670408, "identity": "6c1d93a5e0b7f842"}
 
 tensors   tensors that are not in the converted files. Strings: one base64 string per element, in row-major order.
@@ -13,6 +14,8 @@ tensors   tensors that are not in the converted files. Strings: one base64 strin
           stored in a version 2 data file
 types     original dtypes of tensors that the converted files store as plain numbers: an int8 that was DT_QINT8, a
           uint16 in an .npz that was bfloat16. "DT_..." is TensorFlow's name or number, "torch...." is torch's name
+layouts   tensors that have torch's names, but TensorFlow's order of axes, because they were only renamed; absent if
+          there are none
 bytes     total size of the converted files; a sidecar next to files of a different size does not belong to them
 identity  of the converted files (`foreign_files.identity`), null if they have none; sidecars written by earlier
           versions of this package lack this key
@@ -24,7 +27,7 @@ that they do not know.
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -44,6 +47,7 @@ from torch_tfckpt.values import Strings, new_tensor, strings_from
 
 SUFFIX: Final = ".tfckpt.json"
 VERSION: Final = 1
+_TENSORFLOW: Final = "TensorFlow"
 # A sidecar is read as a whole; the base64 text and the decoded bytes together take 1.75 times the size of the text. No
 # known checkpoint has strings and iterators of nearly this size; larger tensors should be excluded by name.
 MAX_BYTES: Final = 1024 * 1024 * 1024
@@ -58,10 +62,15 @@ def sidecar_of(path: str) -> str:
 
 @dataclass(slots=True)
 class Sidecar:
-    """Content of a sidecar."""
+    """Content of a sidecar.
+
+    Attributes:
+        tensorflow_layouts: Names of tensors that are in TensorFlow's order of axes although torch's names suggest not.
+    """
 
     types: dict[str, ElementType] = field(default_factory=dict)
     tensors: dict[str, tuple[TensorInfo, FileValue]] = field(default_factory=dict)
+    tensorflow_layouts: set[str] = field(default_factory=set)
 
 
 def read_sidecar(path: str, data_bytes: int, identity: Callable[[], str | None] = lambda: None) -> Sidecar | None:
@@ -86,10 +95,11 @@ def read_sidecar(path: str, data_bytes: int, identity: Callable[[], str | None] 
 class SidecarWriter:
     """Writes a sidecar, value by value. Memory: one value and a few megabytes."""
 
-    def __init__(self, path: str, types: dict[str, ElementType]) -> None:
+    def __init__(self, path: str, types: dict[str, ElementType], tensorflow_layouts: Iterable[str] = ()) -> None:
         self._file: WritableFile = LOCAL.create(path)
         self._end = 0
         self._types = {name: kind.code for name, kind in types.items()}
+        self._layouts = dict.fromkeys(tensorflow_layouts, _TENSORFLOW)
         self._separator = "{"
         self._write(f'{{"format": {json.dumps(FORMAT)}, "version": {VERSION},\n "tensors": ')
 
@@ -111,7 +121,8 @@ class SidecarWriter:
         """Complete and close the file; the arguments as in `read_sidecar`."""
         opening = "{" if self._separator == "{" else ""
         files = f'"bytes": {data_bytes}, "identity": {json.dumps(identity)}'
-        self._write(f'{opening}}},\n "types": {json.dumps(self._types, indent=2)},\n {files}}}\n')
+        layouts = f' "layouts": {json.dumps(self._layouts, indent=2)},\n' if self._layouts else ""
+        self._write(f'{opening}}},\n "types": {json.dumps(self._types, indent=2)},\n{layouts} {files}}}\n')
         self.close()
 
     def close(self) -> None:
@@ -165,6 +176,10 @@ def _decode(text: bytes, data_bytes: int, identity: Callable[[], str | None]) ->
     sidecar = Sidecar()
     for name, code in _table(content, "types"):
         sidecar.types[name] = ElementType.from_code(code)
+    for name, layout in _table(content, "layouts") if "layouts" in content else ():
+        if layout != _TENSORFLOW:
+            raise UnimplementedError(f"tensor {quoted(name)}: unknown layout {shortened(layout, 20)}")
+        sidecar.tensorflow_layouts.add(name)
     for name, item in _table(content, "tensors"):
         with error_context(f"tensor {quoted(name)}"):
             sidecar.tensors[name] = _decode_tensor(name, item)

@@ -47,6 +47,11 @@ class SidecarSource(DerivedSource):
     def object_names(self) -> TensorNames | None:
         return self._source.object_names
 
+    @property
+    def tensorflow_layouts(self) -> set[str]:
+        """Names of tensors that have torch's names, but TensorFlow's order of axes."""
+        return self._sidecar.tensorflow_layouts
+
     def names(self) -> list[str]:
         return [*self._source.names(), *self._sidecar.tensors]
 
@@ -70,6 +75,11 @@ class SidecarSource(DerivedSource):
 
     def files(self) -> list[str]:
         return [*super().files(), self._sidecar_path]
+
+
+def tensorflow_layouts(source: TensorSource) -> set[str]:
+    """Return the tensors of a source that have torch's names, but TensorFlow's order of axes, as its sidecar tells."""
+    return source.tensorflow_layouts if isinstance(source, SidecarSource) else set()
 
 
 def _as_type(value: FileValue, dtype: torch.dtype | None) -> FileValue:

@@ -10,6 +10,7 @@ from typing import Final, NoReturn, Self
 import torch
 
 from torch_tfckpt.bundle.check import Damage, Verification
+from torch_tfckpt.bundle.tensor_reader import TensorReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import (
     CheckpointError,
@@ -34,7 +35,7 @@ from torch_tfckpt.values import Value, check_out, new_tensor, value_dtype
 _CHUNK: Final = 4 * 1024 * 1024
 
 
-class KerasReader:
+class KerasReader(TensorReader):
     """Reads the Keras file at `path`: .keras, .weights.h5, .weights.json, or .h5.
 
     Attributes:

@@ -10,18 +10,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from torch_tfckpt.models.key_mapper import KeyMapper, mapper_of, rules_of
 from torch_tfckpt.models.key_rules import ROOT_MODULE, CheckedRule, TargetFunction, expand
+from torch_tfckpt.models.rule_set import RuleSet, rules_of
 from torch_tfckpt.models.target_templates import TargetTemplate
 from torch_tfckpt.models.targets import Target
 
 
-def mapper_for(mapper: KeyMapper, targets: Iterable[Target]) -> KeyMapper:
+def mapper_for(mapper: RuleSet, targets: Iterable[Target]) -> RuleSet:
     """Return the mapper for a module with these tensors: without the name of the base if the module has no base."""
     below = f"{mapper.base}."
     if not mapper.base or any(name.startswith(below) for target in targets for name in target.names):
         return mapper
-    return mapper_of("KeyMapper", [_without(rule, mapper.base) for rule in rules_of(mapper)])
+    return RuleSet("KeyMapper", [_without(rule, mapper.base) for rule in rules_of(mapper)])
 
 
 def _without(rule: CheckedRule, base: str) -> CheckedRule:

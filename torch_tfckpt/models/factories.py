@@ -1,20 +1,22 @@
-"""Build a module from "pkg.mod:factory", as commands spell it.
+"""Build a module from "pkg.mod:factory", as commands spell it, or from a function.
 
     net:Classifier             the class or function `Classifier` of net.py in the current directory
     mypackage.models:build     a function of an installed package
     net:Models.small           an attribute of an attribute
 
-Contract: the factory is called without arguments, on the meta device, so that no memory is allocated for weights. It
-may also be a module itself. Whatever goes wrong, in the imported code too, raises InvalidArgumentError with the
-spelling and the reason.
+Contract: a factory that is named is called without arguments, on the meta device, so that no memory is allocated for
+weights. One that needs values while it builds the module, such as the numbers of a linspace, is called again on the
+CPU, and a warning is logged. It may also be a module itself. Whatever goes wrong, in the imported code too, raises
+InvalidArgumentError with the spelling and the reason.
 """
 
 import importlib
+import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -22,11 +24,18 @@ import torch
 from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.text import did_you_mean, escaped, quoted, shortened
+from torch_tfckpt.text import did_you_mean, escaped, printable, quoted, shortened
 
 _DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _SPEC: Final = re.compile(rf"({_DOTTED}):({_DOTTED})")
+# "Tensor.item() cannot be called on meta tensors", "Cannot copy out of meta tensor; no data!", "... from the 'Meta'
+# backend": errors that are caused by the device, not by the factory.
+_CAUSED_BY_META: Final = re.compile(r"\bmeta\b", re.IGNORECASE)
 _EXAMPLE: Final = '"net:Classifier" for the class Classifier in net.py'
+
+_log = logging.getLogger(__name__)
+Factory = str | nn.Module | Callable[[], nn.Module]
+"""A module, a function that returns one, or "pkg.mod:factory"."""
 
 
 def build_module(spec: str) -> nn.Module:
@@ -52,17 +61,66 @@ def build_module(spec: str) -> nn.Module:
                 f"{spec}: {shortened(factory)} is not a factory. Name a class of modules, or a function that returns "
                 f"a module"
             )
-        try:
-            with torch.device("meta"):
-                model = factory()
-        except (Exception, SystemExit) as error:
-            raise InvalidArgumentError(
-                f"{spec}() raised {_described(error)}. It is called without arguments, on the meta device: write a "
-                f"function without required arguments that only builds the module"
-            ) from error
+        model = _called(spec, factory)
     if not isinstance(model, nn.Module):
         raise InvalidArgumentError(f"{spec}() returned a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def module_of(argument: str, factory: Factory) -> nn.Module:
+    """Return a module that is given as itself, by a function that builds it, or as for `build_module`.
+
+    Args:
+        argument: Name of the argument, for messages.
+
+    Raises:
+        InvalidArgumentError: as `build_module`; or the function returns something else. Its errors are raised as they
+            are, and it runs on the current device.
+    """
+    if isinstance(factory, nn.Module):
+        return factory
+    if isinstance(factory, str):
+        return build_module(factory)
+    if not callable(factory):
+        raise InvalidArgumentError(f'{argument}={factory!r}: pass a module, a function or a string "pkg.mod:factory"')
+    model: object = factory()
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(f"{argument}: the function returned a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def factory_text(factory: Factory | None) -> str:
+    """Return a factory for messages."""
+    if factory is None:
+        return "the module"
+    if isinstance(factory, str):
+        return printable(factory)
+    return quoted(type(factory).__name__ if isinstance(factory, nn.Module) else getattr(factory, "__qualname__", "?"))
+
+
+def _called(spec: str, factory: Callable[[], object]) -> object:
+    device = "meta"
+    try:
+        try:
+            with torch.device(device):
+                return factory()
+        except (RuntimeError, TypeError, ValueError) as error:  # NotImplementedError is a RuntimeError
+            if _CAUSED_BY_META.search(str(error)) is None:
+                raise
+            _log.warning(
+                "%s() cannot be called on the meta device, and is called on the CPU, where its weights take memory: %s",
+                spec,
+                _described(error),
+            )
+            device = "cpu"
+        with torch.device(device):
+            return factory()
+    except (Exception, SystemExit) as error:
+        where = "on the meta device" if device == "meta" else "on the CPU, as it failed on the meta device"
+        raise InvalidArgumentError(
+            f"{spec}() raised {_described(error)}. It is called without arguments, {where}: write a function without "
+            f"required arguments that only builds the module"
+        ) from error
 
 
 @contextmanager

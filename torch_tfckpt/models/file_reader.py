@@ -9,20 +9,23 @@ Contract:
                 by name. Everything else is opened as a checkpoint, whose errors name what it is
     sidecar     strings, the object graph and TensorFlow's types that `convert` put there are read with the file
     layouts     a name like "fc.kernel" is TensorFlow's in any file, and has its layout. "weight" is torch's own name:
-                in a file of torch it has torch's layout. In an .npz file, which is nobody's, it may have either:
-                `says_layouts` is False
+                in a file of torch it has torch's layout. In an .npz file, which is nobody's, it may have either, and
+                in a file whose sidecar says that tensors were only renamed, TensorFlow's: `says_layouts` is False
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 import torch
 
-from torch_tfckpt.bundle.reader import BundleReader
+from torch_tfckpt.bundle.check import Verification
+from torch_tfckpt.bundle.tensor_reader import TensorReader
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.directory.locate import CheckpointFiles
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from torch_tfckpt.foreign_files.formats import format_of, open_source
 from torch_tfckpt.foreign_files.protocols import TensorSource
+from torch_tfckpt.foreign_files.sidecar_source import tensorflow_layouts
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
 from torch_tfckpt.foreign_files.values import StoredBytes
 from torch_tfckpt.format.data_type import DataType
@@ -42,23 +45,23 @@ class FileReader(CheckpointReader):
     """
 
     def __init__(self, source: TensorSource) -> None:
-        self.storage = LOCAL
         self.source = source
-        self.keras = None
-        self._reader = cast("BundleReader", _FileTensors(source))  # has the methods that are called here
-        self._object_graph = None
-        self._names = None
+        super().__init__(source.path, storage=LOCAL)
+
+    def _open(self, where: str, *, verify: bool) -> tuple[CheckpointFiles, TensorReader]:
+        reader = _FileTensors(self.source)
+        return CheckpointFiles(reader.version, where, tuple(self.source.files())), reader
 
     @property
     def says_layouts(self) -> bool:
         """Whether tensors with torch's names have torch's layouts."""
-        return self.source.format != "npz"
+        return self.source.format != "npz" and not tensorflow_layouts(self.source)
 
 
-class _FileTensors:
-    """The tensors of a file, by the methods of a BundleReader."""
+class _FileTensors(TensorReader):
+    """The tensors of a file. Those with TensorFlow's names have TensorFlow's layout."""
 
-    version = 2
+    version = 0
 
     def __init__(self, source: TensorSource) -> None:
         self._source = source
@@ -68,14 +71,8 @@ class _FileTensors:
     def keys(self) -> list[str]:
         return sorted(self._names)
 
-    def undamaged_keys(self) -> tuple[list[str], list[str]]:
-        return self.keys(), []
-
     def __contains__(self, name: object) -> bool:
         return name in self._names
-
-    def describe(self, name: str) -> tuple[Shape, DataType]:
-        return self.shape(name), self.dtype(name)
 
     def shape(self, name: str) -> Shape:
         self._check(name)
@@ -116,15 +113,13 @@ class _FileTensors:
             loaded[name] = target.copy_(value)
         return loaded
 
-    def verify_all(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.read(name)
+    def read_slice(self, name: str, part: TensorSlice) -> LoadedValue:
+        part.shape_of(self.shape(name))  # raises for a part that is not inside
+        value = self.read(name)[part.to_index()]
+        return value.clone() if isinstance(value, torch.Tensor) else value
 
-    def map(self, name: str) -> LoadedValue:
-        return self.read(name)
-
-    def map_all(self, names: Iterable[str]) -> dict[str, LoadedValue]:
-        return self.read_all(names)
+    def check(self, progress: Callable[[int], object] | None = None) -> Verification:
+        raise UnimplementedError(f"{self.path}: only checkpoints are checked as a whole. Load the file to verify it")
 
     def close(self) -> None:
         self._source.close()
@@ -155,3 +150,8 @@ def reader_of(source: TensorSource) -> CheckpointReader:
 def has_known_layouts(reader: CheckpointReader) -> bool:
     """Return whether tensors with torch's names have torch's layouts, if nothing in the file contradicts it."""
     return not isinstance(reader, FileReader) or reader.says_layouts
+
+
+def renamed_only(reader: CheckpointReader) -> bool:
+    """Return whether tensors of TensorFlow were given torch's names, and keep TensorFlow's layouts."""
+    return isinstance(reader, FileReader) and bool(tensorflow_layouts(reader.source))

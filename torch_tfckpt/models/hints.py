@@ -3,6 +3,7 @@
 One line for each kind of problem, with the first affected tensor as an example, however many are affected.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.tensor_names import short_key
-from torch_tfckpt.format.tensor_slice import element_count, shape_text
+from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.layer_names import KERNELS
 from torch_tfckpt.models.layouts import LAYOUTS, SAME
@@ -23,6 +24,7 @@ from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.text import and_more, counted, listed, quoted
 
 _SHOWN: Final = 4  # names in one hint
+_PART: Final = re.compile(r"(.*part_)\d+")
 
 
 def hints(
@@ -36,6 +38,8 @@ def hints(
     yield from _other_layouts(targets, report.mismatched)
     if report.missing and report.unexpected:
         yield from _unknown_layouts(reader, targets, report)
+        yield from _only_one_left(reader, targets, report)
+        yield from _parts(reader, targets, report)
     copied = [place.name for target, source in loads if (place := _copied_kernel(target, source)) is not None]
     if copied:
         yield (
@@ -160,6 +164,65 @@ def _unknown_layouts(reader: CheckpointReader, targets: Sequence[Target], report
             fix += f"; or, if its axes are in torch's order, pass {_rule(key, place.name, SAME.name)}"
         shown = quoted(short_key(key)) + and_more(len(found), 1)
         yield f"{shown}: no layout is known for this weight of {kind}, so it is not loaded. {fix}"
+
+
+def _only_one_left(reader: CheckpointReader, targets: Sequence[Target], report: LoadReport) -> Iterator[str]:
+    """Yield a rule for a layer of which one tensor is missing, and one variable in its scope is not known by name."""
+    missing = set(report.missing)
+    wanted: dict[str, list[Target]] = {}
+    for target in targets:
+        if target.name in missing and not target.is_counter:
+            wanted.setdefault(target.places[0].parent, []).append(target)
+    below = dotted(report.prefix)
+    left: dict[str, list[tuple[str, str]]] = {}
+    for key in report.unexpected:
+        name = dotted(short_key(key)).removeprefix(below)
+        scope, _, leaf = name.rpartition(".")
+        left.setdefault(f"{scope}." if scope else "", []).append((key, leaf))
+    rules: list[str] = []
+    for parent, those in wanted.items():
+        keys = left.get(parent, [])
+        is_kernel = len(those[0].shape or ()) > 1 and bool(keys) and not keys[0][1].endswith(KERNELS)
+        if len(those) == len(keys) == 1 and is_kernel:
+            layout = _fitting(those[0], reader.shape(keys[0][0]))
+            if layout:
+                rules.append(f"{quoted(short_key(keys[0][0]))}: ({quoted(those[0].name)}, {quoted(layout)})")
+    if rules:
+        yield (
+            f"{counted(len(rules), 'variable')} in the scope of a layer may be what the layer lacks, but the name does "
+            f"not imply it. If so, pass mapper={{{', '.join(rules[:_SHOWN])}{', ...' * (len(rules) > _SHOWN)}}}"
+        )
+
+
+def _fitting(target: Target, shape: Shape) -> str:
+    """Return the name of the first layout of a layer that gives a stored shape that of the target; "" if none does."""
+    for layout in dict.fromkeys(layout for each in target.origins for layout in each.origin.layouts()):
+        resolved = layout.resolved(shape, target.shape)
+        if layout.name in LAYOUTS and resolved.fits(shape) and target.shape in (None, resolved.torch_shape(shape)):
+            return layout.name
+    return ""
+
+
+def _parts(reader: CheckpointReader, targets: Sequence[Target], report: LoadReport) -> Iterator[str]:
+    """Yield a rule for a tensor that is stored in parts, as variables such as "emb/part_0" and "emb/part_1"."""
+    parts: dict[str, list[str]] = {}
+    for key in report.unexpected:
+        found = _PART.fullmatch(short_key(key))
+        if found is not None:
+            parts.setdefault(found[1], []).append(key)
+    for base, keys in parts.items():
+        shapes = [reader.shape(key) for key in keys]
+        whole = (sum(shape[0] for shape in shapes), *shapes[0][1:]) if all(shapes) else ()
+        fits = [target.name for target in targets if target.name in report.missing and target.shape == whole]
+        if len(keys) > 1 and fits:
+            pattern = quoted(f"{re.escape(base)}\\d+")
+            yield (
+                f"{counted(len(keys), 'variable')} {quoted(f'{base}...')} are parts of one. If it is "
+                f"{listed(fits, _SHOWN)}, join them: mapper=[tfckpt.KeyRule((r{pattern},), {quoted(fits[0])}, "
+                f'"same")]. The rows of each part must be consecutive: the default of tf.nn.embedding_lookup, "mod", '
+                f"distributes them in turns"
+            )
+            break
 
 
 def _copied_kernel(target: Target, source: Source) -> ModuleTensor | None:

@@ -76,6 +76,7 @@ _KINDS: Final = frozenset(
         *("rms", "unit", "einsum"),
     }
 )
+_BY_PROGRAM: Final = re.compile(r"\D*?(?:[_-]\d+)?")  # unlike "fc1" and "Conv2d_1_depthwise"
 _NODE_LISTS: Final = ("_operations", "_layers")  # in which Keras lists the layers of a model
 
 
@@ -115,12 +116,7 @@ def _is_automatic(part: str, words: Sequence[str], above: str) -> bool:
     """Return whether a program would number a part of a name like this: "dense_1", or "3" of "_operations/3"."""
     if part.isdigit():
         return above in _NODE_LISTS
-    return bool(words) and set(words) <= _KINDS and not _joined_number(part)
-
-
-def _joined_number(part: str) -> bool:
-    """Return whether a number follows a letter directly, as in "fc1", which programs do not write."""
-    return bool(re.search(r"[A-Za-z]\d", _RANK.sub("", part)))
+    return bool(words) and set(words) <= _KINDS and bool(_BY_PROGRAM.fullmatch(_RANK.sub("", part)))
 
 
 def _words_and_numbers(part: str) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -25,7 +25,7 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.averages import OUTPUT
-from torch_tfckpt.models.layer_names import AMBIGUOUS, variants_of
+from torch_tfckpt.models.layer_names import AMBIGUOUS, OF_LAYERS, variants_of
 from torch_tfckpt.models.layouts import DENSE, SAME, SQUEEZE, Layout, layout_of_rule
 from torch_tfckpt.models.stored_names import dotted, numbered_names, variable_name_of
 from torch_tfckpt.models.targets import Target
@@ -41,6 +41,8 @@ _LEAVES_OF_NORMS: Final[Mapping[str, Sequence[str]]] = {
     "weight": ("weight", "gamma", "scale", "g"),
     "bias": ("bias", "beta", "offset", "b"),
 }
+# Names of variables that are not a layer on their own.
+_PARTS: Final = OF_LAYERS | {"_kernel", "g", "running_mean", "running_var"}
 # What distinguishes the parts of a separable convolution, which is stored as one layer.
 _SEPARABLE: Final = "depthwise_"
 _OF_SEPARABLE: Final = ("pointwise_kernel", "pointwise_weights")
@@ -281,15 +283,6 @@ def _has_more(variables: Mapping[str, str], of_layer: Mapping[str, str]) -> bool
     scopes = {leaf.rpartition(".")[0] for leaf in of_layer}
     keys = set(of_layer.values())
     return any(key not in keys and leaf.rpartition(".")[0] in scopes for leaf, key in variables.items())
-
-
-_PARTS: Final = frozenset(
-    {
-        *("kernel", "_kernel", "recurrent_kernel", "bias", "biases", "gamma", "beta", "moving_mean", "moving_variance"),
-        *("depthwise_kernel", "pointwise_kernel", "depthwise_weights", "pointwise_weights", "running_mean"),
-        *("running_var", "w", "b", "g"),
-    }
-)
 
 
 def _variants(unit: ModuleUnit) -> Iterator[Variant]:

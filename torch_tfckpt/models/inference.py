@@ -40,6 +40,8 @@ from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.auxiliary import kinds
 from torch_tfckpt.models.averages import StoredAverages
+from torch_tfckpt.models.base_module import mapper_for
+from torch_tfckpt.models.file_reader import open_reader
 from torch_tfckpt.models.flattened_maps import flattened_inputs
 from torch_tfckpt.models.infer_matching import LayerMatching
 from torch_tfckpt.models.infer_refusals import Choice, ambiguous, layouts_unknown, missing, unused
@@ -52,12 +54,13 @@ from torch_tfckpt.models.infer_rules import (
     plain_rules,
 )
 from torch_tfckpt.models.infer_units import Candidates, ModuleUnit, module_units, stored_candidates
-from torch_tfckpt.models.key_mapper import KeyMapper, extended
 from torch_tfckpt.models.key_rules import KeyRule
 from torch_tfckpt.models.layouts import DENSE, DENSE_AFTER_FLATTEN, Layout
 from torch_tfckpt.models.mapped_sources import mapped_sources
 from torch_tfckpt.models.named_kinds import VariableKind
+from torch_tfckpt.models.rule_set import RuleSet, extended
 from torch_tfckpt.models.sources import Found, find_in_modules
+from torch_tfckpt.models.stored_copies import further_copies
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.wrappers import ModuleNames
 from torch_tfckpt.storage.names import AnyPath
@@ -80,32 +83,30 @@ class _Given:
 
 
 def infer_rules(
-    path: AnyPath, module: nn.Module, given: KeyMapper, storage: Storage | None = None
+    path: AnyPath, module: nn.Module, given: RuleSet, storage: Storage | None = None
 ) -> list[ExplainedRule]:
     """Return rules for all tensors of a module that `given` does not map. Raises as `KeyMapper.infer` describes."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"KeyMapper.infer: the model is a {type(module).__name__}. Pass a torch.nn.Module")
     targets = targets_of(module)
-    with CheckpointReader(path, storage=storage) as reader:
+    with open_reader(path, storage) as reader:
         return _Inference(reader, module, targets, given).rules()
 
 
 class _Inference:
     """One checkpoint and one module."""
 
-    def __init__(
-        self, reader: CheckpointReader, module: nn.Module, targets: Sequence[Target], given: KeyMapper
-    ) -> None:
+    def __init__(self, reader: CheckpointReader, module: nn.Module, targets: Sequence[Target], given: RuleSet) -> None:
         self._reader = reader
         self._module = module
         self._targets = targets
-        self._mapper = given
-        self._given = self._apply(given)
+        self._mapper = mapper_for(given, targets)
+        self._given = self._apply(self._mapper)
         self._kinds = kinds(reader).of
         # Such a variable must not be taken for another of the same shape, such as beta for gamma.
         mapped = {key for source in self._given.sources.values() for key in source.keys}
         unnamed = frozenset[str]() if reader.keras is None else reader.keras.unnamed - mapped
-        left_out = self._given.omitted | unnamed
+        left_out = {*self._given.omitted, *further_copies(reader), *unnamed}
         self._weights = [
             key for key, kind in self._kinds.items() if kind is VariableKind.WEIGHT and key not in left_out
         ]
@@ -152,7 +153,7 @@ class _Inference:
             assert self._gives(rules, expected), "the rules do not give what was found"
         return rules
 
-    def _apply(self, given: KeyMapper) -> _Given:
+    def _apply(self, given: RuleSet) -> _Given:
         """Return what the caller's rules determine."""
         mapped = mapped_sources(given, self._reader, self._targets, {})
         if mapped.strays or mapped.unused_rules:

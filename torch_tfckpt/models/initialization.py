@@ -64,8 +64,9 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
                 load_model: "dense/w" -> ("fc.weight", "dense"). "same": it is copied.
             Names in the checkpoint are literal. In names of a Module's tensors "/" and "." mean the same: "encoder/"
             and "encoder." are both the scope of model.encoder, below which "layer.0.weight" takes the stored tensor
-            "layer.0.weight" or else "layer/0/weight". In an object-based checkpoint any name that CheckpointReader
-            accepts may be used, if only one tensor has it.
+            "layer.0.weight" or else "layer/0/weight", or else that with TensorFlow's name, "layer/0/kernel". In an
+            object-based checkpoint any name that CheckpointReader accepts may be used, if only one tensor has it.
+            num_batches_tracked, which TensorFlow does not have, may be missing in a scope.
 
     Returns:
         Name in `model` -> key in the checkpoint, for everything that was filled; a shared tensor under all its names.
@@ -157,7 +158,16 @@ class _Named:
         if not self.of_module:
             return [name[len(start) :] for name in self.names if name.startswith(start)]
         rests = [name[len(start) :] for name in self.names if _slashed(name).startswith(_slashed(start))]
-        return rests + [_slashed(rest) for rest in rests]
+        return rests + [_slashed(rest) for rest in rests] + list(self._of_tensorflow(start))
+
+    def _of_tensorflow(self, start: str) -> Iterator[str]:
+        """Yield TensorFlow's names for the tensor below a scope, if it is made from one whole variable."""
+        for each in self.target.origins if self.target is not None else ():
+            is_whole = len(each.origin.variables) == 1 and each.origin.bounds is None
+            for leaf in each.origin.leaves() if is_whole else ():
+                name = _slashed(f"{self.prefix}{each.base}{leaf}")
+                if name.startswith(_slashed(start)):
+                    yield name[len(start) :]
 
 
 class _Variables:
@@ -293,7 +303,8 @@ def _scope_assignments(name: str, scope: str, variables: _Variables, stored: _Ch
     for named, rests in variables.below(scope):
         key, rest = next(((key, rest) for rest in rests if (key := stored.key(prefix + rest)) is not None), (None, ""))
         if key is None:
-            missing.append(rests[0])
+            if named.target is None or not named.target.is_counter:
+                missing.append(rests[0])
         else:
             start = "" if scope == _ROOT else scope
             found.append(_assignment(key, named.value, variables, stored, named.place(start + rest)))

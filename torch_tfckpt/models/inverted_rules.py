@@ -13,11 +13,11 @@ from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.models.key_mapper import KeyMapper, not_inverted, rule_match, rules_of
+from torch_tfckpt.models.implied_sources import implied_layout
 from torch_tfckpt.models.key_rules import ROOT_MODULE, CheckedRule, source_text, targets_of_rule
 from torch_tfckpt.models.layouts import Layout, LayoutLike
-from torch_tfckpt.models.mapped_sources import implied_layout
 from torch_tfckpt.models.rule_inverse import RuleInverse, may_be_target, rule_inverse
+from torch_tfckpt.models.rule_set import RuleSet, not_inverted, rule_match, rules_of
 from torch_tfckpt.models.stored_names import dotted
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.text import did_you_mean, quoted
@@ -51,7 +51,7 @@ class InvertedRules:
         InvalidArgumentError: a rule for a name has a target that the module does not have.
     """
 
-    def __init__(self, mapper: KeyMapper, targets: Sequence[Target]) -> None:
+    def __init__(self, mapper: RuleSet, targets: Sequence[Target]) -> None:
         self._mapper = mapper
         self._shapes: dict[str, Shape] = {}
         for target in targets:

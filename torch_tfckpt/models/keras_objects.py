@@ -35,7 +35,7 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_
 from torch_tfckpt.format.object_graph import VARIABLE_VALUE, checkpoint_key
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.layer_names import variants_of
-from torch_tfckpt.models.layouts import DENSE, HEADS, SAME, Layout
+from torch_tfckpt.models.layouts import DENSE_FROM_HEADS, DENSE_TO_HEADS, HEADS, SAME, Layout
 from torch_tfckpt.objects.trackables.trackable import ChildrenOf, RestoredValues, SavedValues, StoredNode, Trackable
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.module_tensors import own_tensors, registered_tensors
@@ -48,7 +48,6 @@ from torch_tfckpt.values import Value, WritableValue
 _MORE: Final = 8  # layers without weights at the end of a model, for which nodes without values are written
 _OPTIMIZER: Final[Mapping[str, Any]] = {"_iterations": {}, "_learning_rate": {}, "_variables": {"0": {}, "1": {}}}
 _INPUT: Final = "0"
-_HEADS_FIRST, _HEADS_LAST = 3, 4  # patterns of DENSE: of the kernel of a query, and of the output
 
 
 class ObjectWithoutValues(Trackable):
@@ -392,13 +391,13 @@ def _path(module: nn.Module, leaf: str) -> str:
 def _layout(module: nn.Module, path: str, layout: Layout, tensor: torch.Tensor) -> Layout:
     """Return the layout of a variable, with the one pattern of axes that Keras uses."""
     if isinstance(module, nn.MultiheadAttention):
-        number = None
+        is_output = path.startswith("_output")
         if path.endswith("/kernel"):
-            layout, number = DENSE, _HEADS_LAST if path.startswith("_output") else _HEADS_FIRST
-        elif not path.startswith("_output"):
-            layout, number = HEADS, 1
-        if number is not None:
-            return replace(layout, patterns=(layout.patterns[number],)).with_lengths(heads=module.num_heads)
+            layout = DENSE_FROM_HEADS if is_output else DENSE_TO_HEADS
+        elif not is_output:
+            layout = HEADS
+        if not layout.is_same:  # the last pattern is the one with heads
+            return replace(layout, patterns=layout.patterns[-1:]).with_lengths(heads=module.num_heads)
         return SAME
     try:
         layout.stored_shape(tuple(tensor.shape))

@@ -11,8 +11,8 @@ from typing import Final
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import CheckpointError
-from torch_tfckpt.models.key_mapper import KeyMapper, mapper_of, rules_of
 from torch_tfckpt.models.key_rules import KeyRule, check_rule
+from torch_tfckpt.models.rule_set import RuleSet, rules_of
 from torch_tfckpt.models.targets import Target
 
 _PARAMETERS: Final = "_torch_params."
@@ -33,7 +33,7 @@ def path_of(target: Target) -> str | None:
     return None
 
 
-def with_paths(mapper: KeyMapper | None, reader: CheckpointReader, targets: Sequence[Target]) -> KeyMapper | None:
+def with_paths(mapper: RuleSet | None, reader: CheckpointReader, targets: Sequence[Target]) -> RuleSet | None:
     """Return the mapper with a rule, after its own, for each variable that is stored under Keras's path."""
     rules = []
     for target in targets:
@@ -44,7 +44,8 @@ def with_paths(mapper: KeyMapper | None, reader: CheckpointReader, targets: Sequ
         return mapper
     own = [] if mapper is None else rules_of(mapper)
     taken = {rule.source for rule in own}
-    return mapper_of("KeyMapper", [*own, *(rule for rule in rules if rule.source not in taken)])
+    more = [rule for rule in rules if rule.source not in taken]
+    return RuleSet("KeyMapper", [*own, *more], base="" if mapper is None else mapper.base)
 
 
 def _is_stored(reader: CheckpointReader, path: str) -> bool:

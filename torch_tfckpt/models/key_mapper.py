@@ -12,30 +12,28 @@ expressions.
 
 import re
 import reprlib
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Final, NamedTuple, Self, TypeGuard
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final, Self, TypeGuard
 
 from torch import nn
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
-from torch_tfckpt.models.infer_rules import ExplainedRule
+from torch_tfckpt.models.inference import infer_rules
 from torch_tfckpt.models.key_rules import (
     CheckedRule,
     KeyRule,
     NameOrPattern,
-    RuleMatch,
     TargetFunction,
     check_rule,
     source_text,
-    targets_of_rule,
 )
 from torch_tfckpt.models.layouts import LayoutLike
-from torch_tfckpt.models.map_file import MapFile, map_text, parse_map_file, read_map_file, write_map_file
+from torch_tfckpt.models.map_file import MapFile, parse_map_file, read_map_file, write_map_file
 from torch_tfckpt.models.presets import preset_text
-from torch_tfckpt.models.rule_scopes import has_scope, with_scope
+from torch_tfckpt.models.rule_scopes import with_scope
+from torch_tfckpt.models.rule_set import RuleSet, extended, rule_match, rules_of
 from torch_tfckpt.models.stored_names import names_for_rules
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.storage.protocol import Storage
@@ -52,45 +50,7 @@ RuleLike = (
 Rules = Mapping[Any, object] | Iterable[RuleLike]
 
 
-@dataclass(frozen=True, slots=True)
-class KeyTarget:
-    """Target of a stored tensor.
-
-    Attributes:
-        target: State_dict key; None if the tensor is omitted; a tuple of keys if it is split. For a rule for modules,
-            the name of the module followed by what comes after the name of the layer: "fc.kernel".
-        layout: The layout as the rule gives it; None if no rule gives one.
-
-    Examples:
-        >>> import torch_tfckpt as tfckpt
-        >>> tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense")}).find("dense/kernel")
-        KeyTarget(target='fc.weight', layout='dense')
-    """
-
-    target: str | tuple[str, ...] | None
-    layout: LayoutLike | None
-
-
-class KeyMatch(NamedTuple):
-    """The rule of a mapper that matches a stored tensor.
-
-    Attributes:
-        name: The name that matched, one of the tensor's names.
-        rule: The left side of the rule: a name or a compiled pattern.
-        mapped: The target of the tensor.
-
-    Examples:
-        >>> import torch_tfckpt as tfckpt
-        >>> tfckpt.KeyMapper({"dense/kernel": "fc.weight"}).match("v1", "dense/kernel").name
-        'dense/kernel'
-    """
-
-    name: str
-    rule: NameOrPattern
-    mapped: KeyTarget
-
-
-class KeyMapper:
+class KeyMapper(RuleSet):
     """Rules for the names and layouts of stored tensors.
 
     Args:
@@ -126,7 +86,6 @@ class KeyMapper:
         _check_rules(rules)
         if not isinstance(base, str):
             raise InvalidArgumentError(f'KeyMapper: base={base!r} is not a name. Give one such as "bert"')
-        self._base = base.rstrip(".")
         checked: list[CheckedRule] = []
         if isinstance(rules, Mapping):
             for number, (source, target) in enumerate(rules.items()):
@@ -139,7 +98,7 @@ class KeyMapper:
                 if not _is_rule(rule):
                     raise InvalidArgumentError(f"{place} is {rule!r}. Write a tuple such as {_EXAMPLE}")
                 checked.append(check_rule(place, KeyRule(*rule)))
-        self._set_rules("KeyMapper", checked)
+        super().__init__("KeyMapper", checked, base=base.rstrip("."))
 
     @classmethod
     def from_file(cls, path: AnyPath, *, scope: str | None = None) -> Self:
@@ -182,7 +141,8 @@ class KeyMapper:
             >>> mapper.find("bert/encoder/layer_3/attention/self/query/kernel").target
             'bert.encoder.layer.3.attention.self.query.weight'
         """
-        return cls._of_file(parse_map_file(f"the preset {quoted(name)}", preset_text(name).encode()), scope)
+        file = parse_map_file(f"the preset {quoted(name)}", preset_text(name).encode())
+        return cls._of_file(file._replace(rules=[replace(rule, is_of_preset=True) for rule in file.rules]), scope)
 
     def to_file(self, path: AnyPath) -> None:
         """Write the rules to a TOML file that `from_file` reads back as an equal mapper.
@@ -206,7 +166,7 @@ class KeyMapper:
             to = "fc.weight"
             layout = "dense"
         """
-        write_map_file(path, rules_of(self), self._explanations, self._base)
+        write_map_file(path, rules_of(self), self.explanations, self.base)
 
     @classmethod
     def infer(
@@ -250,86 +210,9 @@ class KeyMapper:
             >>> mapper.explanations["net/dense/kernel"]
             'the only layer of this kind and shape'
         """
-        # Imported by name: what finds rules applies them, and what applies rules needs this module.
-        inference = import_module("torch_tfckpt.models.inference")
         given = as_key_mapper(rules)
-        mapper = cls(())
-        _extend(mapper, given, inference.infer_rules(path, module, given, storage))
-        return mapper
-
-    @property
-    def explanations(self) -> dict[str, str]:
-        """Why `infer` chose each rule, by the name or pattern of the rule; `to_file` writes them as comments.
-
-        Examples:
-            >>> import torch_tfckpt as tfckpt
-            >>> tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense")}).explanations
-            {}
-        """
-        return dict(self._explanations)
-
-    def __repr__(self) -> str:
-        return f"<KeyMapper of {len(self._names)} names, {len(self._patterns)} patterns>"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, KeyMapper):
-            return NotImplemented
-        if self._base != other._base or self._names.keys() != other._names.keys():
-            return False
-        return [each.identity for each in self._patterns] == [each.identity for each in other._patterns] and all(
-            each.identity == other._names[name].identity for name, each in self._names.items()
-        )
-
-    def __hash__(self) -> int:
-        return hash((frozenset(self._names), len(self._patterns)))
-
-    @property
-    def base(self) -> str:
-        """Name of the base model in the targets; "" if there is none."""
-        return self._base
-
-    @property
-    def names(self) -> dict[str, KeyTarget]:
-        """The rules for single names."""
-        return {name: _key_target(rule, RuleMatch(rule, name, _literal(rule))) for name, rule in self._names.items()}
-
-    @property
-    def sources(self) -> list[NameOrPattern]:
-        """The left sides of all rules: names, then patterns. For a join, only its first pattern."""
-        return [*self._names, *(rule.source for rule in self._patterns if rule.sources)]
-
-    def find(self, *names: str) -> KeyTarget | None:
-        """Return the target of a stored tensor with these names; None if no rule matches."""
-        found = self.match(*names)
-        return None if found is None else found.mapped
-
-    def match(self, *names: str) -> KeyMatch | None:
-        """Return the target, the rule that matched and the name that it matched; None if no rule matches."""
-        found = rule_match(self, names, None)
-        if found is None:
-            return None
-        return KeyMatch(found.name, found.rule.sources[found.part], _key_target(found.rule, found))
-
-    def inverse(self) -> dict[str, tuple[str, LayoutLike | None]]:
-        """Return state_dict key -> (stored key, layout), if all rules map one name to one name.
-
-        `save_model` also inverts other rules.
-
-        Raises:
-            UnimplementedError: the mapper has patterns, which may map many names to one target; or a rule that splits,
-                joins, fills or adds.
-
-        Examples:
-            >>> import torch_tfckpt as tfckpt
-            >>> tfckpt.KeyMapper({"dense/kernel": ("fc.weight", "dense")}).inverse()
-            {'fc.weight': ('dense/kernel', 'dense')}
-        """
-        found: dict[str, tuple[str, LayoutLike | None]] = {}
-        for rule in (*self._patterns, *self._names.values()):
-            if rule.name is None or len(rule.targets) > 1 or rule.add:
-                raise not_inverted(rule)
-            found.update((target, (rule.name, rule.layout)) for target in _literal(rule))
-        return found
+        found = extended(given, infer_rules(path, module, given, storage))
+        return cls._of("KeyMapper", rules_of(found), found.base, found.explanations)
 
     def renames(self, path: AnyPath) -> list[tuple[str, str]]:
         """Return what `convert` takes as `rename`, to give the tensors of a checkpoint the names of these rules.
@@ -370,96 +253,21 @@ class KeyMapper:
 
     @classmethod
     def _of_file(cls, file: MapFile, scope: str | None) -> Self:
-        mapper = cls((), base=file.base)
-        mapper._set_rules(file.place, file.rules if scope is None else with_scope(file.place, file.rules, scope))
-        return mapper
+        rules = file.rules if scope is None else with_scope(file.place, file.rules, scope)
+        return cls._of(file.place, rules, file.base)
 
-    def _set_rules(self, place: str, rules: Iterable[CheckedRule]) -> None:
-        self._explanations: dict[str, str] = {}
-        self._names: dict[str, CheckedRule] = {}
-        self._patterns: list[CheckedRule] = []
-        seen: dict[str, CheckedRule] = {}
-        for rule in rules:
-            if rule.name is None:
-                self._patterns.append(rule)
-            elif rule.name in self._names:
-                raise InvalidArgumentError(f"{rule.place}: there is another rule for the name {quoted(rule.name)}")
-            else:
-                self._names[rule.name] = rule
-            for target in targets_of_rule(rule) if not rule.is_alias else ():
-                other = seen.setdefault(target, rule)
-                if other is not rule:
-                    both = f"{quoted(source_text(other.source))} and {quoted(source_text(rule.source))}"
-                    raise InvalidArgumentError(
-                        f"{place}: {both} are both mapped to {quoted(target)}. Map one of them to None"
-                    )
+    @classmethod
+    def _of(
+        cls, place: str, rules: Iterable[CheckedRule], base: str, explanations: Mapping[str, str] | None = None
+    ) -> Self:
+        mapper = cls((), base=base)
+        mapper._set_rules(place, rules, explanations)
+        return mapper
 
 
 def as_key_mapper(mapper: KeyMapper | Rules) -> KeyMapper:
     """Return `mapper` itself, or a KeyMapper with these rules."""
     return mapper if isinstance(mapper, KeyMapper) else KeyMapper(mapper)
-
-
-def mapper_of(place: str, rules: Iterable[CheckedRule], base: str = "") -> KeyMapper:
-    """Return a mapper with these rules; `place` is its name for messages."""
-    mapper = KeyMapper((), base=base)
-    mapper._set_rules(place, rules)
-    return mapper
-
-
-def without_names(mapper: KeyMapper | None, names: Collection[str]) -> KeyMapper | None:
-    """Return a mapper that omits these keys before any other rule; the mapper itself if there are none."""
-    if not names:
-        return mapper
-    omitted = [CheckedRule("the names to omit", (name,), ()) for name in names]
-    rest = [] if mapper is None else [rule for rule in rules_of(mapper) if rule.name not in names]
-    return mapper_of("the rules", [*omitted, *rest], "" if mapper is None else mapper.base)
-
-
-def map_file_text(mapper: KeyMapper) -> str:
-    """Return what `KeyMapper.to_file` writes."""
-    return map_text(rules_of(mapper), mapper._explanations, mapper.base)
-
-
-def extended(mapper: KeyMapper, rules: Sequence[ExplainedRule]) -> KeyMapper:
-    """Return a mapper with the rules of another one and, after them, these rules and the reasons for them."""
-    result = KeyMapper((), base=mapper.base)
-    _extend(result, mapper, rules)
-    return result
-
-
-def _extend(result: KeyMapper, mapper: KeyMapper, rules: Sequence[ExplainedRule]) -> None:
-    checked = [check_rule("an inferred rule", each.rule) for each in rules]
-    result._set_rules("KeyMapper", [*rules_of(mapper), *checked])
-    result._explanations.update(
-        (source_text(rule.source), each.reason) for rule, each in zip(checked, rules, strict=True)
-    )
-
-
-def rules_of(mapper: KeyMapper) -> list[CheckedRule]:
-    """Return all rules of a mapper, those for names first."""
-    return [*mapper._names.values(), *mapper._patterns]
-
-
-def rule_match(mapper: KeyMapper, names: Iterable[str], known: Container[str] | None) -> RuleMatch | None:
-    """Return the match of the first rule of a mapper that matches one of the names.
-
-    Args:
-        names: The names of a stored tensor.
-        known: Dotted names of everything that may be stored for a module's tensors: TensorFlow's names and the
-            module's own. A rule for modules matches only these. None: such a rule matches any name.
-    """
-    names = tuple(names)
-    for name in names:
-        rule = mapper._names.get(name)
-        if rule is not None:
-            return rule.match(name, known)
-    for rule in mapper._patterns:
-        for name in names:
-            match = rule.match(name, known)
-            if match is not None:
-                return match
-    return None
 
 
 def _check_rules(rules: object) -> None:
@@ -472,34 +280,6 @@ def _check_rules(rules: object) -> None:
 
 def _is_rule(rule: object) -> TypeGuard[RuleLike]:
     return isinstance(rule, KeyRule) or (isinstance(rule, tuple) and 2 <= len(rule) <= 3)
-
-
-def _literal(rule: CheckedRule) -> tuple[str, ...]:
-    return tuple(targets_of_rule(rule))
-
-
-def _key_target(rule: CheckedRule, match: RuleMatch) -> KeyTarget:
-    targets = match.targets
-    return KeyTarget(targets if len(targets) > 1 else targets[0] if targets else None, rule.layout)
-
-
-def not_inverted(rule: CheckedRule) -> UnimplementedError:
-    """Return the error for a rule that does not determine the stored name of a tensor."""
-    if rule.name is not None or not rule.sources:
-        return UnimplementedError(
-            f"{rule.place}, for {quoted(source_text(rule.source))}, splits, fills or adds, so it does not map one "
-            f"name to one target. save_model inverts such rules"
-        )
-    if has_scope(rule):
-        return UnimplementedError(
-            f"{rule.place}, for {quoted(source_text(rule.source))}, does not determine the scope below which the model "
-            f'is stored. To save, give it, as in KeyMapper.preset("resnet", scope="resnet_v1_50"), or scope="" for '
-            f"names without a scope, such as Keras's"
-        )
-    return UnimplementedError(
-        f"the pattern {quoted(source_text(rule.source))} of a KeyMapper cannot be inverted: it "
-        f"does not determine which name a state_dict key came from. To save, give names in a dictionary"
-    )
 
 
 def _target_and_layout(place: str, target: object) -> tuple[Any, Any]:

@@ -109,6 +109,8 @@ class CheckedRule:
         place: The rule in messages: "rule 3 of the KeyMapper".
         sources: Literal names are strings. Empty: nothing is stored.
         targets: Empty: matching tensors are omitted.
+        is_of_preset: A preset has rules for the names of several programs, so it is not worth a report that some match
+            nothing.
     """
 
     place: str
@@ -123,6 +125,7 @@ class CheckedRule:
     is_join: bool = False
     optional: str = ""
     is_alias: bool = False
+    is_of_preset: bool = False
 
     @property
     def given_layout(self) -> Layout | None:

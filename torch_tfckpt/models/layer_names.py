@@ -41,6 +41,11 @@ from torch_tfckpt.models.tensor_origins import Leaves, TensorOrigin, Variant
 KERNELS: Final = ("kernel", "_kernel", "weights")  # of any layer, whether or not it is in the table below
 # Names that torch and TensorFlow's programs both give to weights, in different orders of axes.
 AMBIGUOUS: Final = frozenset({"weight", "w", "W"})
+# Names that only variables of a layer have, not layers or variables on their own.
+OF_LAYERS: Final = frozenset((
+    "kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel", "depthwise_weights", "pointwise_weights",
+    "bias", "biases", "gamma", "beta", "moving_mean", "moving_variance", "w", "b",
+))  # fmt: skip
 
 _BIAS: Final = TensorOrigin(({"bias": SAME, "biases": SAME, "b": SAME},))
 
@@ -150,7 +155,9 @@ def _attention(module: Any) -> Sequence[Variant]:
     for part in parts:
         variant[f"{part[0]}_proj_weight"] = TensorOrigin((projection(part, "kernel", DENSE),))
     for attribute, leaf, layout in (("weight", "kernel", DENSE), ("bias", "bias", SAME)):
-        names = {**projection("attention_output", leaf, layout), **projection("output", leaf, layout)}
+        # "out": Flax, whose models are published as .npz files.
+        layers = ("attention_output", "output", "out")
+        names = {name: own for layer in layers for name, own in projection(layer, leaf, layout).items()}
         variant[f"out_proj.{attribute}"] = TensorOrigin((names,))
     return [variant]
 

@@ -3,12 +3,14 @@
     same                  unchanged
     dense                 kernel [in, out], also with heads ([in, heads, size], [heads, size, out]) or as a 1x1
                           convolution ([1, 1, in, out])             <-> Linear.weight [out, in]
+    dense_to_heads        kernel [in, heads, size] or [in, out]     <-> Linear.weight [out, in]
+    dense_from_heads      kernel [heads, size, out] or [in, out]    <-> Linear.weight [out, in]
     dense_after_flatten   kernel [height x width x channels, out]   <-> Linear.weight after a flattened NCHW map
     conv1d, conv2d, conv3d              kernel [..., in, out]       <-> Conv2d.weight [out, in, ...]
     conv_transpose1d, 2d, 3d            kernel [..., out, in]       <-> ConvTranspose2d.weight [in, out, ...]
     conv_to_dense         kernel [height, width, in, out] of a convolution over the whole map <-> Linear.weight
     depthwise             kernel [height, width, in, multiplier]    <-> weight of a Conv2d with groups=in
-    vector                [1, 1, channels]                          <-> [channels], as of a PReLU
+    vector                [1, 1, channels], [1, channels, 1, 1]     <-> [channels], as of a PReLU; also a number
     squeeze               [1, in, out]                              <-> [in, out]
     heads                 bias [heads, size]                        <-> [heads x size]
     lstm_tf1              kernel [in, 4 x size], gates i, j, f, o   <-> [4 x size, in], gates i, f, g, o
@@ -191,6 +193,9 @@ DENSE: Final = _layout(
     "in heads size -> (heads size) in",
     "heads size out -> out (heads size)",
 )
+# Without a module, a shape of three axes does not tell on which side the heads are.
+DENSE_TO_HEADS: Final = _layout("dense_to_heads", "in out -> out in", "in heads size -> (heads size) in")
+DENSE_FROM_HEADS: Final = _layout("dense_from_heads", "in out -> out in", "heads size out -> out (heads size)")
 DENSE_AFTER_FLATTEN: Final = _layout(
     "dense_after_flatten", "(height width channels) out -> out (channels height width)"
 )
@@ -208,14 +213,16 @@ DEPTHWISE: Final = _layout(
 )
 VECTOR: Final = _layout(
     "vector",
+    "->",
     "channels -> channels",
     "1 channels -> channels",
     "1 1 channels -> channels",
     "1 1 1 channels -> channels",
+    "1 channels 1 1 -> channels",
     "1 1 1 1 channels -> channels",
 )
 SQUEEZE: Final = _layout("squeeze", "1 a -> a", "1 a b -> a b", "1 1 a b -> a b", "1 a b c -> a b c")
-HEADS: Final = _layout("heads", "size -> size", "heads size -> (heads size)")
+HEADS: Final = _layout("heads", "->", "size -> size", "heads size -> (heads size)")
 # Gates of tf.nn.rnn_cell.LSTMCell and BasicLSTMCell; TensorFlow adds forget_bias to f when the cell runs.
 LSTM_TF1: Final = _layout("lstm_tf1", "in out -> out in", "out -> out", gates=(0, 2, 1, 3), added=(0.0, 1.0, 0.0, 0.0))
 GRU: Final = _layout("gru", "in out -> out in", "out -> out", gates=(1, 0, 2))
@@ -229,8 +236,9 @@ WEIGHT_NORM: Final = _layout(
 LAYOUTS: Final[Mapping[str, Layout]] = {
     layout.name: layout
     for layout in (
-        SAME, DENSE, DENSE_AFTER_FLATTEN, CONV1D, CONV2D, CONV3D, CONV_TRANSPOSE1D, CONV_TRANSPOSE2D, CONV_TRANSPOSE3D,
-        CONV_TO_DENSE, DEPTHWISE, VECTOR, SQUEEZE, HEADS, LSTM_TF1, GRU, GRU_BIAS, WEIGHT_NORM,
+        SAME, DENSE, DENSE_TO_HEADS, DENSE_FROM_HEADS, DENSE_AFTER_FLATTEN, CONV1D, CONV2D, CONV3D, CONV_TRANSPOSE1D,
+        CONV_TRANSPOSE2D, CONV_TRANSPOSE3D, CONV_TO_DENSE, DEPTHWISE, VECTOR, SQUEEZE, HEADS, LSTM_TF1, GRU, GRU_BIAS,
+        WEIGHT_NORM,
     )
 }  # fmt: skip
 

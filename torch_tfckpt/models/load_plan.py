@@ -19,10 +19,10 @@ from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.auxiliary import kinds
 from torch_tfckpt.models.averages import count_of_updates
 from torch_tfckpt.models.hints import hints, remarks_on_parts, remarks_on_slots
-from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.named_kinds import Kinds, VariableKind
 from torch_tfckpt.models.optimizer_slots import SlotPlan, plan_slots
 from torch_tfckpt.models.recurrent_layers import other_formula
+from torch_tfckpt.models.rule_set import RuleSet
 from torch_tfckpt.models.saved_optimizers import how_to_restore
 from torch_tfckpt.models.sources import Averages, Found, find_sources
 from torch_tfckpt.models.stored_names import variable_name_of
@@ -60,7 +60,7 @@ def plan_load(
     reader: CheckpointReader,
     targets: Sequence[Target],
     *,
-    mapper: KeyMapper | None,
+    mapper: RuleSet | None,
     ema: Averages,
     prefix: str | None,
     optimizer: torch.optim.Optimizer | None = None,

@@ -134,14 +134,15 @@ def load_model(
     if optimizer is not None:
         check_optimizer(optimizer, targets)
     with open_reader(path, storage) as reader:
-        rules = with_paths(rules, reader, targets)
-        plan = plan_load(reader, targets, mapper=rules, ema=ema, prefix=prefix, optimizer=optimizer, accept=accept)
+        by_path = with_paths(rules, reader, targets)
+        plan = plan_load(reader, targets, mapper=by_path, ema=ema, prefix=prefix, optimizer=optimizer, accept=accept)
         _check_report(reader.path, model, plan.report, strict)
         unused = plan.found.stored_averages.of if ema == "warn" else {}
         found_semantics = find_semantics(
             model,
             plan.loads,
             unused_averages=unused,
+            unknown_order=plan.found.unknown_order,
             trains=optimizer is not None,
             accept=accept,
             config=None if reader.keras is None else reader.keras.config,

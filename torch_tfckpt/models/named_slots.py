@@ -39,15 +39,15 @@ from typing import Final
 
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.averages import SCOPES, located
+from torch_tfckpt.models.layer_names import OF_LAYERS
 from torch_tfckpt.optimizers.slots import stem_and_number
 
 _JOINT: Final = re.compile(r"_(slot_[a-z]{1,2})\Z")
 # Names that layers give to their own variables, so that "attention/kernel" is not a slot of a variable "attention".
-_LEAVES: Final = frozenset((
-    "kernel", "bias", "weight", "weights", "biases", "w", "b", "gamma", "beta", "scale", "offset", "alpha", "embedding",
-    "embeddings", "table", "moving_mean", "moving_variance", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel",
-    "depthwise_weights", "pointwise_weights", "output_weights", "output_bias", "Matrix", "Bias", "Variable",
-))  # fmt: skip
+_LEAVES: Final = OF_LAYERS | {
+    *("weight", "weights", "scale", "offset", "alpha", "embedding", "embeddings", "table", "output_weights"),
+    *("output_bias", "Matrix", "Bias", "Variable"),
+}
 _LONGEST: Final = 1000  # characters of a name that are looked at one by one
 _SAME, _FACTORED, _PLACEHOLDER = "same", "factored", "placeholder"
 

@@ -35,7 +35,7 @@ from torch_tfckpt.models.tensor_origins import Bounds, Leaves, TensorOrigin, Var
 
 _ONLY_LAYER: Final = (
     *("", "rnn/", "multi_rnn_cell/cell_0/", "rnn/multi_rnn_cell/cell_0/"),
-    *("stack_bidirectional_rnn/cell_0/", "cells/0/", "cell/cells/0/", "cells[1 of 1]/"),
+    *("cell_0/", "stack_bidirectional_rnn/cell_0/", "cells/0/", "cell/cells/0/", "cells[1 of 1]/"),
 )
 _DIRECTIONS: Final = (
     ("forward_layer/", "forward[1 of 1]/", "bidirectional_rnn/fw/", "fw/"),
@@ -129,7 +129,7 @@ def _layer_paths(layer: int, count: int) -> Iterator[str]:
         return
     yield from (f"cells/{layer}/", f"cell/cells/{layer}/", f"cells[1 of 1]/cell[{layer + 1} of {count}]/")
     yield from (f"{start}multi_rnn_cell/cell_{layer}/" for start in ("", "rnn/"))
-    yield f"stack_bidirectional_rnn/cell_{layer}/"
+    yield from (f"stack_bidirectional_rnn/cell_{layer}/", f"cell_{layer}/")
 
 
 _ZEROS: Final = Layout("zeros", functions=(torch.zeros_like, _not_stored))

@@ -22,6 +22,7 @@ from typing import Final
 from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.keras_files.layers import KerasConfig
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.keras_semantics import compare_settings
@@ -33,7 +34,7 @@ from torch_tfckpt.saveables.load_report import SemanticFinding
 from torch_tfckpt.text import counted, did_you_mean, quoted
 
 SEMANTICS: Final = (
-    "averages_not_used",
+    "averages_not_used", "weight_order",
     "batch_norm_epsilon", "layer_norm_epsilon", "group_norm_epsilon", "rms_norm_epsilon",
     "batch_norm_momentum", "running_var",
     "dense_after_flatten",
@@ -67,6 +68,7 @@ def find_semantics(
     loads: Sequence[tuple[Target, Source]],
     *,
     unused_averages: Collection[str],
+    unknown_order: Collection[str] = (),
     trains: bool,
     accept: Collection[str],
     config: KerasConfig | None = None,
@@ -75,6 +77,7 @@ def find_semantics(
 
     Args:
         unused_averages: Keys of variables whose moving averages are stored, but were not asked for.
+        unknown_order: Names of tensors whose axes may be in TensorFlow's order, although they have torch's name.
         trains: Whether training will continue, so that settings that matter only for training are checked, too.
         accept: Names of findings that the caller accepted; these are marked.
         config: The configuration of the Keras model, if the file has it.
@@ -84,6 +87,7 @@ def find_semantics(
     parts = tensorflow_parts(model, loads)
     findings = [*_averages(loads, unused_averages), *norm_findings(parts, trains=trains), *layer_findings(parts)]
     findings += dense_after_flatten(model, parts)
+    findings += _weight_order(loads, unknown_order)
     if config is not None:
         findings = compare_settings(findings, parts, config)
     findings.sort(key=lambda finding: SEMANTICS.index(finding.name))
@@ -101,3 +105,19 @@ def _averages(loads: Sequence[tuple[Target, Source]], unused: Collection[str]) -
         f'evaluated, or ema="ignore" to keep the variables'
     )
     return [SemanticFinding("averages_not_used", modules, message)]
+
+
+def _weight_order(loads: Sequence[tuple[Target, Source]], unknown: Collection[str]) -> list[SemanticFinding]:
+    found = [(target, source) for target, source in loads if target.name in unknown]
+    if not found:
+        return []
+    modules = tuple(dict.fromkeys(target.places[0].parent[:-1] for target, _ in found))
+    target, source = found[0]
+    other = target.other_layout(target.shape or ())
+    layout = quoted("same" if other is None else other.name)
+    rule = f"mapper={{{quoted(short_key(source.key))}: ({quoted(target.name)}, {layout})}}"
+    message = (
+        f"{counted(len(found), 'tensor')} of {those(modules)} loaded with the axes as stored: the name is torch's, "
+        f"and the shape fits either order. If a program of TensorFlow wrote the file, give the layout, as in {rule}"
+    )
+    return [SemanticFinding("weight_order", modules, message)]

@@ -1,7 +1,7 @@
 """Find the stored tensors, and their layouts, from which each tensor of a module is loaded."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Final, Literal
@@ -11,11 +11,11 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.averages import StoredAverages, stored_averages
 from torch_tfckpt.models.base_module import mapper_for
-from torch_tfckpt.models.file_reader import has_known_layouts
-from torch_tfckpt.models.key_mapper import KeyMapper
+from torch_tfckpt.models.file_reader import has_known_layouts, renamed_only
 from torch_tfckpt.models.layer_names import AMBIGUOUS
 from torch_tfckpt.models.layouts import SAME, Layout
 from torch_tfckpt.models.mapped_sources import MappedSources, mapped_sources
+from torch_tfckpt.models.rule_set import RuleSet
 from torch_tfckpt.models.stored_copies import stored_copies
 from torch_tfckpt.models.stored_names import (
     Names,
@@ -23,7 +23,9 @@ from torch_tfckpt.models.stored_names import (
     StoredVariable,
     choose_naming,
     dotted,
+    is_spelled_by_torch,
     naming_below,
+    numbered_names,
     stored_names,
     variable_name_of,
 )
@@ -55,6 +57,7 @@ class Found:
     asked_for: dict[str, str] = field(default_factory=dict)  # name -> key mapped to it, which is not stored
     not_averaged: list[str] = field(default_factory=list)  # names without an average, if only averages are wanted
     unused_rules: list[str] = field(default_factory=list)  # names and patterns of the mapper that match nothing
+    unknown_order: list[str] = field(default_factory=list)  # names of tensors whose axes may be in TensorFlow's order
     remarks: list[str] = field(default_factory=list)  # for the report: warnings, and arguments that would find more
 
 
@@ -62,7 +65,7 @@ def find_sources(
     reader: CheckpointReader,
     targets: Sequence[Target],
     *,
-    mapper: KeyMapper | None,
+    mapper: RuleSet | None,
     ema: Averages,
     prefix: str | None,
 ) -> Found:
@@ -106,7 +109,7 @@ def find_sources(
     find_in_modules(reader, without_rules, mapped, found)
     left = [target for target in without_rules if target.name not in found.sources]
     _find_by_name(reader, left, averages, prefix, mapped.taken, copies, found)
-    _check_order_of_axes(reader, without_rules, found)
+    _check_order_of_axes(reader, without_rules, mapped.layouts, found)
     _fill_the_rest(targets, found)
     found.filled.update(filled)
     used = {copies.get(key, key) for source in found.sources.values() for key in source.keys}
@@ -196,14 +199,19 @@ def find_in_modules(reader: CheckpointReader, targets: Sequence[Target], mapped:
     if not mapped.below_modules:
         return
     keys = {key for _, key in mapped.below_modules}
-    naming = Naming(Names(mapped.below_modules, {key: variable_name_of(key) for key in keys}, unique=False), "")
+    names = [*mapped.below_modules, *numbered_names(mapped.below_modules)]
+    naming = Naming(Names(names, {key: variable_name_of(key) for key in keys}, unique=False), "")
     layers = _LayersByName(naming, targets)
     for target in targets:
         source = _source_of(reader, target, naming, layers, found)
         if source is None:
             continue
+        is_turned = any(layout.changes_values for each in target.origins for layout in each.origin.layouts())
+        may_be_turned = source.variable_name in AMBIGUOUS and is_turned
         parts = (
-            part if not part.layout.changes_values else replace(part, layout=mapped.layouts.get(part.key, part.layout))
+            replace(part, layout=mapped.layouts.get(part.key, part.layout))
+            if part.layout.changes_values or may_be_turned
+            else part
             for part in source.parts
         )
         found.sources[target.name] = replace(source, parts=tuple(parts))
@@ -261,37 +269,45 @@ def _by_own_name(reader: CheckpointReader, target: Target, stored: StoredVariabl
     return Source.of(stored.key, implied[0] if implied else SAME, stored.variable_name)
 
 
-def _check_order_of_axes(reader: CheckpointReader, targets: Sequence[Target], found: Found) -> None:
+def _check_order_of_axes(
+    reader: CheckpointReader, targets: Sequence[Target], given: Container[str], found: Found
+) -> None:
     """Raise InvalidArgumentError for a "weight" that may be stored in TensorFlow's order of axes or in torch's.
 
     Both orders are possible if other tensors of the module have TensorFlow's names, or if the file does not tell who
-    wrote it, and if the shape fits either order.
+    wrote it, and if the shape fits either order. The tensors of a checkpoint whose names are spelled as TensorFlow's
+    are only listed in `unknown_order`.
+
+    Args:
+        given: Keys whose layout a rule gives.
     """
     from_tensorflow = any(
         _has_name_of_tensorflow(target, source, target.name)
         for target in targets
         if (source := found.sources.get(target.name)) is not None
     )
+    says_layouts = has_known_layouts(reader)
     why = "other variables have TensorFlow's names" if from_tensorflow else "the file may have been written by either"
-    for target in targets if from_tensorflow or not has_known_layouts(reader) else ():
+    if not from_tensorflow and renamed_only(reader):
+        why = "the file was converted from a checkpoint of TensorFlow without to_torch"
+    for target in targets:
         source = found.sources.get(target.name)
         if source is None or not source.is_unchanged or source.variable_name not in AMBIGUOUS or target.shape is None:
             continue
-        shape = reader.shape(source.key)
-        for layout in dict.fromkeys(layout for each in target.origins for layout in each.origin.layouts()):
-            other = layout.resolved(shape, target.shape)
-            if (
-                layout.functions is None
-                and len(shape) > 1
-                and other.fits(shape)
-                and other.torch_shape(shape) == target.shape == shape
-            ):
-                rule = f"mapper={{{quoted(source.key)}: ({quoted(target.name)}, {quoted(layout.name)})}}"
-                raise InvalidArgumentError(
-                    f"{reader.path}: it is unknown whether the axes of {quoted(source.key)} are in TensorFlow's order "
-                    f"or in torch's: the name is torch's, but {why}. Give the "
-                    f'layout, as in {rule}, or "same" instead of {quoted(layout.name)}'
-                )
+        if source.key in given:
+            continue
+        layout = target.other_layout(reader.shape(source.key))
+        if layout is None:
+            continue
+        if from_tensorflow or not says_layouts:
+            rule = f"mapper={{{quoted(source.key)}: ({quoted(target.name)}, {quoted(layout.name)})}}"
+            raise InvalidArgumentError(
+                f"{reader.path}: it is unknown whether the axes of {quoted(source.key)} are in TensorFlow's order "
+                f"or in torch's: the name is torch's, but {why}. Give the "
+                f'layout, as in {rule}, or "same" instead of {quoted(layout.name)}'
+            )
+        if not is_spelled_by_torch(source.key, reader.names_of(source.key), target.name):
+            found.unknown_order.append(target.name)
 
 
 class _LayersByName:

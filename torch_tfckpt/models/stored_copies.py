@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.saveables.stored_keys import same_stored
 
 
@@ -49,3 +50,19 @@ def stored_copies(reader: CheckpointReader) -> dict[str, str]:
         if others and all(same_stored(reader, first, other) for other in others):
             found.update(dict.fromkeys(others, first))
     return found
+
+
+def further_copies(reader: CheckpointReader) -> set[str]:
+    """Return the keys of all copies but one of each variable: the one that a layer has, not one in a list of all.
+
+    Cost: as for `stored_copies`.
+    """
+    groups: dict[str, list[str]] = {}
+    for key, first in stored_copies(reader).items():
+        groups.setdefault(first, [first]).append(key)
+    kept = {next((key for key in keys if not _is_numbered(key)), keys[0]) for keys in groups.values()}
+    return {key for keys in groups.values() for key in keys} - kept
+
+
+def _is_numbered(key: str) -> bool:
+    return short_key(key).rpartition("/")[2].isdecimal()

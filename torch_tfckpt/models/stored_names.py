@@ -374,5 +374,20 @@ def variable_name_of(name: str) -> str:
     return bare.rpartition("/")[2].rpartition(".")[2]
 
 
+def is_spelled_by_torch(key: str, names: Iterable[str], name: str) -> bool:
+    """Return whether the key or the full name of a variable ends as this package spells it: "fc.weight".
+
+    TensorFlow's programs write "fc/weight". The weight of a module that has no parent cannot be told apart.
+
+    Args:
+        names: The names of the variable. Among them may be the path of its object with dots, which tells nothing.
+        name: Its name in the module.
+    """
+    _, separator, leaf = name.rpartition(".")
+    path = short_key(key)
+    stored = {path, *(short_key(each) for each in names if each != dotted(path))}
+    return not separator or any(each.endswith(f".{leaf}") for each in stored)
+
+
 def _keys(naming: Naming, wanted: Iterable[str]) -> set[str]:
     return {stored.key for name in wanted for stored in naming.find(name)}

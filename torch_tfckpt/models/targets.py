@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.layer_names import variants_of
+from torch_tfckpt.models.layouts import Layout
 from torch_tfckpt.models.tensor_origins import TensorOrigin, Variant
 from torch_tfckpt.saveables.module_tensors import ModuleTensor, group_shared, module_tensors
 from torch_tfckpt.saveables.state_dicts import loads_state_dict, outermost
@@ -83,6 +84,23 @@ class Target:
     def shape(self) -> Shape | None:
         """Its shape; None if it takes any shape: a lazy tensor, or one that load_state_dict may resize."""
         return None if self.is_loaded or is_lazy(self.tensor) else tuple(self.tensor.shape)
+
+    def other_layout(self, shape: Shape) -> Layout | None:
+        """Return a layout that would keep this shape but move axes, if its layer has one and the shape fits as it is.
+
+        Then the shape of a stored tensor does not tell whether its axes are in TensorFlow's order.
+        """
+        for layout in dict.fromkeys(layout for each in self.origins for layout in each.origin.layouts()):
+            other = layout.resolved(shape, self.shape)
+            if (
+                layout.functions is None
+                and not layout.is_same
+                and len(shape) > 1
+                and other.fits(shape)
+                and other.torch_shape(shape) == self.shape == shape
+            ):
+                return layout
+        return None
 
     @property
     def is_wrappers(self) -> bool:

@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 from torch.nn.parameter import is_lazy
 
-from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.optimizer_slots import check_optimizer
+from torch_tfckpt.models.rule_set import RuleSet
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.models.written_variables import written_variables
 from torch_tfckpt.optimizers.to_tensorflow import state_to_tensorflow
@@ -23,7 +23,7 @@ from torch_tfckpt.values import WritableValue
 
 
 def written_slots(
-    targets: Sequence[Target], optimizer: torch.optim.Optimizer, naming: str, mapper: KeyMapper | None
+    targets: Sequence[Target], optimizer: torch.optim.Optimizer, naming: str, mapper: RuleSet | None
 ) -> dict[str, WritableValue]:
     """Return key -> value for the state of the parameters of a module.
 

@@ -14,10 +14,10 @@ from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.models.base_module import mapper_for
+from torch_tfckpt.models.implied_sources import implied_layout, part_layout, shared_origin
 from torch_tfckpt.models.inverted_rules import InvertedRules, WrittenAs, layout_given
-from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.layouts import SAME, Layout, layout_of_rule
-from torch_tfckpt.models.mapped_sources import implied_layout, part_layout, shared_origin
+from torch_tfckpt.models.rule_set import RuleSet
 from torch_tfckpt.models.targets import LayerOrigin, Target
 from torch_tfckpt.models.tensor_origins import Bounds, TensorOrigin
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
@@ -83,7 +83,7 @@ class _WrittenVariables:
 
 
 def written_variables(
-    targets: Sequence[Target], naming: str, mapper: KeyMapper | None, *, of_slots: bool = False
+    targets: Sequence[Target], naming: str, mapper: RuleSet | None, *, of_slots: bool = False
 ) -> dict[str, WritableValue]:
     """Return key -> value for all tensors of a module.
 
@@ -98,7 +98,7 @@ def written_variables(
             from the value that a rule fills in.
         UnimplementedError: a rule does not determine the name under which a tensor is stored.
     """
-    rules = InvertedRules(mapper_for(mapper or KeyMapper(()), targets), targets)
+    rules = InvertedRules(mapper_for(mapper or RuleSet("KeyMapper", ()), targets), targets)
     variables = _WrittenVariables(of_slots)
     ranges = _ranges(targets, rules)
     for target in targets:

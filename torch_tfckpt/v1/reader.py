@@ -17,6 +17,7 @@ import torch
 
 from torch_tfckpt.bundle.check import Damage, Verification
 from torch_tfckpt.bundle.index import key_of
+from torch_tfckpt.bundle.tensor_reader import TensorReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import (
     DAMAGED,
@@ -81,7 +82,7 @@ class _MergedTensor:
         return self.stored[number].part.shape_of(self.shape)
 
 
-class SlicesReader:
+class SlicesReader(TensorReader):
     """Reads the version 1 checkpoint that consists of `paths`.
 
     Args:

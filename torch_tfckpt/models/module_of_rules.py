@@ -27,12 +27,12 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.auxiliary import kinds
 from torch_tfckpt.models.averages import StoredAverages
-from torch_tfckpt.models.key_mapper import KeyMapper, rule_match, rules_of
 from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, targets_of_rule
 from torch_tfckpt.models.layouts import LAYOUTS, Layout
 from torch_tfckpt.models.leaf_names import is_of_several, known_leaves, layer_with, needs_layout
 from torch_tfckpt.models.map_file import rule_text
 from torch_tfckpt.models.named_kinds import VariableKind
+from torch_tfckpt.models.rule_set import RuleSet, rule_match, rules_of
 from torch_tfckpt.models.stored_names import names_for_rules, variable_name_of
 from torch_tfckpt.text import counted, quoted
 from torch_tfckpt.values import value_dtype
@@ -86,7 +86,7 @@ class _Matched:
         return self.rule.given_layout
 
 
-def skeleton_of_rules(reader: CheckpointReader, mapper: KeyMapper, averages: StoredAverages) -> nn.Module:
+def module_of_rules(reader: CheckpointReader, mapper: RuleSet, averages: StoredAverages) -> nn.Module:
     """Return the module that the rules of a mapper describe.
 
     Args:
@@ -114,7 +114,7 @@ def skeleton_of_rules(reader: CheckpointReader, mapper: KeyMapper, averages: Sto
     return root
 
 
-def _matched(reader: CheckpointReader, mapper: KeyMapper, averages: StoredAverages) -> Iterator[_Matched]:
+def _matched(reader: CheckpointReader, mapper: RuleSet, averages: StoredAverages) -> Iterator[_Matched]:
     names_of = names_for_rules(reader)
     known = _KnownVariables()
     stored = kinds(reader, averages).of

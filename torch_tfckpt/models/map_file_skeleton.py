@@ -17,7 +17,7 @@ _HEADER: Final = """\
 """
 
 
-def skeleton(reader: CheckpointReader, auxiliary: Container[str]) -> str:
+def map_file_skeleton(reader: CheckpointReader, auxiliary: Container[str]) -> str:
     """Return the skeleton for the weights of a checkpoint, in natural order of their names.
 
     Args:

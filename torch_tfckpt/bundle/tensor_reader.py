@@ -1,0 +1,91 @@
+"""TensorReader: what a CheckpointReader needs of the reader of one format.
+
+`BundleReader` has all of it in its own way. The readers of other formats inherit what they have nothing better for:
+without views of the file's pages, without the bytes as stored, without damage that leaves other keys readable.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import torch
+
+from torch_tfckpt.bundle.check import Verification
+from torch_tfckpt.errors import UnimplementedError
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
+from torch_tfckpt.text import quoted
+from torch_tfckpt.values import LoadedValue
+
+
+class TensorReader(Protocol):
+    """The tensors of an open file or checkpoint, by their keys.
+
+    Every method that takes a name raises NotFoundError if it is not a key.
+
+    Attributes:
+        path: The file, prefix or pattern, in printable form.
+        version: Version of TensorFlow's format, 1 or 2; 0 for other formats.
+    """
+
+    path: str
+    version: int
+
+    def keys(self) -> list[str]:
+        """Return the names of all tensors, sorted."""
+
+    def undamaged_keys(self) -> tuple[list[str], list[str]]:
+        """Return the names that a damaged index still lists, and the damage in the rest of the index."""
+        return self.keys(), []
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def describe(self, name: str) -> tuple[Shape, DataType]:
+        """Return the shape and the element type of a tensor."""
+        return self.shape(name), self.dtype(name)
+
+    def shape(self, name: str) -> Shape:
+        """Return the full shape of a tensor."""
+
+    def dtype(self, name: str) -> DataType:
+        """Return the element type of a tensor; DT_INVALID if TensorFlow does not have it."""
+
+    def slices(self, name: str) -> tuple[TensorSlice, ...]:
+        """Return the slices in which a tensor is stored; empty if it is stored whole."""
+
+    def nbytes(self, name: str) -> int:
+        """Return the size of the values in bytes."""
+
+    def locate(self, name: str) -> list[str]:
+        """Return the files that contain a tensor."""
+
+    def read(self, name: str, out: torch.Tensor | None = None) -> LoadedValue:
+        """Read a tensor into `out`, or into a new contiguous CPU tensor."""
+
+    def read_slice(self, name: str, part: TensorSlice) -> LoadedValue:
+        """Read one part of a tensor."""
+
+    def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, LoadedValue]:
+        """Read several tensors, in the order given; `out` has tensors to fill, for some of the names."""
+
+    def verify_all(self, names: Iterable[str]) -> None:
+        """Verify several tensors without keeping their values; raise DataLossError if one is damaged."""
+        for name in dict.fromkeys(names):
+            self.read(name)
+
+    def map(self, name: str) -> LoadedValue:
+        """Return a tensor as a view of the file's pages if possible; otherwise read it."""
+        return self.read(name)
+
+    def map_all(self, names: Iterable[str]) -> dict[str, LoadedValue]:
+        """Return the results of `map` for several tensors."""
+        return self.read_all(names)
+
+    def read_stored(self, name: str) -> bytes:
+        """Return the bytes of a tensor as stored."""
+        raise UnimplementedError(f"{self.path}: the bytes of {quoted(name)} cannot be read as stored. Use get_tensor")
+
+    def check(self, progress: Callable[[int], object] | None = None) -> Verification:
+        """Read everything and report the damage; `progress` is called with numbers of bytes."""
+
+    def close(self) -> None:
+        """Close all files."""

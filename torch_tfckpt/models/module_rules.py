@@ -1,0 +1,44 @@
+"""Rules for modules: which stored names they match.
+
+    known_below      every name that such rules may match, below the modules to which they map
+    path_below       the name below a module that a rule gives to a stored tensor, known or not
+
+Contract: a rule for a module matches only what may be stored for its tensors, so that slots of optimizers and variables
+of other programs stay what they are without the rule. Cells that TensorFlow numbers by itself, such as
+"multi_rnn_cell/cell_0/basic_lstm_cell", are known by their order.
+"""
+
+from collections.abc import Collection, Sequence
+
+from torch_tfckpt.models.key_rules import CheckedRule
+from torch_tfckpt.models.stored_names import dotted, numbered_names
+from torch_tfckpt.models.targets import Target
+
+
+def known_below(
+    modules: Sequence[CheckedRule], targets: Sequence[Target], stored: Sequence[tuple[str, Sequence[str]]]
+) -> Collection[str]:
+    """Return the dotted names that rules for modules may match.
+
+    They are the names of what may be stored for the targets. Cells that TensorFlow numbers by itself are known by their
+    order, as `numbered_names` writes it, so the names that they have in this checkpoint are included.
+
+    Args:
+        stored: Each key with its names.
+    """
+    known = {dotted(name) for target in targets for name in target.possible_names}
+    if any(name.endswith("]") for each in known for name in each.split(".")):
+        below = [
+            (path, path)
+            for rule in modules
+            for _, names in stored
+            if (path := path_below(rule, names)) is not None and path not in known
+        ]
+        known.update(path for name, path in numbered_names(list(dict.fromkeys(below))) if name in known)
+    return known
+
+
+def path_below(rule: CheckedRule, names: Sequence[str]) -> str | None:
+    """Return the name that a rule for modules would give to a tensor that the module does not have."""
+    found = (rule.match(name, None) for name in names)
+    return next((match.targets[0] for match in found if match is not None and match.targets), None)
