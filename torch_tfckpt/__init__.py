@@ -65,13 +65,13 @@ if TYPE_CHECKING:
     from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
     from torch_tfckpt.manager import CheckpointManager, ManagedCheckpoint
     from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
+    from torch_tfckpt.models.checkpoint import Checkpoint
     from torch_tfckpt.models.initialization import init_from_checkpoint
     from torch_tfckpt.models.key_mapper import KeyMapper
     from torch_tfckpt.models.key_rules import KeyRule
     from torch_tfckpt.models.loading import load_model
     from torch_tfckpt.models.rule_set import KeyMatch, KeyTarget
     from torch_tfckpt.models.saving import save_model
-    from torch_tfckpt.objects.checkpoint import Checkpoint
     from torch_tfckpt.objects.options import CheckpointOptions
     from torch_tfckpt.objects.status import LoadStatus
     from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
@@ -225,7 +225,7 @@ _DEFINED_IN: Final = {
     "models.loading": "load_model",
     "models.rule_set": "KeyMatch KeyTarget",
     "models.saving": "save_model",
-    "objects.checkpoint": "Checkpoint",
+    "models.checkpoint": "Checkpoint",  # objects.checkpoint with all namings
     "objects.options": "CheckpointOptions",
     "objects.status": "LoadStatus",
     "save_restore.builder": "BaseSaverBuilder BulkSaverBuilder",

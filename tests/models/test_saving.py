@@ -162,15 +162,14 @@ def test_tied_tensors_under_own_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"naming": "keras"}, UnimplementedError, 'naming="keras" is not implemented yet'),
-        ({"naming": "TF"}, InvalidArgumentError, "unknown naming 'TF'. Namings: torch, tf"),
+        ({"naming": "TF"}, InvalidArgumentError, "unknown naming 'TF'. Namings: torch, tf, keras"),
         ({"mapper": [("(.*)/(.*)", r"\1")]}, UnimplementedError, "cannot be inverted"),
         ({"mapper": {"x": "fc.weigth"}}, InvalidArgumentError, 'mapper maps "x" to "fc.weigth", which .* "fc.weight"'),
         ({"mapper": {"fc.bias": ("fc.weight", "same")}}, InvalidArgumentError, "are both stored as"),
         ({"mapper": {"w": "fc.weight"}}, InvalidArgumentError, '"fc.weight", stored as "w": the layout of'),
         ({"mapper": {"x": ("fc.bias", "dense")}}, InvalidArgumentError, r'layout "dense" is for tensors with 2 dimens'),
     ],
-    ids=["keras", "unknown", "pattern", "lacking", "twice", "untold", "layout"],
+    ids=["unknown", "pattern", "lacking", "twice", "untold", "layout"],
 )  # fmt: skip
 def test_what_cannot_be_saved(tmp_path: Path, arguments: Any, error: type[Exception], text: str) -> None:
     """It is said before a file is there."""

@@ -2,6 +2,8 @@
 
     loading, load_plan, reading       load_model; what it loads, and from which tensors; their new values
     saving, extra_values              save_model; values that it stores in addition
+    keras_torch                       Keras models on Keras's torch backend
+    keras_objects, checkpoint         the objects of a module as Keras names them; Checkpoint(naming="keras")
     key_mapper, rule_set, key_rules   rules for names: as a user gives them, checked, and each one
     map_file, map_file_skeleton       their form as TOML; a file without targets, to be completed by hand
     target_templates, rule_scopes     targets that translate numbers and words; the scope of the stored names
@@ -18,6 +20,7 @@
                                       find each tensor of a module in the checkpoint
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
                                       what weights do not show, such as the epsilon of a BatchNorm
+    keras_semantics                   the same, compared with the configuration of a Keras file
     initialization, assignment_layouts
                                       init_from_checkpoint: stored names to variables, as in TensorFlow
     inference; infer_units, infer_scopes, infer_classes, infer_names, infer_matching, infer_rules, infer_refusals
@@ -32,6 +35,6 @@
     optimizer_slots, named_optimizers, written_slots
                                       the state of the parameters of an optimizer: load, find by name, save
 
-May use: torch modules and optimizers, `optimizers`, the checkpoint reader, savers (to save).
+May use: torch modules and optimizers, `optimizers`, the checkpoint reader, savers and object graphs (to save).
 Must not use: imported graphs, managers, conversion of whole files.
 """

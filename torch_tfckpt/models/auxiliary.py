@@ -30,6 +30,7 @@ from torch_tfckpt.models.named_kinds import (
     VariableKind,
     named_kinds,
 )
+from torch_tfckpt.models.named_slots import find_slots
 from torch_tfckpt.optimizers.slots import is_optimizer
 
 _KERAS_API = "keras_api"  # child under which Keras 2 stores metrics, and layers a second time
@@ -77,7 +78,11 @@ def _kinds_of_keras(reader: CheckpointReader, of_optimizer: Container[str]) -> K
             return VariableKind.WEIGHT
         return VariableKind.COUNTER if _is_whole_number(reader, key) else VariableKind.OPTIMIZER
 
-    return Kinds({key: kind(key) for key in reader.keys()})
+    known = {key: kind(key) for key in reader.keys()}
+    weights = {key: tuple(reader.shape(key)) for key, each in known.items() if each is VariableKind.WEIGHT}
+    slots = {key: tuple(reader.shape(key)) for key, each in known.items() if each is VariableKind.OPTIMIZER}
+    scopes = {key.rpartition("/")[0] for key, each in known.items() if each is VariableKind.COUNTER}
+    return Kinds(known, find_slots(slots, {**weights, **slots}, scopes=scopes, keras_scopes=scopes), scopes)
 
 
 def _kinds_of_objects(reader: CheckpointReader, graph: ObjectGraph, averages: Container[str]) -> Kinds:

@@ -103,7 +103,10 @@ class _Inference:
         self._mapper = mapper_for(given, targets)
         self._given = self._apply(self._mapper)
         self._kinds = kinds(reader).of
-        left_out = {*self._given.omitted, *further_copies(reader)}
+        # Such a variable must not be taken for another of the same shape, such as beta for gamma.
+        mapped = {key for source in self._given.sources.values() for key in source.keys}
+        unnamed = frozenset[str]() if reader.keras is None else reader.keras.unnamed - mapped
+        left_out = {*self._given.omitted, *further_copies(reader), *unnamed}
         self._weights = [
             key for key, kind in self._kinds.items() if kind is VariableKind.WEIGHT and key not in left_out
         ]

@@ -15,6 +15,7 @@ from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundE
 from torch_tfckpt.models.file_reader import open_reader
 from torch_tfckpt.models.filling import fill
 from torch_tfckpt.models.hints import only_unexpected
+from torch_tfckpt.models.keras_torch import with_paths, without_seeds
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.load_plan import plan_load
 from torch_tfckpt.models.optimizer_slots import check_optimizer
@@ -129,11 +130,12 @@ def load_model(
     _check_arguments(model, prefix, strict, ema, optimizer, assign)
     check_accept(accept)
     rules = None if mapper is None else as_key_mapper(mapper)
-    targets = targets_of(model)
+    targets = without_seeds(targets_of(model))
     if optimizer is not None:
         check_optimizer(optimizer, targets)
     with open_reader(path, storage) as reader:
-        plan = plan_load(reader, targets, mapper=rules, ema=ema, prefix=prefix, optimizer=optimizer, accept=accept)
+        by_path = with_paths(rules, reader, targets)
+        plan = plan_load(reader, targets, mapper=by_path, ema=ema, prefix=prefix, optimizer=optimizer, accept=accept)
         _check_report(reader.path, model, plan.report, strict)
         unused = plan.found.stored_averages.of if ema == "warn" else {}
         found_semantics = find_semantics(
@@ -143,6 +145,7 @@ def load_model(
             unknown_order=plan.found.unknown_order,
             trains=optimizer is not None,
             accept=accept,
+            config=None if reader.keras is None else reader.keras.config,
         )
         found_semantics += () if plan.slots is None else plan.slots.findings
         _report_semantics(reader.path, model, plan.report, found_semantics, strict)

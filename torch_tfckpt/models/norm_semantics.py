@@ -14,7 +14,7 @@ from torch_tfckpt.models.tensorflow_parts import TensorFlowPart, findings_on
 from torch_tfckpt.saveables.load_report import SemanticFinding
 
 _TORCH_EPSILON: Final = 1e-5  # the default of all norms but RMSNorm, whose default is the epsilon of the dtype
-_EPSILONS: Final = ("eps", "epsilon", "variance_epsilon")  # names of the attribute, in torch and elsewhere
+EPSILONS: Final = ("eps", "epsilon", "variance_epsilon")  # names of the attribute, in torch and elsewhere
 # Names of a norm's variables in Sonnet 2 and GPT-2, where the epsilon is 1e-5, too.
 _SAME_EPSILON: Final = {"scale", "offset", "g", "b"}
 _TORCH_MOMENTUM: Final = 0.1
@@ -44,12 +44,12 @@ def norm_findings(parts: Sequence[TensorFlowPart], *, trains: bool) -> list[Sema
     """Return the findings on norms. `trains`: include settings that matter only if training goes on."""
     suspicious: dict[str, list[TensorFlowPart]] = {}
     for part in parts:
-        kind = _kind(part)
+        kind = kind_of_norm(part)
         if kind and _has_default_epsilon(part, kind):
             suspicious.setdefault(kind, []).append(part)
     found = [each for kind, those in suspicious.items() for each in findings_on(kind, those, _OF_EPSILON[kind])]
     averaging = [
-        (part, getattr(part.module, "momentum", None)) for part in parts if _kind(part) == "batch_norm_epsilon"
+        (part, getattr(part.module, "momentum", None)) for part in parts if kind_of_norm(part) == "batch_norm_epsilon"
     ]
     momenta = [(part, momentum) for part, momentum in averaging if isinstance(momentum, float)]
     found += _decays([(part, momentum) for part, momentum in momenta if momentum > _LIKELY_DECAY])
@@ -82,7 +82,7 @@ def _decays(wrong: Sequence[tuple[TensorFlowPart, float]]) -> list[SemanticFindi
     )
 
 
-def _kind(part: TensorFlowPart) -> str:
+def kind_of_norm(part: TensorFlowPart) -> str:
     """Return the name of the finding on the epsilon of a norm; "" for modules that are not norms."""
     module = part.module
     if isinstance(module, nn.GroupNorm | nn.modules.instancenorm._InstanceNorm):
@@ -99,7 +99,7 @@ def _kind(part: TensorFlowPart) -> str:
 
 def _has_default_epsilon(part: TensorFlowPart, kind: str) -> bool:
     """Return whether a norm has torch's epsilon, which is not the default of the program that stored its values."""
-    name = next((name for name in _EPSILONS if hasattr(part.module, name)), None)
+    name = next((name for name in EPSILONS if hasattr(part.module, name)), None)
     if name is None:
         return False
     epsilon = getattr(part.module, name)

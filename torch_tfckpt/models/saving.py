@@ -4,6 +4,7 @@ save_model(model, "model/net")                   # fc1.weight, as Saver(model) s
 save_model(model, "model/net", naming="tf")      # fc1/kernel, [in, out]
 save_model(model, "model/net", extra={"global_step": 7})
 save_model(model, "model/net", naming="tf", optimizer=optimizer)     # fc1/kernel/Adam
+save_model(model, "model/net", naming="keras")  # objects, for tf.train.Checkpoint(model=keras_model).restore
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,18 +16,20 @@ from torch import nn
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.models.extra_values import extra_values
+from torch_tfckpt.models.keras_objects import keras_root
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.models.written_slots import written_slots
 from torch_tfckpt.models.written_variables import written_names, written_variables
-from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
+from torch_tfckpt.objects.graph_view import to_save
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of, value_of
 from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.tensor_dict import save_file
 from torch_tfckpt.values import outside_modes
 
-_NAMINGS: Final = ("torch", "tf")
+_NAMINGS: Final = ("torch", "tf", "keras")
 
 
 @outside_modes
@@ -46,7 +49,10 @@ def save_model(
         prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. Missing directories are created. A prefix
             with the extension of another format (.safetensors, .pt, .h5 ...) is refused.
         naming: "torch": the names of the state_dict, unchanged. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
-            layouts, for the modules that load_model knows; others keep torch's names and layouts.
+            layouts, for the modules that load_model knows; others keep torch's names and layouts. "keras":
+            an object-based checkpoint that tf.train.Checkpoint(model=keras_model).restore() restores into a Keras
+            model with the same layers: by the names of attributes or, in functional and Sequential models, by their
+            order (docs/keras.md).
         mapper: Names and layouts that override those of `naming`: the same rules as for load_model, as far as they
             determine the name under which a tensor is stored.
         extra: Name -> further value to store in the checkpoint. Python numbers are stored as scalars: an int as
@@ -64,8 +70,8 @@ def save_model(
             name; a layout that does not fit, or that is given neither by a rule nor by the name; a lazy parameter; a
             name of `extra` that the model uses, or a value that cannot be stored.
         TypeError: `model` is not a Module, or `optimizer` not an Optimizer.
-        UnimplementedError: naming="keras"; a rule of the mapper that does not determine a name; a dtype that TensorFlow
-            lacks; an optimizer that TensorFlow 1 lacks.
+        UnimplementedError: a rule of the mapper that does not determine a name; a dtype that TensorFlow lacks; an
+            optimizer that TensorFlow 1 lacks; with naming="keras", an optimizer, or a layer that Keras cannot have.
         IncompleteSaveError: a file operation failed; nothing was published, an earlier checkpoint is intact.
 
     A tensor with several names is stored once, under the first; the others are listed in a string tensor ".shared". It
@@ -86,8 +92,6 @@ def save_model(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"save_model: the model is a {type(model).__name__}. Pass a torch.nn.Module")
-    if naming == "keras":
-        raise UnimplementedError('save_model: naming="keras" is not implemented yet. Pass naming="tf" and a mapper')
     if naming not in _NAMINGS:
         raise InvalidArgumentError(f"save_model: unknown naming {naming!r}. Namings: {', '.join(_NAMINGS)}")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
@@ -98,6 +102,8 @@ def save_model(
             'the state in torch\'s form, use Saver({"model": model, "optimizer": optimizer})'
         )
     refuse_other_ending(fspath(prefix), "save_model")
+    if naming == "keras":
+        return _save_objects(model, prefix, mapper, extra, optimizer)
     if naming == "torch" and mapper is None:
         with error_context(f"save_model to {fspath(prefix)}"):
             var_list = model if extra is None else _with_extra(model, extra)
@@ -115,6 +121,25 @@ def save_model(
         if extra is not None:
             values |= extra_values(extra, [*values, *_names_of(targets)])
     return save_file(values, prefix)
+
+
+def _save_objects(
+    model: nn.Module, prefix: AnyPath, mapper: object, extra: Mapping[str, object] | None, optimizer: object
+) -> str:
+    """Write an object-based checkpoint that a Keras model restores."""
+    if mapper is not None:
+        raise InvalidArgumentError(
+            'save_model: naming="keras" names objects by the attributes of the module, which mapper= cannot change. '
+            'Rename the attributes, or pass naming="tf"'
+        )
+    if optimizer is not None:
+        raise UnimplementedError(
+            'save_model: naming="keras" does not store an optimizer. Omit optimizer=, or pass naming="tf"'
+        )
+    with error_context(f"save_model to {fspath(prefix)}"):
+        values = extra_values(extra or {}, ["model"])
+        saveables = to_save(keras_root(model, values))
+        return save_file({spec.name: value_of(spec) for spec in specs_of(saveables)}, prefix)
 
 
 def _with_extra(model: nn.Module, extra: Mapping[str, object]) -> dict[str, object]:

@@ -7,7 +7,8 @@ Contract:
     whose values      only modules whose values TensorFlow stored are checked (see `tensorflow_parts`). There are no
                       findings for values that torch stored
     which settings    settings with torch's default, where TensorFlow's default differs. A setting that was changed is
-                      taken to be intended. Exception: a momentum that is a decay is always wrong
+                      taken to be intended. Exceptions: a momentum that is a decay is always wrong; and settings in
+                      the configuration of a Keras file are compared, whatever they are (see `keras_semantics`)
     how certain       "may" and "if", unless the finding follows from the module
     what is seen      modules, and for dense_after_flatten the forward method. The arguments of functions that a forward
                       method calls, such as torch.nn.functional.gelu, are not seen
@@ -22,7 +23,9 @@ from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_names import short_key
+from torch_tfckpt.keras_files.layers import KerasConfig
 from torch_tfckpt.models.assembly import Source
+from torch_tfckpt.models.keras_semantics import compare_settings
 from torch_tfckpt.models.layer_semantics import dense_after_flatten, layer_findings
 from torch_tfckpt.models.norm_semantics import norm_findings
 from torch_tfckpt.models.targets import Target
@@ -68,6 +71,7 @@ def find_semantics(
     unknown_order: Collection[str] = (),
     trains: bool,
     accept: Collection[str],
+    config: KerasConfig | None = None,
 ) -> list[SemanticFinding]:
     """Return findings on a module about to be loaded: settings that the stored weights do not determine.
 
@@ -76,6 +80,7 @@ def find_semantics(
         unknown_order: Names of tensors whose axes may be in TensorFlow's order, although they have torch's name.
         trains: Whether training will continue, so that settings that matter only for training are checked, too.
         accept: Names of findings that the caller accepted; these are marked.
+        config: The configuration of the Keras model, if the file has it.
 
     Cost: visits all modules; one symbolic run of the forward method if a Linear may follow a feature map.
     """
@@ -83,6 +88,8 @@ def find_semantics(
     findings = [*_averages(loads, unused_averages), *norm_findings(parts, trains=trains), *layer_findings(parts)]
     findings += dense_after_flatten(model, parts)
     findings += _weight_order(loads, unknown_order)
+    if config is not None:
+        findings = compare_settings(findings, parts, config)
     findings.sort(key=lambda finding: SEMANTICS.index(finding.name))
     return [finding._replace(accepted=finding.name in accept) for finding in findings]
 

@@ -25,7 +25,8 @@ from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidA
 from torch_tfckpt.format.object_graph import ROOT
 from torch_tfckpt.objects.by_name import restore_by_name
 from torch_tfckpt.objects.deferred import child_added
-from torch_tfckpt.objects.options import CheckpointOptions
+from torch_tfckpt.objects.naming import TORCH, check_naming, named
+from torch_tfckpt.objects.options import CheckpointOptions, checked
 from torch_tfckpt.objects.restoration import Restoration
 from torch_tfckpt.objects.save import begin_to_save, complete
 from torch_tfckpt.objects.status import CheckpointLoadStatus, InitializationOnlyStatus, LoadStatus, NameBasedSaverStatus
@@ -49,7 +50,17 @@ _ROOT: Final = "root"
 _SHOWN: Final = 8  # names that a repr lists
 # Attributes that are not objects of the checkpoint.
 _OWN: Final = frozenset(
-    {"_tracked", "_attached", "_save_counter", "_storage", "_staging", "_in_flight", "_calls", "_restoration"}
+    {
+        "_tracked",
+        "_attached",
+        "_save_counter",
+        "_storage",
+        "_staging",
+        "_in_flight",
+        "_calls",
+        "_restoration",
+        "_naming",
+    }
 )
 
 
@@ -63,13 +74,16 @@ class Checkpoint:
         root: The object to save as the root of the tree; may be a weak reference. None: the Checkpoint itself.
         storage: Where files are stored. None: chosen according to the path. To save an object under the name
             "storage", set it as an attribute: `checkpoint.storage = module`.
+        naming: "torch": modules have the names and layouts of their attributes. "keras": those of a Keras model with
+            the same layers, as for save_model; such a Checkpoint has no optimizers.
         objects: More children of the root: tensors, Parameters, Variables, Modules, Optimizers; objects with
             state_dict and load_state_dict (schedulers, RNGState); plain values; dicts and lists of all these; other
             Checkpoints.
 
     Raises:
         ValueError: an object that cannot be saved; a name that `root` or Checkpoint itself uses for something else.
-        InvalidArgumentError: `storage` is not a storage.
+        InvalidArgumentError: `storage` is not a storage, or an unknown naming.
+        UnimplementedError: an optimizer with naming="keras".
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -89,7 +103,9 @@ class Checkpoint:
     restore while its thread is already saving or restoring gets a FailedPreconditionError.
     """
 
-    def __init__(self, root: object = None, *, storage: Any = None, **objects: object) -> None:
+    def __init__(self, root: object = None, *, storage: Any = None, naming: Any = TORCH, **objects: object) -> None:
+        check_naming(naming)
+        self._naming = naming
         if storage is not None and not callable(getattr(storage, "sync_directory", None)):
             raise InvalidArgumentError(
                 f"storage must be a Storage, got {type(storage).__name__}. To save an object "
@@ -130,7 +146,7 @@ class Checkpoint:
         if name in _METHODS:
             raise ValueError(f"Checkpoint.{name} is a method or property. Give the object another name")
         target = value() if isinstance(value, weakref.ref) else value
-        _assert_trackable(target, name)
+        _assert_trackable(named(target, name, self._naming), name)
         if self._attached and name != _ROOT:
             own = dict(trackable_of(self._root_object, _ROOT).children())
             if name in own and own[name] is not target:
@@ -174,7 +190,7 @@ class Checkpoint:
     def _become_copy(self, other: Self, objects: Mapping[str, object], save_counter: torch.Tensor | None) -> None:
         """Copy everything except saves in flight, their memory, and pending restores."""
         self.__dict__.update(objects, _tracked=dict(other._tracked), _save_counter=save_counter)
-        self.__dict__.update(_attached=other._attached, _storage=other._storage)
+        self.__dict__.update(_attached=other._attached, _storage=other._storage, _naming=other._naming)
         self.__dict__.update(_staging=Staging(), _in_flight=InFlight(), _calls=[], _restoration=None)
 
     @property
@@ -207,7 +223,7 @@ class Checkpoint:
         The checkpoint is durable when this returns, unless `options.enable_async`. Cost: one write of the bytes; for
         values that are not in host memory, host memory within the limits of StagingOptions.
         """
-        return self._write(fspath(file_prefix), _checked(options), _no_more)
+        return self._write(fspath(file_prefix), checked(options), _no_more)
 
     @one_at_a_time
     def save(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
@@ -215,9 +231,9 @@ class Checkpoint:
 
         Errors and cost as for `write`. No checkpoint is deleted; use a CheckpointManager to delete old ones.
         """
-        checked = _checked(options)
+        chosen = checked(options)
         path = self._numbered(file_prefix)
-        return self._write(path, checked, lambda: self._name_newest(path))
+        return self._write(path, chosen, lambda: self._name_newest(path))
 
     @one_at_a_time
     def save_async(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> SaveHandle:
@@ -230,14 +246,14 @@ class Checkpoint:
         Cost: values are copied immediately, up to StagingOptions.async_bytes; the rest is copied as earlier bytes are
         written, which delays the return.
         """
-        checked = _checked(options)
+        chosen = checked(options)
         path = self._numbered(file_prefix)
-        return self._start(path, checked, lambda: self._name_newest(path))
+        return self._start(path, chosen, lambda: self._name_newest(path))
 
     @one_at_a_time
     def read(self, save_path: AnyPath, options: CheckpointOptions | None = None) -> LoadStatus:
         """Restore a checkpoint that `write` wrote. Like `restore`, but does not create a save counter."""
-        options = _checked(options)
+        options = checked(options)
         with CheckpointReader(save_path, storage=self._storage) as reader:
             return self._restore(reader, options)
 
@@ -265,7 +281,7 @@ class Checkpoint:
         A checkpoint with tensors by name, as written by Saver, is restored by the names that a Saver of the same
         objects would use. Cost: one read of the values; host memory for all of them.
         """
-        options = _checked(options)
+        options = checked(options)
         if save_path is None:
             return InitializationOnlyStatus()
         try:
@@ -317,7 +333,7 @@ class Checkpoint:
         """The root of the graph."""
         if not self._attached:
             return trackable_of(self, _ROOT)
-        own = trackable_of(self._root_object, _ROOT)
+        own = trackable_of(named(self._root_object, _ROOT, self._naming), _ROOT)
         names = {name for name, _ in own.children()}
         return ChildrenOf(own, [(name, self._child(name)) for name in self._tracked if name not in names])
 
@@ -325,9 +341,9 @@ class Checkpoint:
         """Return the child with this name; for a plain value, an object that can replace the value."""
         value = self._save_counter if name == _SAVE_COUNTER else self.__dict__[name]
         if isinstance(value, weakref.ref):
-            return value()
+            return named(value(), name, self._naming)
         if not must_be_replaced(value):
-            return value
+            return named(value, name, self._naming)
         attributes = self.__dict__
         return ValueTrackable(self, name, lambda: attributes[name], lambda new: attributes.update({name: new}))
 
@@ -422,14 +438,6 @@ def _assert_trackable(value: object, name: str) -> None:
             raise ValueError(f"`Checkpoint` was expecting {name} to be a trackable object: {error}") from error
     else:
         trackable_of(value, name)
-
-
-def _checked(options: CheckpointOptions | None) -> CheckpointOptions:
-    if options is None:
-        return CheckpointOptions()
-    if not isinstance(options, CheckpointOptions):
-        raise InvalidArgumentError(f"options must be a CheckpointOptions, got {type(options).__name__}")
-    return options
 
 
 @outside_modes

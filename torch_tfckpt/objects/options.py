@@ -68,3 +68,12 @@ def run_callbacks(options: CheckpointOptions, path: str) -> None:
             callback(path)  # type: ignore[call-arg]
         else:
             callback()  # type: ignore[call-arg]
+
+
+def checked(options: CheckpointOptions | None) -> CheckpointOptions:
+    """Return the options, or the default ones. InvalidArgumentError for anything else."""
+    if options is None:
+        return CheckpointOptions()
+    if not isinstance(options, CheckpointOptions):
+        raise InvalidArgumentError(f"options must be a CheckpointOptions, got {type(options).__name__}")
+    return options

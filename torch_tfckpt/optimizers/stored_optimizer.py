@@ -15,6 +15,7 @@ from torch_tfckpt.optimizers.slots import number_nodes, slot_variables
 from torch_tfckpt.text import quoted
 
 GLOBAL_STEP: Final = "global_step"
+_CONFIGURED: Final = ("beta_1", "beta_2", "momentum", "rho")  # in the configuration of a Keras file
 _log = logging.getLogger(__name__)
 
 
@@ -61,8 +62,15 @@ class StoredOptimizer:
         return "iter" in self.keys
 
     def read(self, name: str) -> float | None:
-        """Return a number; None if it is not stored. InvalidArgumentError if it is not a real number."""
+        """Return a number, perhaps of the configuration of a Keras file; None if it is not stored.
+
+        Raises InvalidArgumentError if it is not a real number.
+        """
         key = self.keys.get(name)
+        keras = self.reader.keras
+        if key is None and name in _CONFIGURED and keras is not None and keras.config is not None:
+            value = None if keras.config.optimizer is None else keras.config.optimizer.settings.get(name)
+            return float(value) if isinstance(value, int | float) else None
         if key is None or key not in self.reader or self.reader.shape(key) != ():
             return None
         value = self.reader.get_tensor(key)
