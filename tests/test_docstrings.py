@@ -70,12 +70,15 @@ def functions_of(thing: object, name: str) -> Iterator[tuple[str, object]]:
     if not isinstance(thing, type):
         return
     yield name, thing
+    seen: set[str] = set()  # a method that a subclass replaces cannot be called
     for base in thing.__mro__:
         if not base.__module__.startswith("torch_tfckpt"):
             continue
         for attribute, part in vars(base).items():
             function = part.fget if isinstance(part, property) else getattr(part, "__func__", part)
-            if (not attribute.startswith("_") or attribute in CALLED) and inspect.isfunction(function):
+            is_public = not attribute.startswith("_") or attribute in CALLED
+            if is_public and attribute not in seen and inspect.isfunction(function):
+                seen.add(attribute)
                 yield f"{name}.{attribute}", function
 
 
