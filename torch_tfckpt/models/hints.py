@@ -170,8 +170,9 @@ def _only_one_left(reader: CheckpointReader, targets: Sequence[Target], report: 
     """Yield a rule for a layer of which one tensor is missing, and one variable in its scope is not known by name."""
     missing = set(report.missing)
     wanted: dict[str, list[Target]] = {}
-    for target in (target for target in targets if target.name in missing and not target.is_counter):
-        wanted.setdefault(target.places[0].parent, []).append(target)
+    for target in targets:
+        if target.name in missing and not target.is_counter:
+            wanted.setdefault(target.places[0].parent, []).append(target)
     below = dotted(report.prefix)
     left: dict[str, list[tuple[str, str]]] = {}
     for key in report.unexpected:
@@ -181,7 +182,8 @@ def _only_one_left(reader: CheckpointReader, targets: Sequence[Target], report: 
     rules: list[str] = []
     for parent, those in wanted.items():
         keys = left.get(parent, [])
-        if len(those) == len(keys) == 1 and not keys[0][1].endswith(KERNELS):
+        is_kernel = len(those[0].shape or ()) > 1 and bool(keys) and not keys[0][1].endswith(KERNELS)
+        if len(those) == len(keys) == 1 and is_kernel:
             layout = _fitting(those[0], reader.shape(keys[0][0]))
             if layout:
                 rules.append(f"{quoted(short_key(keys[0][0]))}: ({quoted(those[0].name)}, {quoted(layout)})")

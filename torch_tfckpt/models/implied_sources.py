@@ -80,7 +80,8 @@ def implied_layout(target: Target, name: str, key: str, *, must_be_known: bool =
 
 def single_source(target: Target, name: str, names: Sequence[str], shape: Shape, layout: Layout | None) -> Source:
     """Return the source of a tensor made from one variable with these names, its key first. Raises if it is unknown."""
-    return source_of_one(NamedTarget.of(target, name), MappedTensor(names[0], shape, layout, names[0], names))[0]
+    mapped = MappedTensor(names[0], shape, layout, names[0], names)
+    return source_of_one(NamedTarget.of(target, name), mapped, any_spelling=True)[0]
 
 
 def shared_origin(target: Target, name: str, key: str, layout: Layout | None) -> LayerOrigin | None:
@@ -130,8 +131,14 @@ def whole_layout(here: NamedTarget, mapped: MappedTensor) -> Layout:
     return found or SAME
 
 
-def source_of_one(here: NamedTarget, mapped: MappedTensor) -> tuple[Source, LayerOrigin | None]:
-    """Return the source for one stored tensor, and the layer origin that determined it, if any."""
+def source_of_one(
+    here: NamedTarget, mapped: MappedTensor, *, any_spelling: bool = False
+) -> tuple[Source, LayerOrigin | None]:
+    """Return the source for one stored tensor, and the layer origin that determined it, if any.
+
+    Args:
+        any_spelling: Whether "fc/weight" is torch's name, too; otherwise only "fc.weight" is.
+    """
     if mapped.layout is not None:
         return _by_layout(here, mapped, mapped.layout)
     candidates = list(_origins_of(here, mapped))
@@ -144,9 +151,9 @@ def source_of_one(here: NamedTarget, mapped: MappedTensor) -> tuple[Source, Laye
         return _source(mapped, layout, variable_name, each.origin), each
     variable_names = [variable_name_of(name) for name in mapped.names]
     variable_name = next((each for each in variable_names if each == here.place.attribute), variable_names[0])
-    spelled = variable_name not in AMBIGUOUS or is_spelled_by_torch(mapped.key, mapped.names, here.place.name)
-    has_one_order = spelled or here.target.other_layout(mapped.shape) is None
-    _check_known(here, variable_name, len(mapped.shape), may_be_own=has_one_order)
+    spelled = any_spelling or is_spelled_by_torch(mapped.key, mapped.names, here.place.name)
+    may_be_own = spelled or variable_name not in AMBIGUOUS or here.target.other_layout(mapped.shape) is None
+    _check_known(here, variable_name, len(mapped.shape), may_be_own=may_be_own)
     return Source.of(mapped.key, SAME, variable_name), None
 
 
