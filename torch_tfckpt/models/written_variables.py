@@ -136,6 +136,7 @@ def written_variables(
                 with error_context(f"{quoted(place.name)}, stored as {quoted(key)}"):
                     added = 0.0 if by_rule is None else by_rule.rule.add
                     variables.put(key, place.name, layout, variables.without(added, target.tensor.detach()))
+    rules.check_used()
     return variables.all()
 
 
