@@ -120,6 +120,7 @@ CALLS: dict[str, Callable[[], object]] = {
     ),
     "are both mapped to": lambda: load_model(net(), "net", mapper=[("fc/.*", "fc.weight", "same")]),
     "Rules that match nothing:": lambda: print(load_model(net(), "net", mapper=[("head/.*", None)])),
+    "no rule of the mapper matches a stored name": lambda: load_model(net(), "net", mapper=KeyMapper.preset("bert")),
     "there is no preset": lambda: KeyMapper.preset("bret"),
     "unknown key": lambda: read_map('patern = "a"\nto = "b"'),
     "is not a map file in TOML": lambda: read_map('pattern = "(\\d)"\nto = "b"'),

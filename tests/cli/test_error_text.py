@@ -28,6 +28,11 @@ PACKAGE = Path(tfckpt.__file__).parent
         ("Omit `tags`", "Omit `--tags`"),
         ('include "a" matches nothing', '--include "a" matches nothing'),
         ("allow_missing_files was set to false", "--allow-missing was set to false"),
+        ('pass ema="prefer" to load', "pass --ema prefer to load"),
+        ('(or pass ema="prefer")', "(or pass --ema prefer)"),
+        ("(with skip_damaged=True)", "(with --skip-damaged)"),
+        ('as in KeyMapper.preset("resnet", scope="v1")', 'as in KeyMapper.preset("resnet", scope="v1")'),
+        ("load_model(model, path, optimizer=...)", "load_model(model, path, optimizer=...)"),
         # Ordinary words, names and paths.
         ("include and exclude select nothing, go to x", "include and exclude select nothing, go to x"),
         ('tensor "skip_damaged=True": damaged', 'tensor "skip_damaged=True": damaged'),

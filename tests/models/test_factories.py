@@ -95,6 +95,7 @@ def test_a_module_may_be_named_directly(net: str) -> None:
     ("factory", "message"),
     [
         ("Nett", 'has no "Nett". Closest: "Net"'),
+        ("Classifier", 'has no "Classifier". It has "Models", "Net", '),
         ("number", "3 is not a factory"),
         ("failing", "raised RuntimeError: no config at "),
         ("leaving", "raised SystemExit: 2"),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt import InvalidArgumentError, NotFoundError, load_model
+from torch_tfckpt import InvalidArgumentError, KeyMapper, NotFoundError, load_model
 
 FIX = "Map names with mapper=, or pass strict=False to load the tensors that fit"
 
@@ -134,9 +134,110 @@ def test_several_kernels_of_a_recurrent_layer(tmp_path: Path) -> None:
     model = module(lstm=nn.LSTM(3, 4, num_layers=2))
     report = load_model(model, tfckpt.save_file(stored, tmp_path / "m"), strict=False)
     assert report.remarks == [
-        '"lstm/kernel": no layout is known for this weight of LSTM, so it is not loaded. Load it with '
-        "load_file and permute it yourself"
+        '"lstm/kernel": the name does not tell which weight of LSTM this is, so it is not loaded. Map it to one with '
+        "mapper="
     ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "hint"),
+    [
+        ({"fc/kernel": "fcc.weight"}, 'mapped to "fcc.weight", which the module does not have. Closest: "fc.weight"'),
+        ({"fc/kernel": ("fc.kernel", "dense")}, 'mapped to "fc.kernel", which the module does not have'),
+        ({"fc/kernal": "fc.weight"}, 'mapped from "fc/kernal", which is not stored. Closest: "fc/kernel"'),
+        ([("fc/(.*)", r"fcc.\1")], 'mapped to "fcc.bias", which the module does not have. Closest: "fc.bias"'),
+    ],
+    ids=["target", "other target", "stored name", "pattern"],
+)
+@pytest.mark.parametrize("layer", [nn.Linear(3, 3), nn.Conv2d(3, 3, 3)], ids=["fc", "conv"])
+def test_a_mistake_in_a_rule_for_a_known_layer(tmp_path: Path, layer: nn.Module, rule: Any, hint: str) -> None:
+    """The error names the mistake. It proposes no layout: the stored name implies it, whatever the rule says."""
+    tfckpt.save_model(module(fc=layer), tmp_path / "m", naming="tf")
+    with pytest.raises(NotFoundError) as raised:
+        load_model(module(fc=layer), tmp_path / "m", mapper=rule)
+    assert hint in str(raised.value)
+    assert "layout" not in str(raised.value) and '"same"' not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "rule", [[("fc/(.*)", r"fcc.\1")], {"fc/kernel": "fcc.weight_ih_l0"}, {"fc/recurrent_kernel": "fc.weight_hh"}]
+)
+def test_a_mistake_in_a_rule_for_a_recurrent_layer(tmp_path: Path, rule: Any) -> None:
+    """The same, where a layer has several weights."""
+    stored = {"kernel": torch.ones(3, 12), "recurrent_kernel": torch.ones(3, 12), "bias": torch.ones(12)}
+    path = tfckpt.save_file({f"fc/{name}": value for name, value in stored.items()}, tmp_path / "m")
+    with pytest.raises(tfckpt.CheckpointError, match=r"mapped to .* which the module does not have") as raised:
+        load_model(module(fc=nn.LSTM(3, 3)), path, mapper=rule)
+    assert "mapper={" not in str(raised.value) and "does not tell" not in str(raised.value)
+
+
+def test_a_kernel_under_another_name(tmp_path: Path) -> None:
+    """For a layer that is known, the proposal is the layout in which TensorFlow stores it."""
+    kernel = torch.arange(9.0).view(3, 3)
+    path = tfckpt.save_file({"fc/my_kernel": kernel, "fc/bias": torch.zeros(3)}, tmp_path / "m")
+    with pytest.raises(NotFoundError, match=r"if its axes are in TensorFlow's order") as raised:
+        load_model(module(fc=nn.Linear(3, 3)), path)
+    rule = {"fc/my_kernel": ("fc.weight", "dense")}
+    assert f"mapper={rule}".replace("'", '"') in str(raised.value) and "no layout is known" not in str(raised.value)
+    model = module(fc=nn.Linear(3, 3))
+    load_model(model, path, mapper=rule)
+    assert torch.equal(model.state_dict()["fc.weight"], kernel.t())
+
+
+@pytest.mark.parametrize("layer", [nn.GRU(3, 5), nn.GRUCell(3, 5), nn.GRU(15, 5)], ids=["layer", "cell", "wide"])
+def test_another_formula_is_explained_once(tmp_path: Path, layer: nn.GRU | nn.GRUCell) -> None:
+    """All tensors of a GRU with reset_after=False are refused. No rule would help, so the error has none."""
+    stored = {"kernel": torch.ones(layer.input_size, 15), "recurrent_kernel": torch.ones(5, 15), "bias": torch.ones(15)}
+    path = tfckpt.save_file({f"gru/{name}": value for name, value in stored.items()}, tmp_path / "m")
+    with pytest.raises(InvalidArgumentError) as raised:
+        load_model(module(gru=layer), path)
+    text = str(raised.value)
+    assert text.count("reset_after=False") == 1 and text.count("formula mismatch for gru.") == 4
+    assert "size mismatch" not in text and "mapper={" not in text
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.bool])
+@pytest.mark.parametrize("shape", [(3, 2), (3, 3)])
+def test_a_wrong_dtype_is_no_matter_of_layouts(tmp_path: Path, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    """An integer kernel is refused for its dtype alone."""
+    stored = {"fc/kernel": torch.ones(shape, dtype=dtype), "fc/bias": torch.zeros(shape[1])}
+    with pytest.raises(InvalidArgumentError, match=r"dtype mismatch for fc\.weight") as raised:
+        load_model(module(fc=nn.Linear(*shape)), tfckpt.save_file(stored, tmp_path / "m"))
+    assert "layout" not in str(raised.value) and "mapper={" not in str(raised.value)
+
+
+def test_optimizer_state_that_is_not_stored(tmp_path: Path) -> None:
+    """The error says to omit the optimizer; if a part of the state is stored, also how to load that."""
+    stored = {"fc/kernel": torch.ones(3, 2), "fc/bias": torch.zeros(2)}
+    model = module(fc=nn.Linear(3, 2))
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+    with pytest.raises(NotFoundError) as raised:
+        load_model(model, tfckpt.save_file(stored, tmp_path / "none"), optimizer=optimizer)
+    text = "No state for this optimizer was found: omit `optimizer` to load the module alone"
+    assert last_lines(raised, 1) == [f"Nothing was loaded. {text}"]
+    load_model(model, tmp_path / "none")
+    path = tfckpt.save_file(stored | {"fc/kernel/Momentum": torch.ones(3, 2)}, tmp_path / "some")
+    with pytest.raises(NotFoundError) as raised:
+        load_model(model, path, optimizer=optimizer)
+    text = "Omit `optimizer` to load the module alone, or pass strict=False to load the state that is stored"
+    assert last_lines(raised, 1) == [f"Nothing was loaded. {text}"]
+    assert list(load_model(model, path, optimizer=optimizer, strict=False).slots) == ["fc.weight"]
+
+
+@pytest.mark.parametrize(
+    "mapper",
+    [KeyMapper.preset("bert"), KeyMapper.preset("mobilenet-v2"), {"f/kernel": "fc.weight"}, [("f/.*", None)]],
+    ids=["bert", "mobilenet", "names", "patterns"],
+)
+def test_a_mapper_of_which_no_rule_matches(tmp_path: Path, mapper: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """It is reported and logged, though everything is loaded by the module's own names."""
+    path = tfckpt.save_file({"fc/kernel": torch.ones(3, 2), "fc/bias": torch.zeros(2)}, tmp_path / "m")
+    report = load_model(module(fc=nn.Linear(3, 2)), path, mapper=mapper, strict=False)
+    [remark] = [each for each in report.remarks if "no rule of the mapper matches a stored name" in each]
+    assert caplog.messages == [f"{path}: {remark}"]
+    caplog.clear()
+    both = {"fc/bias": "fc.bias", "unused": None}
+    assert load_model(module(fc=nn.Linear(3, 2)), path, mapper=both).remarks == [] and not caplog.messages
 
 
 class Mixing(nn.Module):

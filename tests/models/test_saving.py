@@ -197,3 +197,13 @@ def test_only_modules_are_saved(tmp_path: Path) -> None:
     """A state_dict is for save_file."""
     with pytest.raises(TypeError, match=r"the model is a OrderedDict\. Pass a torch.nn.Module"):
         save_model(Small().state_dict(), tmp_path / "m")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("naming", ["torch", "tf"])
+@pytest.mark.parametrize("preset", ["mobilenet-v2", "vgg16", "bert"])
+def test_a_preset_for_another_model_is_refused(tmp_path: Path, preset: str, naming: str) -> None:
+    """Otherwise the module would be saved under names that the user did not ask for. Nothing is written."""
+    mapper = tfckpt.KeyMapper.preset(preset)
+    with pytest.raises(InvalidArgumentError, match=r"no rule of the preset|which the module does not have"):
+        save_model(nn.ModuleDict({"fc": nn.Linear(3, 2)}), tmp_path / "m", naming=naming, mapper=mapper)
+    assert list(tmp_path.iterdir()) == []

@@ -49,10 +49,10 @@ _OPTIONS: Final[Mapping[str, str]] = {
 }
 _ANY: Final = "|".join(_OPTIONS)
 _LONG: Final = "|".join(name for name in _OPTIONS if "_" in name)  # never ordinary words
-# Skips quoted names. Finds for example: atol=-1, skip_damaged=True, include "x", `tags`, max_shard_size.
+# Skips quoted names and calls. Finds for example: atol=-1, ema="prefer", include "x", `tags`, max_shard_size.
 _PARAMETER: Final = re.compile(
-    rf"""(?P<quoted>"[^"]*")|(?<![\w/.=-])"""
-    rf"""(?:(?P<set>{_ANY})=(?P<value>[^\s:]+)|(?P<listed>include|exclude|newest|rename)(?=[ ]")|"""
+    rf"""(?P<skipped>"[^"]*"|\w\([^()]+\))|(?<![\w/.=-])"""
+    rf"""(?:(?P<set>{_ANY})=(?P<value>"[^"\s]*"|[^\s:)]+)|(?P<listed>include|exclude|newest|rename)(?=[ ]")|"""
     rf"""(?P<word>{_LONG})(?![\w/.=-])|`(?P<code>{_ANY})`)"""
 )
 
@@ -116,10 +116,10 @@ def option_text(text: str) -> str:
 
 
 def _as_option(found: re.Match[str]) -> str:
-    if found["quoted"]:
+    if found["skipped"]:
         return found[0]
     if found["set"]:
-        value = found["value"]
+        value = found["value"].strip('"')
         bare = value.rstrip(",;.")
         return _OPTIONS[found["set"]] + ("" if bare in ("True", "False") else f" {bare}") + value[len(bare) :]
     if found["code"]:

@@ -88,9 +88,14 @@ class Source:
         return any(part.average is not None for part in self.parts)
 
     @property
+    def is_one_variable(self) -> bool:
+        """Whether the target is one whole variable."""
+        return len(self.parts) == 1 and self.bounds is None
+
+    @property
     def is_unchanged(self) -> bool:
         """Whether the target is one stored tensor, unchanged."""
-        return len(self.parts) == 1 and self.bounds is None and self.layout.is_same and not self.added
+        return self.is_one_variable and self.layout.is_same and not self.added
 
     @property
     def description(self) -> str:

@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.text import did_you_mean, escaped, printable, quoted, shortened
+from torch_tfckpt.text import did_you_mean, escaped, listed, printable, quoted, shortened
 
 _DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _SPEC: Final = re.compile(rf"({_DOTTED}):({_DOTTED})")
@@ -32,6 +32,8 @@ _SPEC: Final = re.compile(rf"({_DOTTED}):({_DOTTED})")
 # backend": errors that are caused by the device, not by the factory.
 _CAUSED_BY_META: Final = re.compile(r"\bmeta\b", re.IGNORECASE)
 _EXAMPLE: Final = '"net:Classifier" for the class Classifier in net.py'
+
+_LISTED: Final = 8  # names in a message
 
 _log = logging.getLogger(__name__)
 Factory = str | nn.Module | Callable[[], nn.Module]
@@ -154,10 +156,20 @@ def _attribute(spec: str, owner: object, attributes: str) -> object:
         except AttributeError:
             public = [each for each in dir(owner) if not each.startswith("_")]
             where = getattr(owner, "__name__", shortened(owner))
-            raise InvalidArgumentError(
-                f"{spec}: {quoted(where)} has no {quoted(name)}. {did_you_mean(name, public)}".rstrip()
-            ) from None
+            hint = did_you_mean(name, public)
+            defined = _defined_in(owner, public)
+            if not hint and defined:
+                hint = f"It has {listed(defined, _LISTED)}"
+            raise InvalidArgumentError(f"{spec}: {quoted(where)} has no {quoted(name)}. {hint}".rstrip()) from None
     return owner
+
+
+def _defined_in(owner: object, names: Sequence[str]) -> list[str]:
+    """Return those names of a module or class that are modules, or that may build one; imported functions last."""
+    values = {name: getattr(owner, name, None) for name in names}
+    built = [name for name, value in values.items() if callable(value)]
+    own = getattr(owner, "__name__", None)
+    return sorted(built, key=lambda name: getattr(values[name], "__module__", None) != own)
 
 
 def _described(error: BaseException) -> str:

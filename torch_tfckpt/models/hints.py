@@ -19,23 +19,35 @@ from torch_tfckpt.models.named_kinds import Kinds
 from torch_tfckpt.models.recurrent_layers import other_formula, reset_gate_reason
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import Target
+from torch_tfckpt.models.tensor_origins import leaf_of
 from torch_tfckpt.saveables.load_report import LoadReport, Mismatch
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.text import and_more, counted, listed, quoted
 
+NO_RULE_MATCHES: Final = (
+    "no rule of the mapper matches a stored name, so the mapper has no effect. It may be for another model, or for the "
+    "names of another program"
+)
 _SHOWN: Final = 4  # names in one hint
 _PART: Final = re.compile(r"(.*part_)\d+")
 
 
 def hints(
-    reader: CheckpointReader, targets: Sequence[Target], loads: Sequence[tuple[Target, Source]], report: LoadReport
+    reader: CheckpointReader,
+    targets: Sequence[Target],
+    loads: Sequence[tuple[Target, Source]],
+    of_other_shape: Sequence[Mismatch],
+    report: LoadReport,
 ) -> Iterator[str]:
     """Yield the hints for a load.
+
+    Args:
+        of_other_shape: Tensors made from one whole variable, whose shape does not fit in the layout that was tried.
 
     Cost: looks at the names of the unexpected tensors, if tensors are missing.
     """
     yield from _other_formulas(targets, report)
-    yield from _other_layouts(targets, report.mismatched)
+    yield from _other_layouts(targets, of_other_shape)
     if report.missing and report.unexpected:
         yield from _unknown_layouts(reader, targets, report)
         yield from _only_one_left(reader, targets, report)
@@ -88,13 +100,22 @@ def only_unexpected(report: LoadReport) -> str:
     )
 
 
+def only_optimizer_state(report: LoadReport) -> str:
+    """Return what to do if the only problem is that optimizer state is not stored; otherwise ""."""
+    if report.missing or report.unexpected or report.mismatched or not report.missing_slots:
+        return ""
+    if report.slots:
+        return "Omit `optimizer` to load the module alone, or pass strict=False to load the state that is stored"
+    return "No state for this optimizer was found: omit `optimizer` to load the module alone"
+
+
 def _other_formulas(targets: Sequence[Target], report: LoadReport) -> Iterator[str]:
     """Yield why the variables of a layer that computes a different function from torch's cannot be loaded."""
     of = {name: target for target in targets for name in target.names}
     for mismatch in report.mismatched:
         reason = other_formula(of[mismatch.name].places[0].module, mismatch.stored_shape)
         if reason:
-            yield f"{quoted(short_key(mismatch.key))}: {reason}"
+            yield f"{quoted(mismatch.name)} and the other tensors of its layer: {reason}"
             break
     gates = next((key for key in report.unexpected if short_key(key).endswith("gates/kernel")), None)
     for name in report.missing if gates is not None else ():
@@ -142,28 +163,34 @@ def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) ->
 def _unknown_layouts(reader: CheckpointReader, targets: Sequence[Target], report: LoadReport) -> Iterator[str]:
     """Yield a hint about stored kernels of layers whose layouts are not known."""
     missing = set(report.missing)
-    unknown: dict[str, ModuleTensor] = {}
-    for place in (place for target in targets for place in target.places):
-        if place.name in missing and place.attribute.startswith("weight"):
-            unknown.setdefault(place.parent, place)
+    unknown: dict[str, list[tuple[ModuleTensor, Target]]] = {}
+    for target in targets:
+        for place in target.places:
+            if place.name in missing and place.attribute.startswith("weight"):
+                unknown.setdefault(place.parent, []).append((place, target))
     below = dotted(report.prefix)
-    found: dict[str, tuple[ModuleTensor, str]] = {}
-    for key in report.unexpected:
+    found: dict[str, tuple[ModuleTensor, Target, str]] = {}
+    for key in (key for key in report.unexpected if key not in report.hints):
         for name in (short_key(key), *reader.names_of(key)):
             if not variable_name_of(name).endswith(KERNELS):
                 continue
             parent = dotted(name).removeprefix(below).rpartition(".")[0]
-            layer = unknown.get(f"{parent}." if parent else "")
-            if layer is not None:
-                found.setdefault(layer.parent, (layer, key))
+            layer = unknown.get(f"{parent}." if parent else "", [])
+            if layer and not any(_is_known(target, name) or _has_one_weight(target) for _, target in layer):
+                found.setdefault(layer[0][0].parent, (*layer[0], key))
     if found:
-        place, key = next(iter(found.values()))
+        place, target, key = next(iter(found.values()))
         kind = type(place.module).__name__
-        fix = "Load it with load_file and permute it yourself"
-        if place.attribute == "weight":
-            fix += f"; or, if its axes are in torch's order, pass {_rule(key, place.name, SAME.name)}"
         shown = quoted(short_key(key)) + and_more(len(found), 1)
-        yield f"{shown}: no layout is known for this weight of {kind}, so it is not loaded. {fix}"
+        if target.origins:
+            reason = f"the name does not tell which weight of {kind} this is"
+            fix = "Map it to one with mapper="
+        else:
+            reason = f"no layout is known for this weight of {kind}"
+            fix = "Load it with load_file and permute it yourself"
+            if place.attribute == "weight":
+                fix += f"; or, if its axes are in torch's order, pass {_rule(key, place.name, SAME.name)}"
+        yield f"{shown}: {reason}, so it is not loaded. {fix}"
 
 
 def _only_one_left(reader: CheckpointReader, targets: Sequence[Target], report: LoadReport) -> Iterator[str]:
@@ -182,16 +209,30 @@ def _only_one_left(reader: CheckpointReader, targets: Sequence[Target], report: 
     rules: list[str] = []
     for parent, those in wanted.items():
         keys = left.get(parent, [])
-        is_kernel = len(those[0].shape or ()) > 1 and bool(keys) and not keys[0][1].endswith(KERNELS)
-        if len(those) == len(keys) == 1 and is_kernel:
+        is_weight = len(those[0].shape or ()) > 1
+        if len(those) == len(keys) == 1 and is_weight and not _is_known(those[0], short_key(keys[0][0])):
             layout = _fitting(those[0], reader.shape(keys[0][0]))
             if layout:
                 rules.append(f"{quoted(short_key(keys[0][0]))}: ({quoted(those[0].name)}, {quoted(layout)})")
     if rules:
         yield (
             f"{counted(len(rules), 'variable')} in the scope of a layer may be what the layer lacks, but the name does "
-            f"not imply it. If so, pass mapper={{{', '.join(rules[:_SHOWN])}{', ...' * (len(rules) > _SHOWN)}}}"
+            f"not imply it. If so, and if its axes are in TensorFlow's order, pass "
+            f"mapper={{{', '.join(rules[:_SHOWN])}{', ...' * (len(rules) > _SHOWN)}}}"
         )
+
+
+def _is_known(target: Target, name: str) -> bool:
+    """Return whether a stored name implies how the tensor is made from it, wherever the variable is.
+
+    Then a tensor that is missing only has a mistake in a rule, and needs no layout.
+    """
+    return any(leaf_of(name, leaves) for each in target.origins for leaves in each.origin.variables)
+
+
+def _has_one_weight(target: Target) -> bool:
+    """Return whether the layer is known, and no other tensor of it may be the one for a kernel."""
+    return bool(target.origins) and target.places[0].attribute == "weight"
 
 
 def _fitting(target: Target, shape: Shape) -> str:

@@ -137,7 +137,7 @@ def source_of_one(
     """Return the source for one stored tensor, and the layer origin that determined it, if any.
 
     Args:
-        any_spelling: Whether "weight" is torch's own name even if the name is spelled as TensorFlow spells names.
+        any_spelling: Whether "fc/weight" is torch's name, too; otherwise only "fc.weight" is.
     """
     if mapped.layout is not None:
         return _by_layout(here, mapped, mapped.layout)

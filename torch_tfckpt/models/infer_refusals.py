@@ -20,7 +20,8 @@ from torch_tfckpt.text import and_more, counted, listed, quoted
 
 _LISTED: Final = 6
 _HOW: Final = (
-    "Pass the rules to KeyMapper.infer(path, module, rules=...), or the file that contains them to `tfckpt map --rules`"
+    "Pass the rules to KeyMapper.infer; or write them to a file, pass it to `tfckpt map --rules`, and the map that "
+    "this command writes to `tfckpt convert --map`"
 )
 
 

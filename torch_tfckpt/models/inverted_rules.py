@@ -53,6 +53,7 @@ class InvertedRules:
 
     def __init__(self, mapper: RuleSet, targets: Sequence[Target]) -> None:
         self._mapper = mapper
+        self._is_used = False
         self._shapes: dict[str, Shape] = {}
         for target in targets:
             shape = () if is_lazy(target.tensor) else tuple(target.tensor.shape)
@@ -89,6 +90,7 @@ class InvertedRules:
             UnimplementedError: a rule may apply, but does not determine a stored name; or several rules apply.
         """
         if name in self._named:
+            self._is_used = True
             return self._named[name]
         found: list[WrittenAs] = []
         unknown: CheckedRule | None = None
@@ -106,7 +108,18 @@ class InvertedRules:
                 f"rules of the KeyMapper map both {quoted(found[0].keys[0])} and {quoted(found[1].keys[0])} to "
                 f"{quoted(name)}. To save, map one of them by name, in a dictionary"
             )
+        self._is_used = self._is_used or bool(found)
         return found[0] if found else None
+
+    def check_used(self) -> None:
+        """Raise InvalidArgumentError if the rules are a preset's, and none of them applied to a tensor."""
+        preset = [rule for rule in rules_of(self._mapper) if rule.is_of_preset and rule.targets]
+        if preset and not self._is_used:
+            place = preset[0].place.partition(": rule ")[0]
+            raise InvalidArgumentError(
+                f"no rule of {place} is for a tensor of the module, so it would have no effect. It may be for another "
+                f"model, or for the module of another library"
+            )
 
     def below_module(self, path: str) -> tuple[str, LayoutLike | None] | None:
         """Return the key of a TensorFlow variable of the module, and the layout of the rule that gives it.
@@ -140,6 +153,7 @@ class InvertedRules:
             if len(found) > 1:
                 raise not_inverted(rule)
             for key in found.values():
+                self._is_used = True
                 return key, rule.layout
         return None
 

@@ -13,12 +13,11 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.auxiliary import kinds
 from torch_tfckpt.models.averages import count_of_updates
-from torch_tfckpt.models.hints import hints, remarks_on_parts, remarks_on_slots
+from torch_tfckpt.models.hints import NO_RULE_MATCHES, hints, remarks_on_parts, remarks_on_slots
 from torch_tfckpt.models.named_kinds import Kinds, VariableKind
 from torch_tfckpt.models.optimizer_slots import SlotPlan, plan_slots
 from torch_tfckpt.models.recurrent_layers import other_formula
@@ -77,6 +76,7 @@ def plan_load(
     report = LoadReport(prefix=found.prefix, unused_rules=found.unused_rules, remarks=found.remarks)
     without_counts = _read_from_tensorflow(found, targets)
     refused = _other_formulas(reader, targets, found.sources)
+    of_other_shape: list[Mismatch] = []
     for target in targets:
         source = found.sources.get(target.name)
         if source is None:
@@ -88,10 +88,12 @@ def plan_load(
             continue
         shapes = {key: reader.shape(key) for key in source.read_keys}
         source = found.sources[target.name] = source.resolved(shapes, target.shape)
-        reason = next((refused[place.parent] for place in target.places if place.parent in refused), "")
-        mismatch = _mismatch(reader, target, source, shapes, reason)
+        is_refused = any(place.parent in refused for place in target.places)
+        mismatch = _mismatch(reader, target, source, shapes, is_refused)
         if mismatch is not None:
             report.mismatched.append(mismatch)
+            if not is_refused and source.is_one_variable and not _fits(source, shapes, target.shape):
+                of_other_shape.append(mismatch)
             continue
         loads.append((target, source))
         report.sources.update(dict.fromkeys(target.names, source.description))
@@ -101,13 +103,15 @@ def plan_load(
         if not source.is_unchanged or _torch_dtype(stored_dtype) != target.tensor.dtype:
             layout, dtype = source.layout.name, target.tensor.dtype
             report.converted.append(Conversion(target.name, source.description, layout, stored_dtype, dtype))
+    if found.is_unused:
+        report.remarks.append(NO_RULE_MATCHES)
     averaged = list(_counts_of_averages(reader, targets, found, report))
     stored = kinds(reader, found.stored_averages)
-    _report_rest(reader, found, stored, report)
+    _report_rest(reader, targets, found, stored, report)
     missing = set(report.missing)
     for target in targets if missing else ():
         report.looked_for.update((name, target.possible_names) for name in target.names if name in missing)
-    report.remarks.extend(hints(reader, targets, loads, report))
+    report.remarks.extend(hints(reader, targets, loads, of_other_shape, report))
     for key in reader.keys() if reader.object_graph is not None else ():
         variable = reader.variable_name(key)
         if variable is not None:
@@ -155,8 +159,11 @@ def _counts_of_averages(
         yield target, count
 
 
-def _report_rest(reader: CheckpointReader, found: Found, stored: Kinds, report: LoadReport) -> None:
+def _report_rest(
+    reader: CheckpointReader, targets: Sequence[Target], found: Found, stored: Kinds, report: LoadReport
+) -> None:
     """Report the stored tensors that are not loaded."""
+    names = [name for target in targets for name in target.names] if found.strays else []
     used = {key for source in found.sources.values() for key in (*source.keys, *source.read_keys)}
     ignored = {key for key, kind in stored.of.items() if kind is not VariableKind.WEIGHT}
     ignored |= found.apart | set(found.left_out) | found.unplaced.keys()
@@ -165,7 +172,10 @@ def _report_rest(reader: CheckpointReader, found: Found, stored: Kinds, report: 
             continue
         if key in found.strays:
             report.unexpected.append(key)
-            report.hints[key] = f"mapped to {quoted(found.strays[key])}, which the module does not have"
+            close = did_you_mean(found.strays[key], names)
+            report.hints[key] = (
+                f"mapped to {quoted(found.strays[key])}, which the module does not have. {close}".strip()
+            )
         elif key in ignored or key not in found.below_prefix or _counts_averages(reader, key):
             report.ignored.append(key)
         else:
@@ -212,30 +222,33 @@ def _other_formulas(
 
 
 def _mismatch(
-    reader: CheckpointReader, target: Target, source: Source, shapes: Mapping[str, Shape], refused: str
+    reader: CheckpointReader, target: Target, source: Source, shapes: Mapping[str, Shape], is_refused: bool
 ) -> Mismatch | None:
     """Return why stored tensors cannot be loaded into the target; None if they can.
 
     Args:
-        refused: Why they cannot be loaded even if their shapes fit, or "".
+        is_refused: Whether they cannot be loaded even if their shapes fit, because the layer has another formula.
     """
     key, layout, wanted = source.description, source.layout, target.shape
     shape, dtype = shapes[source.read_keys[0]], target.tensor.dtype
     dtypes = [reader.dtype(each) for each in source.read_keys]
     stored_dtype = next((each for each in dtypes if not _converts(_torch_dtype(each), dtype)), dtypes[0])
-    reason = ""
-    try:
-        fits = wanted in (None, source.shape(shapes))
-    except InvalidArgumentError:
-        fits = False
-    if not fits:
+    if is_refused:
+        reason = f"formula mismatch for {target.name}: the layer computes a different function in TensorFlow"
+    elif not _fits(source, shapes, wanted):
         reason = size_mismatch(target.name, shape, layout.name, wanted)
     elif not _converts(_torch_dtype(stored_dtype), dtype):
         reason = f"dtype mismatch for {target.name}: {stored_dtype.short_name} in checkpoint, {dtype} in current model"
-    if not reason and not refused:
+    else:
         return None
-    reason = reason or f"{quoted(short_key(key))} is not loaded into {target.name}: the layer was {refused}"
     return Mismatch(target.name, key, shape, stored_dtype, layout.name, wanted, dtype, reason)
+
+
+def _fits(source: Source, shapes: Mapping[str, Shape], wanted: Shape | None) -> bool:
+    try:
+        return wanted in (None, source.shape(shapes))
+    except InvalidArgumentError:
+        return False
 
 
 def _torch_dtype(dtype: DataType) -> torch.dtype | None:

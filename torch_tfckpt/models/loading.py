@@ -14,7 +14,7 @@ from torch import nn
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.models.file_reader import open_reader
 from torch_tfckpt.models.filling import fill
-from torch_tfckpt.models.hints import only_unexpected
+from torch_tfckpt.models.hints import NO_RULE_MATCHES, only_optimizer_state, only_unexpected
 from torch_tfckpt.models.keras_torch import with_paths, without_seeds
 from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.load_plan import plan_load
@@ -155,6 +155,8 @@ def load_model(
         for target in changed if not assign else ():
             target.check_fillable()
         values = read_values(reader, plan.loads, own_memory=assign)
+        if plan.found.is_unused:
+            _log.warning("%s: %s", reader.path, NO_RULE_MATCHES)
         _report_range(reader.path, plan.report, values, strict)
         stored = reader.get_tensors(() if plan.slots is None else plan.slots.stored_keys)
         # That torch has a second bias, where TensorFlow has one, is not worth a warning.
@@ -216,7 +218,7 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
     lines = "\n  ".join([*report.problems(), *report.advice()])
     raise kind(
         f"{path}: Error(s) in loading state_dict for {type(model).__name__}:\n  {lines}\n"
-        f"Nothing was loaded. {only_unexpected(report) or _GENERAL_FIX}"
+        f"Nothing was loaded. {only_unexpected(report) or only_optimizer_state(report) or _GENERAL_FIX}"
     )
 
 

@@ -47,6 +47,7 @@ class MappedSources:
         strays: Key -> name to which it is mapped, if the module has no tensor of that name.
         unplaced: The same for keys of rules for a part that the module lacks; "" for keys that such a rule omits.
         unused_rules: Names and patterns that match nothing.
+        is_unused: Whether no rule at all matches anything.
         filled: Name of a tensor -> value of all elements.
         absent: Name of a tensor -> the name or pattern from which a rule maps it, if no stored name matches.
         below_modules: Dotted name below a module, such as "encoder.query.kernel", and the key that is mapped to it.
@@ -59,6 +60,7 @@ class MappedSources:
     strays: dict[str, str] = field(default_factory=dict)
     unplaced: dict[str, str] = field(default_factory=dict)
     unused_rules: list[str] = field(default_factory=list)
+    is_unused: bool = False
     filled: dict[str, float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     below_modules: list[tuple[str, str]] = field(default_factory=list)
@@ -134,6 +136,7 @@ def mapped_sources(
     ]
     result.absent.update((name, rule.name) for rule in wanted if rule.name for name in targets_of_rule(rule))
     is_used = len(unused) < len(rules_of(mapper))
+    result.is_unused = bool(unused) and not is_used and not astray
     result.unused_rules.extend(source_text(rule.source) for rule in wanted if not (is_used and rule.is_of_preset))
     for (name, _), given in joined.items():
         with error_context(f"{reader.path}: {quoted(given[0].matched)} and others, joined to {quoted(name)}"):

@@ -67,8 +67,9 @@ def save_model(
 
     Raises:
         InvalidArgumentError: `prefix` has the extension of another format; an unknown naming; two tensors with one
-            name; a layout that does not fit, or that is given neither by a rule nor by the name; a lazy parameter; a
-            name of `extra` that the model uses, or a value that cannot be stored.
+            name; a layout that does not fit, or that is given neither by a rule nor by the name; a preset without a
+            rule for any tensor of the module; a lazy parameter; a name of `extra` that the model uses, or a value that
+            cannot be stored.
         TypeError: `model` is not a Module, or `optimizer` not an Optimizer.
         UnimplementedError: a rule of the mapper that does not determine a name; a dtype that TensorFlow lacks; an
             optimizer that TensorFlow 1 lacks; with naming="keras", an optimizer, or a layer that Keras cannot have.

@@ -57,6 +57,7 @@ class Found:
     asked_for: dict[str, str] = field(default_factory=dict)  # name -> key mapped to it, which is not stored
     not_averaged: list[str] = field(default_factory=list)  # names without an average, if only averages are wanted
     unused_rules: list[str] = field(default_factory=list)  # names and patterns of the mapper that match nothing
+    is_unused: bool = False  # whether no rule of the mapper matches anything
     unknown_order: list[str] = field(default_factory=list)  # names of tensors whose axes may be in TensorFlow's order
     remarks: list[str] = field(default_factory=list)  # for the report: warnings, and arguments that would find more
 
@@ -83,6 +84,7 @@ def find_sources(
     mapped = MappedSources()
     if mapper is not None:
         mapped = mapped_sources(mapper_for(mapper, targets), reader, targets, averages)
+        found.is_unused = mapped.is_unused and not any(mapper.match(name) for name in among_stored.of)
     found.left_out, found.strays, found.unused_rules = mapped.left_out, mapped.strays, mapped.unused_rules
     found.unplaced = mapped.unplaced
     if ema in ("prefer", "only") and among_stored.unknown:

@@ -145,6 +145,7 @@ def written_variables(
                     variables.put(key, place.name, layout, variables.without(added, target.tensor.detach()))
     for target, place in filled if not of_slots else ():
         _put_filled(variables, target, place, rules.filled[place.name])
+    rules.check_used()
     return variables.all()
 
 

@@ -211,8 +211,8 @@ class LoadReport:
         Examples:
             >>> import torch, torch_tfckpt as tfckpt
             >>> path = tfckpt.save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, "model.ckpt")
-            >>> tfckpt.load_model(torch.nn.Linear(2, 1), path, mapper={"biases": "bias"}, strict=False).advice()
-            ['Rules that match nothing: "biases"']
+            >>> tfckpt.load_model(torch.nn.Linear(2, 1), path, mapper={"weight": "weight", "b": None}).advice()
+            ['Rules that match nothing: "b"']
         """
         unused = f"Rules that match nothing: {self._listed(self.unused_rules, ())}"
         return [*([unused] if self.unused_rules else []), *self.remarks]
