@@ -348,3 +348,44 @@ def test_the_cell_of_tensorflow_1_is_saved_after_training(tmp_path: Path) -> Non
     tfckpt.save_model(model, tmp_path / "trained", mapper=mapper)
     tfckpt.load_model(model, tmp_path / "trained", mapper=mapper)
     torch.testing.assert_close(model.lstm(torch.ones(4, 2, 3))[0], wanted)
+
+
+class Tied(nn.Module):
+    """The head has the weight of the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte, self.fc, self.lm_head = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 9, bias=False)
+        self.lm_head.weight = self.wte.weight
+
+
+COPIES = [
+    ("wte", "lm_head/kernel"),
+    ("wte", "lm_head/weight"),
+    ("table_a", "table_b"),
+    ("x/embeddings", "y/embeddings"),
+]
+
+
+@pytest.mark.parametrize("names", COPIES, ids=[" ".join(names).replace("/", "-") for names in COPIES])
+def test_tied_weights_stored_twice(tmp_path: Path, names: tuple[str, str]) -> None:
+    """One copy is loaded, and the rule for the other tells that it is a copy; also of a transposed matrix."""
+    table = torch.randn(9, 6)
+    first, second = (f"net/lm/{name}" for name in names)
+    stored = {"net/lm/fc/kernel": torch.randn(6, 6), "net/lm/fc/bias": torch.randn(6), first: table, second: table}
+    if second.endswith("kernel"):
+        stored[second] = table.t().contiguous()
+    path = tfckpt.save_file(stored, tmp_path / "model")
+    model = Tied()
+    mapper = KeyMapper.infer(path, model)
+    loaded(path, model, mapper)
+    assert torch.equal(model.wte.weight, table)
+    assert mapper.explanations[second] == f'not used: a copy of "{first}"'
+
+
+def test_equal_constants_are_not_copies(tmp_path: Path) -> None:
+    """Before training, weights of the same shape may be equal by chance."""
+    stored = {"net/lm/table_a": torch.zeros(9, 6), "net/lm/table_b": torch.zeros(9, 6)}
+    path = tfckpt.save_file(stored, tmp_path / "model")
+    with pytest.raises(tfckpt.InvalidArgumentError, match="nothing is guessed"):
+        KeyMapper.infer(path, module(embedding=nn.Embedding(9, 6)))

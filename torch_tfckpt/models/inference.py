@@ -22,7 +22,8 @@ is one nn.Sequential; values. If the evidence leaves a choice, an error lists th
 Contract: every tensor of the module gets a source, or an error lists what is missing. Stored weights may be left over
 only if whole scopes are, next to or above everything that is used: a pooler or a head that the module does not have.
 These are omitted by rules, and a log record lists them. The resulting rules are applied to the checkpoint once more,
-without reading values, and must give exactly the sources that were found.
+without reading values, and must give exactly the sources that were found. Values are read only to find out whether a
+weight that is left over is a copy of another one: tied weights may be stored twice. A log record lists the copies.
 """
 
 import logging
@@ -60,7 +61,7 @@ from torch_tfckpt.models.mapped_sources import mapped_sources
 from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.models.rule_set import RuleSet, extended
 from torch_tfckpt.models.sources import Found, find_in_modules
-from torch_tfckpt.models.stored_copies import further_copies
+from torch_tfckpt.models.stored_copies import further_copies, is_copy
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.wrappers import ModuleNames
 from torch_tfckpt.storage.names import AnyPath
@@ -110,6 +111,7 @@ class _Inference:
         self._weights = [
             key for key, kind in self._kinds.items() if kind is VariableKind.WEIGHT and key not in left_out
         ]
+        self._copies: set[str] = set()  # tied weights that are stored twice
         self._shapes: dict[str, Shape] = {key: tuple(reader.shape(key)) for key in self._weights}
 
     def rules(self) -> list[ExplainedRule]:
@@ -126,6 +128,8 @@ class _Inference:
 
         found = matching({})
         self._check(found, units, candidates)
+        if found.ambiguous and self._drop_copies(found, candidates):
+            return self.rules()
         if found.ambiguous:
             raise ambiguous(self._reader.path, self._choices(found, matching, units, candidates))
         plain: list[PlainRule] = []
@@ -144,10 +148,10 @@ class _Inference:
                 if name not in self._given.sources and name not in self._given.filled
             ]
         used.update(key for source in self._given.sources.values() for key in source.keys)
-        omissions = self._omissions(used)
+        expected = {name: source for _, _, of_unit, _ in sources for name, source in of_unit.items()}
+        omissions = self._omissions(used, self._often_tied({**expected, **self._given.sources}))
         all_names = [self._reader.names_of(key) for key in self._reader.keys()]
         rules = [*compressed(plain, all_names), *fills, *omissions]
-        expected = {name: source for _, _, of_unit, _ in sources for name, source in of_unit.items()}
         if not self._gives(rules, expected):
             rules = [*(ExplainedRule(each.rule(), each.reason) for each in plain), *fills, *omissions]
             assert self._gives(rules, expected), "the rules do not give what was found"
@@ -180,7 +184,9 @@ class _Inference:
         ]
         open_names = {target.name for unit in units for target in unit.tensors.values()}
         taken = {key for name, source in self._given.sources.items() if name not in open_names for key in source.keys}
-        candidates = stored_candidates(self._reader, [key for key in self._weights if key not in taken], units)
+        candidates = stored_candidates(
+            self._reader, [key for key in self._weights if key not in taken | self._copies], units
+        )
         pairs: dict[int, int] = {}
         for at, unit in enumerate(units):
             keys = {
@@ -309,8 +315,21 @@ class _Inference:
             raise layouts_unknown(self._reader.path, unknown, self._shapes)
         return result
 
-    def _omissions(self, used: set[str]) -> list[ExplainedRule]:
-        """Return rules that omit the weights that are not used. InvalidArgumentError if they may be needed."""
+    def _often_tied(self, sources: Mapping[str, Source]) -> list[str]:
+        """Return the keys of weights that are tied, or often are: the tables of embeddings."""
+        names = [
+            target.name
+            for target in self._targets
+            if len(target.places) > 1 or isinstance(target.places[0].module, nn.Embedding)
+        ]
+        return sorted({key for name in names if name in sources for key in sources[name].keys})
+
+    def _omissions(self, used: set[str], tied: Sequence[str]) -> list[ExplainedRule]:
+        """Return rules that omit the weights that are not used. InvalidArgumentError if they may be needed.
+
+        Args:
+            tied: Used keys of which other weights may be copies.
+        """
         rest = [key for key in self._weights if key not in used and self._mapper.find(short_key(key)) is None]
         if not rest:
             return []
@@ -319,8 +338,14 @@ class _Inference:
         scopes = {scope for name in used_names for scope in _scopes(name)}
         omitted: dict[str, list[str]] = {}
         inside: list[str] = []
+        copies: list[ExplainedRule] = []
         for key in rest:
             name = short_key(key)
+            same = next((each for each in tied if is_copy(self._reader, each, key)), None)
+            if same is not None:
+                reason = f"not used: a copy of {quoted(short_key(same))}"
+                copies.append(ExplainedRule(KeyRule(name, None, literal=True), reason))
+                continue
             top = next((scope for scope in reversed(_scopes(name)) if scope and scope not in scopes), name)
             above = top.rpartition("/")[0]
             element = ELEMENTS.get(self._reader.dtype(key))
@@ -330,19 +355,32 @@ class _Inference:
             omitted.setdefault(top, []).append(name)
         if inside:
             raise unused(self._reader.path, inside)
-        _log.warning(
-            "%s: stored weights that the module does not have: %s",
-            self._reader.path,
-            listed([short_key(key) for key in rest], _LISTED),
-        )
+        others = [name for names in omitted.values() for name in names]
+        if others:
+            _log.warning(
+                "%s: stored weights that the module does not have: %s", self._reader.path, listed(others, _LISTED)
+            )
+        if copies:
+            listing = listed([f"{each.rule.pattern} is {each.reason}" for each in copies], _LISTED, str)
+            _log.info("%s: %s", self._reader.path, listing)
         reason = "not used: the module has nothing like it"
-        found = []
+        found = copies
         for top, names in omitted.items():
             if names == [top]:
                 found.append(ExplainedRule(KeyRule(top, None, literal=True), reason))
             else:
                 found.append(ExplainedRule(KeyRule(f"{escaped_name(top)}/.*", None), reason))
         return found
+
+    def _drop_copies(self, found: LayerMatching, candidates: Candidates) -> bool:
+        """Note the layers with one variable that are copies of other candidates for the same modules."""
+        before = len(self._copies)
+        for each in found.ambiguous:
+            alone = [candidates.layers[at].keys[0] for at in each.layers if len(candidates.layers[at].keys) == 1]
+            for number, key in enumerate(alone if len(each.layers) > len(each.units) else ()):
+                if any(is_copy(self._reader, first, key) for first in alone[:number]):
+                    self._copies.add(key)
+        return len(self._copies) > before
 
     def _gives(self, rules: Sequence[ExplainedRule], expected: Mapping[str, Source]) -> bool:
         """Return whether rules give exactly the expected sources."""

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+import torch
+
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.saveables.stored_keys import same_stored
@@ -62,6 +64,25 @@ def further_copies(reader: CheckpointReader) -> set[str]:
         groups.setdefault(first, [first]).append(key)
     kept = {next((key for key in keys if not _is_numbered(key)), keys[0]) for keys in groups.values()}
     return {key for keys in groups.values() for key in keys} - kept
+
+
+def is_copy(reader: CheckpointReader, one: str, other: str) -> bool:
+    """Return whether two tensors are one weight that is stored twice, as tied weights are.
+
+    They have at least two axes and equal values, which are not all the same number, as before training. The axes of a
+    matrix may be swapped.
+
+    Cost: reads both, if their types and shapes allow it.
+    """
+    shape, shape_of_other = tuple(reader.shape(one)), tuple(reader.shape(other))
+    is_swapped = len(shape) == 2 and shape[::-1] == shape_of_other
+    if len(shape) < 2 or not (shape == shape_of_other or is_swapped) or reader.dtype(one) != reader.dtype(other):
+        return False
+    first, second = reader.get_tensor(one), reader.get_tensor(other)
+    if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor) or first.numel() == 0:
+        return False
+    is_equal = torch.equal(first, second) or (is_swapped and torch.equal(first.t(), second))
+    return is_equal and bool((first != first.flatten()[0]).any())
 
 
 def _is_numbered(key: str) -> bool:
