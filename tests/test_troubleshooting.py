@@ -139,7 +139,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "stored weights that the module does not have": lambda: infer_other(kernel("fc") | kernel("head", 2, 5), net()),
     "--to-torch needs rules for names and layouts": lambda: command("convert net out.safetensors --to-torch"),
     "would be lost": lambda: command("convert net out.safetensors --to-torch --preset bert"),
-    "neither the names nor the shapes tell the order of the axes": lambda: convert_with_rules(
+    "neither the names nor the shapes determine the order of the axes": lambda: convert_with_rules(
         'name = "fc/kernel"', 'to = "fc.weight"'
     ),
     "the tensors do not fit": lambda: command("convert larger out.safetensors --to-torch --check net:Net"),

@@ -83,7 +83,7 @@ class CheckpointReader:
         where = fspath(path)
         self.storage = storage or storage_of(where)
         self.files, self._reader = self._open(where, verify=verify)
-        # What only a file of Keras has: its form, its configuration, the keys whose variables are not known.
+        # Set only for a file of Keras: has the file's form, its configuration, and the keys of unknown variables.
         self.keras = self._reader if isinstance(self._reader, KerasReader) else None
         self._object_graph: ObjectGraph | None = None
         self._names: TensorNames | None = None
@@ -358,7 +358,7 @@ class CheckpointReader:
             try:
                 return read(name)
             except NotFoundError:
-                # The error may also mean that a data file is missing, not the key.
+                # The error may also mean that a data file, and not the key, is missing.
                 if not isinstance(name, str) or name in self._reader or OBJECT_GRAPH_KEY not in self._reader:
                     raise
         return read(self._key_meant(name))

@@ -150,8 +150,8 @@ def test_rules_of_several_ranks_are_completed_one_by_one(tmp_path: Path) -> None
     ("values", "rules", "message"),
     [
         ({"q/kernel": (2, 3, 6)}, {"q/kernel": ("q.weight", "dense")}, "fits in 2 ways"),
-        ({"l/bias": (8,)}, {"l/bias": "l.bias_ih_l0"}, "Only the module tells how such a tensor is made"),
-        ({"n/g": (3,)}, {"n/g": "n.weight_g"}, "Only the module tells how such a tensor is made"),
+        ({"l/bias": (8,)}, {"l/bias": "l.bias_ih_l0"}, "Only the module determines how such a tensor is made"),
+        ({"n/g": (3,)}, {"n/g": "n.weight_g"}, "Only the module determines how such a tensor is made"),
         ({"d/depthwise_kernel": (3, 3, 4, 1)}, [tfckpt.KeyRule("(.)", r"\1", "conv2d", module=True)], "depthwise"),
         ({"t/table": (4, 4)}, {"t/table": "t.weight"}, 'layout = "dense"'),
         ({"a/gamma": (3, 2)}, {"a/gamma": "a.weight"}, "without a layout"),
@@ -288,7 +288,7 @@ def test_optimizer_state(tmp_path: Path) -> None:
 def test_optimizer_state_that_cannot_be_written(checkpoint: str, tmp_path: Path) -> None:
     """No place in the file, no order of parameters, or not stored for all of them."""
     for target, options, message in (
-        ("net.safetensors", {"check": Net}, "has no place for the state of an optimizer"),
+        ("net.safetensors", {"check": Net}, "cannot store optimizer state"),
         ("net.pt", {"map": RULES}, "optimizer=True needs a module"),
         ("net.pt", {"check": Net}, "no state"),
     ):
@@ -303,8 +303,8 @@ def test_optimizer_state_that_cannot_be_written(checkpoint: str, tmp_path: Path)
         ({"to_torch": True}, "needs rules for names and layouts"),
         ({"check": Net}, "`check` has no effect"),
         ({"preset": "bert"}, "`preset` has no effect"),
-        ({"to_torch": True, "to_tf": True}, "exclude each other"),
-        ({"to_torch": True, "preset": "bert", "map": {}}, "exclude each other"),
+        ({"to_torch": True, "to_tf": True}, "are mutually exclusive"),
+        ({"to_torch": True, "preset": "bert", "map": {}}, "are mutually exclusive"),
         ({"to_torch": True, "preset": "brt"}, 'Closest: "bert"'),
         ({"to_torch": True, "map": "no_such_map.toml"}, "no such file"),
         ({"to_torch": True, "check": Net, "ema": "always"}, "ema='always'"),

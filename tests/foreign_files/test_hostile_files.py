@@ -376,7 +376,7 @@ def test_a_bomb_takes_the_memory_that_its_header_needs(tmp_path: Path) -> None:
     with closing(open_source(str(path))) as source:
         assert torch.as_tensor(source.read(["x"])["x"]).shape == (size,)
     path = npz(tmp_path, ("x.npy", npy(head % 8, bytes(size))), method=zipfile.ZIP_DEFLATED)
-    assert "is followed by more bytes" in refused(path)
+    assert "is followed by extra bytes" in refused(path)
 
 
 def test_compressed_tensors_of_a_pt_file(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def npy(shape: str, data: bytes = b"") -> bytes:
         (npy(f"({2**62}, {2**62})"), "is larger than its zip member"),
         (npy("(-1,)"), "invalid .npy header"),
         (npy("(4,)", bytes(12)), "ends after 12 of 16 bytes"),
-        (npy("(1,)", bytes(12)), "is followed by more bytes"),
+        (npy("(1,)", bytes(12)), "is followed by extra bytes"),
         (npy("nonsense"), 'array "x"'),
         (b"no magic here, at all", 'array "x"'),
         (b"\x93NUMPY\x07\x00", r'array "x": .*version'),

@@ -93,7 +93,7 @@ def nested(depth: int) -> dict[str, Any]:
         ("[" * 100_000, "nested too deeply|not valid JSON"),
         ('{"class_name":' * 50_000, "nested too deeply|not valid JSON"),
         (" " * (MAX_CONFIG_BYTES + 1), "at most 16.8 MB are read"),
-        (json.dumps(nested(MAX_NESTED + 1)), "layers inside of each other"),
+        (json.dumps(nested(MAX_NESTED + 1)), "layers nested more than"),
         (json.dumps(layer("Dense", name="x" * 2000)), "of 2000 characters"),
         ('{"class_name": "Dense", "config": {"units": 1%s}}' % ("0" * 5000), "not valid JSON"),
     ],

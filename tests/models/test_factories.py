@@ -75,7 +75,7 @@ def test_factories_that_need_values_are_called_on_the_cpu(
     model = build_module(f"{net}:{factory}")
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
     [record] = caplog.records
-    assert "cannot be called on the meta device, and is called on the CPU" in record.getMessage()
+    assert "cannot be called on the meta device, so it is called on the CPU" in record.getMessage()
 
 
 def test_a_factory_that_fails_on_both_devices(net: str) -> None:

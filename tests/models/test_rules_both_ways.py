@@ -216,7 +216,7 @@ def test_rules_apply_to_all_names_of_a_variable(tmp_path: Path, names: str) -> N
         ([KeyRule("c", ("w", "z"), "same")], '"c".*mapped to "z", which the module does not have'),
         ([KeyRule("c", ("w", "u"), "same", sizes=(3, 3))], "size mismatch for w"),
         ([KeyRule("c", ("w", "u"), "same", axis=3)], r"cannot be split into 2 equal parts along axis 3"),
-        ([KeyRule("n", "w", "same", add=1.0)], '"n" has no floating-point values to add to'),
+        ([KeyRule("n", "w", "same", add=1.0)], '"n" is not floating-point, so a rule cannot add to it'),
         ([KeyRule(("a", "b"), "w")], r"the layout of \"w\" of a Module is unknown"),
     ],
 )  # fmt: skip

@@ -27,8 +27,8 @@ class Damage(NamedTuple):
     Attributes:
         name: The damaged tensor; "" if the file as a whole is damaged.
         file: The file with the damage.
-        start: First damaged byte, from the start of the file.
-        end: The byte after the last damaged one.
+        start: Offset of the first damaged byte in the file.
+        end: Offset of the byte after the last damaged byte.
         problem: What is wrong.
         stored: Masked checksum in the index; None if the damage was not found by a checksum.
         computed: Masked checksum of the bytes in the file, or None.
@@ -123,7 +123,7 @@ class _StoredPiece(NamedTuple):
 
 
 class OpenBundle(Protocol):
-    """What a check uses of a BundleReader."""
+    """The part of BundleReader that a check uses."""
 
     files: BundleFiles
 

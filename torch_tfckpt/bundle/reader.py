@@ -33,7 +33,7 @@ from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import Pipeline
 from torch_tfckpt.values import Value, check_out, check_stored_bytes, fixed_size, new_strings, new_tensor, value_dtype
 
-_RUNS_AT_ONCE: Final = 32  # maximum number of runs in memory, with the tensors cut from them
+_RUNS_AT_ONCE: Final = 32  # maximum number of runs in memory at once, each with the tensors split from it
 
 
 class BundleReader:

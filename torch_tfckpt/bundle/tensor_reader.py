@@ -1,7 +1,7 @@
-"""TensorReader: what a CheckpointReader needs of the reader of one format.
+"""TensorReader: the interface through which CheckpointReader reads each format.
 
-`BundleReader` has all of it in its own way. The readers of other formats inherit what they have nothing better for:
-without views of the file's pages, without the bytes as stored, without damage that leaves other keys readable.
+`BundleReader` implements all of it. The readers of other formats inherit defaults for what they do not support:
+views of the file's pages, the bytes as stored, and indexes that are only partly readable.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -47,7 +47,7 @@ class TensorReader(Protocol):
         """Return the full shape of a tensor."""
 
     def dtype(self, name: str) -> DataType:
-        """Return the element type of a tensor; DT_INVALID if TensorFlow does not have it."""
+        """Return the element type of a tensor; DT_INVALID if TensorFlow has no such type."""
 
     def slices(self, name: str) -> tuple[TensorSlice, ...]:
         """Return the slices in which a tensor is stored; empty if it is stored whole."""
@@ -65,7 +65,7 @@ class TensorReader(Protocol):
         """Read one part of a tensor."""
 
     def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, LoadedValue]:
-        """Read several tensors, in the order given; `out` has tensors to fill, for some of the names."""
+        """Read several tensors, in the order given; `out` maps some of the names to tensors to fill."""
 
     def verify_all(self, names: Iterable[str]) -> None:
         """Verify several tensors without keeping their values; raise DataLossError if one is damaged."""

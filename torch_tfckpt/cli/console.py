@@ -111,7 +111,7 @@ def error_text(error: CheckpointError) -> str:
 
 
 def option_text(text: str) -> str:
-    """Return a text of the library with options instead of the parameters of Python functions."""
+    """Return a message of the library that names options instead of the parameters of Python functions."""
     return _PARAMETER.sub(_as_option, text)
 
 

@@ -1,4 +1,4 @@
-"""tfckpt show --config: the layers of a Keras model, and the settings that its weights do not contain."""
+"""tfckpt show --config: the layers of a Keras model and their settings, such as padding."""
 
 import argparse
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torch_tfckpt.keras_files.layers import KerasLayer
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import counted, encodable, printable, shortened
 
-# Settings that almost all layers have, with the value that is not worth a mention.
+# Settings that almost all layers have, with the usual value, which is not shown.
 _USUAL: Final[Mapping[str, object]] = {"trainable": True, "dtype": "float32"}
 
 

@@ -18,7 +18,7 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.foreign_files.values import FileValue, TensorInfo, batches, cast_floating, dtype_named
 from torch_tfckpt.text import and_more, counted, printable, quoted
 
-_NAMED: Final = 8  # number of tensors named in the text of a report or an error
+_NAMED: Final = 8  # number of tensors listed in a report or an error message
 
 
 class Casting:
@@ -67,7 +67,7 @@ class Casting:
         """Return the values of `names`, converted.
 
         Args:
-            place: The source, for the message of an error.
+            place: The source, for error messages.
 
         Raises:
             InvalidArgumentError: values are beyond the range, without `clamp`. The message lists all tensors of
@@ -122,7 +122,7 @@ class Casting:
 
 
 def _cast(value: torch.Tensor, dtype: torch.dtype, *, clamp: bool) -> tuple[torch.Tensor, RangeLoss]:
-    """Convert a tensor of any strides; if its axes were only moved, without a contiguous copy."""
+    """Convert a tensor of any strides, without a contiguous copy if its axes were only permuted."""
     strides = value.stride()
     order = sorted(range(value.dim()), key=lambda axis: -strides[axis])
     dense = value.permute(order)

@@ -3,9 +3,9 @@
     report = convert("model.ckpt-1000", "model.safetensors", exclude=["/Adam"], rename=[("^bert/", "")])
     print(report)
 
-Names, shapes and layouts are those of the source, unless they are turned (`to_torch`, `to_tensorflow`). Values that the
-target cannot store go to a sidecar next to it (`foreign_files.sidecar`) and are restored when this package reads the
-target.
+Names, shapes and layouts are those of the source, unless they are converted, too (`to_torch`, `to_tensorflow`). Values
+that the target cannot store go to a sidecar next to it (`foreign_files.sidecar`) and are restored when this package
+reads the target.
 """
 
 import json
@@ -95,8 +95,8 @@ def convert(
 
     With `to_torch`, the target has torch's names and layouts: `torch.load` or safetensors gives what
     `model.load_state_dict` takes. The rules are those of `load_model`. `check`, the module that the target is for,
-    decides what rules leave open; without it they must give the layouts. `to_tf` is the inverse: a state_dict becomes a
-    TensorFlow checkpoint. Without either, names and layouts stay as they are.
+    determines what the rules leave open; without a module, the rules must give the layouts. `to_tf` is the inverse: a
+    state_dict becomes a TensorFlow checkpoint. Without either, names and layouts stay as they are.
 
     The object graph of an object-based checkpoint (tf.train.Checkpoint, Keras) is edited to match `rename`, `include`
     and `exclude`: after rename=[("^model/", "net/")] a program restores the object under the name `net`. If the target
@@ -117,7 +117,8 @@ def convert(
         exclude: Regular expressions; tensors whose names contain a match of one of them are omitted.
         rename: (pattern, replacement) as re.sub takes them, applied one after the other to each name.
         dtype: Convert floating-point tensors to this dtype ("bf16", torch.float16); all other tensors are unchanged.
-            NaN, and infinities if it has them, stay as they are. Values that become zero are in `report.zeroed`.
+            NaN stays NaN, and infinities stay infinities if the dtype has them. Values that become zero are in
+            `report.zeroed`.
         clamp: Store values beyond the range of `dtype` as the nearest number in it, instead of raising. They are in
             `report.clamped`.
         max_shard_size: Maximum bytes of tensors per file, as a number or a string such as "5GB"; for safetensors.
@@ -131,13 +132,13 @@ def convert(
             `report.outcomes` has every stored tensor.
         to_tf: Give the tensors TensorFlow's names and layouts, by the same rules, inverted. `to` is "tf" by default.
         preset: Name of a preset of rules, such as "bert".
-        scope: The first part of TensorFlow's names, such as "resnet_v1_50", for rules with a group "scope", which are
-            those of presets for image models. `to_tf` needs it; "" for the names of Keras, which have none.
+        scope: The first part of TensorFlow's names, such as "resnet_v1_50", for rules with a group "scope", as in the
+            presets for image models. `to_tf` requires it for such rules. Pass "" for Keras names, which have no scope.
         map: A map file, a KeyMapper, or rules for one.
         infer: The module for which `KeyMapper.infer` finds the rules, given as for `check`.
-        check: The module that the state_dict is for: itself, a function that returns it, or "pkg.mod:factory", where
-            the current directory is searched first. It is built on the meta device. The written file must be one that
-            it loads with strict=True, or nothing is published.
+        check: The module that the state_dict is for, a function that returns it, or "pkg.mod:factory", which is built
+            on the meta device; the current directory is searched first. If the module cannot load the written file with
+            strict=True, nothing is published.
         optimizer: With `to_torch` and `check`, also convert the optimizer's state: a .pt file {"model": ...,
             "optimizer": ...} for the state_dict of an optimizer over model.parameters().
         ema: Moving averages instead of variables, with `to_torch`: "warn", "ignore", "prefer" or "only", as for
@@ -153,7 +154,7 @@ def convert(
         InvalidArgumentError: an argument is wrong; a pattern of `include` or `rename` matches nothing; two tensors
             would get the same name; the object graph cannot be edited to match; `dst` would replace some files of
             `src`, but not all; values are beyond the range of `dtype` (the message lists the tensors); arguments
-            exclude each other; the layout of a tensor is unknown (the message has the rules that are missing); a
+            are mutually exclusive; the layout of a tensor is unknown (the message lists the missing rules); a
             factory fails.
         FailedPreconditionError: the tensors do not fit the module; weights are matched by no rule.
         NotFoundError, DataLossError: the source is missing or damaged; with `skip_damaged`, no part of it can be read.
@@ -167,8 +168,8 @@ def convert(
 
     Cost: each tensor is written once and read once, or twice with `skip_damaged`. Memory: 256 MiB in addition to the
     largest tensor and, if `dtype` is wider, its converted copy. A sidecar of the source is read into memory. Names and
-    layouts are turned tensor by tensor; tensors that are joined, or whose gates are put in another order, are needed
-    twice, and so are those whose axes are moved for `to_tf`.
+    layouts are converted tensor by tensor; tensors that are joined or whose gates are reordered are held in memory
+    twice, and so are tensors whose axes are permuted for `to_tf`.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -245,15 +246,15 @@ def convert(
 
 
 def _check_sink(request: TurnRequest, sink: TensorSink) -> None:
-    """Raise InvalidArgumentError if the target cannot hold what is asked for."""
+    """Raise InvalidArgumentError if the format of the target does not fit the request."""
     if request.to_torch == isinstance(sink, CheckpointSink):
         direction, endings = ("to_torch", ".safetensors, .pt or .npz") if request.to_torch else ("to_tf", "")
         fix = f"End the name with {endings}" if endings else "Give a prefix without an extension"
         raise InvalidArgumentError(f"{printable(sink.path)}: {direction} does not write {sink.format}. {fix}")
     if request.optimizer and not isinstance(sink, PtSink):
         raise InvalidArgumentError(
-            f"{printable(sink.path)}: {sink.format} has no place for the state of an optimizer, which has numbers next "
-            f"to tensors. End the name with .pt, or omit optimizer"
+            f"{printable(sink.path)}: {sink.format} cannot store optimizer state, which contains numbers besides "
+            f"tensors. End the name with .pt, or omit optimizer"
         )
 
 
@@ -265,7 +266,7 @@ def _turn(
     casting: Casting,
     report: ConvertReport,
 ) -> tuple[SelectedSource, Verify | None]:
-    """Return the tensors with turned names and layouts, and a function that checks the files before publication."""
+    """Return the tensors with converted names and layouts, and a check of the files before publication."""
     chosen = selection.select(source.names(), keep_object_graph=False)
     report.filtered, report.unmatched_excludes = chosen.left_out, chosen.unmatched_excludes
     turned = (turn_to_torch if request.to_torch else turn_to_tensorflow)(source, request, chosen.left_out)
@@ -299,7 +300,7 @@ def _prepare(
     training = as_training(source) if isinstance(sink, CheckpointSink) else None
     if training is not None:
         if weights_only:
-            raise InvalidArgumentError("weights_only is for checkpoints. Choose a state of the file with include")
+            raise InvalidArgumentError("weights_only does not apply to training state. Select the tensors with include")
         report.skipped = training.skipped
         report.training, report.refused = training.reported(selection.takes)
         return training
@@ -383,7 +384,7 @@ class _Work(NamedTuple):
     infos: dict[str, TensorInfo]  # in the target
     order: list[str]  # in the target
     kept: list[str]  # in the sidecar
-    layouts: list[str]  # of tensors in the target, noted in the sidecar
+    layouts: list[str]  # in the target; the sidecar notes their layouts
     types: dict[str, ElementType]  # in the target; the sidecar has the type
 
 

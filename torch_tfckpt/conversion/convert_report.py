@@ -68,7 +68,7 @@ class SidecarTensor(NamedTuple):
 
 
 class TensorOutcome(NamedTuple):
-    """What became of one stored tensor when names and layouts were turned.
+    """What became of one stored tensor when names and layouts were converted.
 
     Attributes:
         name: Its name in the source.
@@ -125,8 +125,8 @@ class ConvertReport:
             of a BatchNorm that was built with scale=False.
         omitted: With `weights_only` and `names`: name of each tensor that is left out -> the reason.
         checked: The module that loaded the target strictly; "" without `check`.
-        remarks: What may not be intended, one sentence each: layouts that are still TensorFlow's, averages that are not
-            used, settings that weights do not tell, rules that match nothing.
+        remarks: What may be unintended, one sentence each: layouts that are still TensorFlow's, averages that are not
+            used, settings that the weights do not determine, rules that match nothing.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -187,7 +187,7 @@ class ConvertReport:
         if self.graph_edited:
             lines.append("the object graph was edited to match the tensors")
         lines += casting_lines(self.clamped, self.zeroed)
-        sidecar = [item for item in self.sidecar if item.reason != KEPT_LAYOUT]  # for those there is a remark
+        sidecar = [item for item in self.sidecar if item.reason != KEPT_LAYOUT]  # KEPT_LAYOUT is in a remark
         if sidecar:
             lines.append(f"in the sidecar, since {self.format} cannot store them:")
             lines += [f"  {_described(item)}: {item.reason}" for item in sidecar]

@@ -1,4 +1,4 @@
-"""Tensors whose values are read and computed later: what is to be written, without its memory.
+"""Tensors that take no memory yet: their values are read and computed when they are written.
 
     weight = DeferredTensor.stored("fc/kernel", (3, 2), torch.float32).permute(1, 0)
     weight.shape                                     # (2, 3): known now
@@ -10,9 +10,9 @@ Contract:
     shapes      operations are run on the meta device, so shapes, dtypes and errors are those of torch
     values      every operation is recorded, and run again on what was read. Nothing is kept from one computation to
                 the next
-    asked for   an operation that needs values now, such as bool(tensor.any()), reads them now, by the function
-                given to `stored`, and forgets them
-    steps       `steps` names the operations on the way from the file, for reports
+    needed now  an operation that needs values immediately, such as bool(tensor.any()), reads them with the function
+                given to `stored`, and does not keep them
+    steps       `steps` names the operations that are applied to the stored tensors, for reports
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ _WORDS: Final = {
 
 
 class _Step(NamedTuple):
-    """One operation, and which of its results is meant."""
+    """One operation, and the index of one of its results."""
 
     function: Any
     arguments: tuple[Any, ...]
@@ -132,7 +132,7 @@ class DeferredTensor(torch.Tensor):
 
 
 def _changes_nothing(result: DeferredTensor, word: str) -> bool:
-    """Return whether an operation only looks as if it moved or divided axes: a permutation of one axis."""
+    """Return whether an operation leaves all axes as they were, such as a permutation of one axis."""
     assert isinstance(result.origin, _Step)
     before = result.origin.arguments[0]
     is_view = isinstance(before, DeferredTensor) and before.shape == result.shape
@@ -144,7 +144,7 @@ def _meta_of(value: Any) -> Any:
         return value.meta
     if isinstance(value, torch.Tensor):
         return value.to("meta")
-    # A tensor made from a deferred one is on its device; on the meta device it has no memory.
+    # Operations that take a device, such as new_zeros, also run on the meta device, to allocate no memory.
     return torch.device("meta") if isinstance(value, torch.device) else value
 
 

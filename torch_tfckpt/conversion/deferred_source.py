@@ -53,7 +53,7 @@ class DeferredSource(DerivedSource):
                 value = self._values[name]
                 if isinstance(value, DeferredTensor):
                     computed = value.compute(stored)
-                    # A part of a larger tensor must not keep all of its memory.
+                    # A view of a part must not keep the memory of the larger tensor alive.
                     is_part = computed.untyped_storage().nbytes() > computed.numel() * computed.dtype.itemsize
                     yield name, computed.clone() if is_part else computed
                 else:

@@ -1,4 +1,4 @@
-"""Which of their names the tensors of an object-based checkpoint get, and which are left out as not being weights.
+"""Choose names for the tensors of an object-based checkpoint, and leave out what is not a weight.
 
     keys          model/fc/kernel/.ATTRIBUTES/VARIABLE_VALUE     as stored
     paths         model.fc.kernel                                the object
@@ -9,7 +9,7 @@ Contract:
     paths, variables    the object graph is left out, since it refers to keys. A tensor without such a name, such as a
                         string, keeps its key without the suffix. Two tensors with one name are an error,
                         unless they are equal, as in a SavedModel of Keras 3, which stores variables twice
-    weights only        what `models.auxiliary` does not take for a weight is left out. A checkpoint keeps its object
+    weights only        what is not a weight according to `models.auxiliary` is left out. A checkpoint keeps its object
                         graph, which is edited to match
 """
 
@@ -39,7 +39,7 @@ def check_names(names: str) -> None:
 
 
 def auxiliary_tensors(source: TensorSource, *, keep_graph: bool) -> tuple[dict[str, str], list[str]]:
-    """Return the tensors that are not weights with the reason, and remarks on those that may be weights.
+    """Return the tensors that are not weights, each with the reason, and remarks on uncertain cases.
 
     Args:
         keep_graph: Whether the object graph is kept.
@@ -62,7 +62,7 @@ def auxiliary_tensors(source: TensorSource, *, keep_graph: bool) -> tuple[dict[s
 
 
 def use_names(source: TensorSource, names: str, selection: Selection, omitted: dict[str, str]) -> None:
-    """Make a selection give these names to the tensors, and leave out the object graph.
+    """Let a selection use `names` for the tensors, and leave out the object graph.
 
     Raises:
         InvalidArgumentError: two selected tensors would get the same name.
@@ -86,7 +86,7 @@ def use_names(source: TensorSource, names: str, selection: Selection, omitted: d
 
 
 def _copies(source: TensorSource, names: str, keys: Sequence[str], name_of: Callable[[str], str]) -> dict[str, str]:
-    """Return the tensors that are stored a second time under one name, and the reason to leave them out.
+    """Return the keys of copies of tensors with the same name, and the reason to leave out each of them.
 
     Raises InvalidArgumentError if the values differ.
     """

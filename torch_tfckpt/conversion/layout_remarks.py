@@ -1,8 +1,8 @@
-"""Remark of a conversion that keeps names and layouts: that they are TensorFlow's, and how to turn them.
+"""Remark that a converted file still has TensorFlow's names and layouts, and how to convert them, too.
 
-It concerns files for torch. Names such as "fc.weight" show that torch stored a tensor, whose layout is then torch's.
-Where they were given to TensorFlow's tensors, the sidecar notes it, so that `load_model` does not take the file for one
-of torch.
+The remark is for files that torch reads. A name such as "fc.weight" normally shows that torch stored the tensor, in
+torch's layout. If tensors in TensorFlow's layout were renamed like this, the sidecar lists them, so that `load_model`
+does not assume torch's layout.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,11 @@ def layout_remarks(source: TensorSource, new_names: Mapping[str, str]) -> list[s
 
 
 def kept_layouts(source: TensorSource, new_names: Mapping[str, str]) -> list[SidecarTensor]:
-    """Return the tensors that get torch's names, but keep TensorFlow's order of axes; arguments as above."""
+    """Return the tensors that get torch's names, but keep TensorFlow's order of axes.
+
+    Args:
+        new_names: As for `layout_remarks`.
+    """
     kept = tensorflow_layouts(source)
     if isinstance(source, CheckpointSource):
         kept = {name for name, new in new_names.items() if _is_renamed(name, new) and _is_turned(source, name)}
@@ -66,7 +70,7 @@ def _is_turned(source: TensorSource, name: str) -> bool:
 
 
 def _is_of_torch(name: str) -> bool:
-    """Return whether a name is one of a state_dict, as a Saver stores it: "model/fc.weight"."""
+    """Return whether a name contains a state_dict key, as a Saver stores it: "model/fc.weight"."""
     parts: Sequence[str] = short_key(name).split("/")
     return parts[-1] == _OF_TORCH or any("." in part.strip(".") for part in parts)
 

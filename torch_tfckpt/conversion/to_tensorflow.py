@@ -1,8 +1,8 @@
-"""Plan the conversion of a state_dict into TensorFlow's variables, by the rules of `turn_to_torch`, inverted.
+"""Plan the conversion of a state_dict into TensorFlow's variables, with the inverse of the rules.
 
-What `save_model` does with the tensors of a module is done here with those of a file. Without a module, the
-layouts that rules give, and the names of a layer's tensors, take its place: a weight with a bias is a kernel, one
-next to a running_mean a gamma.
+What `save_model` does with the tensors of a module is done here with the tensors of a file. Without a module, the
+layouts in the rules and the names of a layer's tensors determine the conversion: a weight with a bias is a kernel, and
+a weight next to a running_mean is a gamma.
 
 Contract:
 
@@ -52,8 +52,8 @@ def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Seq
         excluded: Names of tensors of the file to leave out.
 
     Raises:
-        InvalidArgumentError: a layout is unknown; a rule does not determine a name; a factory fails; only the names of
-            the file are torch's.
+        InvalidArgumentError: a layout is unknown; a rule does not determine a name; a factory fails; the file has
+            torch's names, but TensorFlow's layouts.
         FailedPreconditionError: the file does not fit the module, or tensors are matched by no rule.
         UnimplementedError: a rule cannot be inverted.
     """
@@ -93,8 +93,8 @@ def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Seq
     omitted.update((names[bare], "the module does not have it") for bare in lost if bare not in unmatched)
     if lost and (request.strict or not values):
         raise FailedPreconditionError(
-            f"{printable(source.path)}: {counted(len(lost), 'tensor')} of the file would be lost, because no rule, "
-            f"inverted, names a variable for them: {listed(lost, _LISTED)}. Write rules for them; leave them out "
+            f"{printable(source.path)}: {counted(len(lost), 'tensor')} of the file would be lost, because no "
+            f"inverted rule gives a variable for them: {listed(lost, _LISTED)}. Write rules for them; leave them out "
             f"with `exclude`; or pass strict=False, which lists them in the report"
         )
     outcomes = list(_outcomes(source, names, values, omitted))
@@ -102,9 +102,9 @@ def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Seq
 
 
 def _names_in(source: TensorSource, omitted: dict[str, str], wanted: Collection[str]) -> dict[str, str]:
-    """Return name in the state_dict -> name in the file, and leave out what is not of the model.
+    """Map names in the state_dict to names in the file; what does not belong to the model is left out.
 
-    A file of training state has the state_dict below a key: "model.fc.weight".
+    A file of training state has the state_dict under a key: "model.fc.weight".
 
     Args:
         wanted: Names in the module's state_dict; empty if they are not known.
@@ -117,8 +117,8 @@ def _names_in(source: TensorSource, omitted: dict[str, str], wanted: Collection[
         parts = [max(parts, key=lambda part: sum(f"{part}{name}" in names for name in wanted))]
     if len(parts) != 1:
         raise InvalidArgumentError(
-            f"{printable(source.path)}: the file has training state with {counted(len(parts), 'model')}. Save the "
-            f"state_dict of one model alone, with torch.save"
+            f"{printable(source.path)}: the file contains the training state of {counted(len(parts), 'model')}. Save "
+            f"the state_dict of one model alone, with torch.save"
         )
     [part] = parts
     omitted.update((name, "not of the model") for name in names if not name.startswith(part))
@@ -126,12 +126,12 @@ def _names_in(source: TensorSource, omitted: dict[str, str], wanted: Collection[
 
 
 def _parts_of_models(source: TensorSource, names: Sequence[str]) -> Collection[str]:
-    """Return what the names of each model in a file of training state begin with; [""] for other files."""
+    """Return the name prefix of each model in a file of training state; [""] for other files."""
     training = as_training(source)
     if training is None:
         return [""]
     keys = [key for key, role in training.roles.items() if role.startswith("a module")]
-    parts = [f"{key.replace('/', '.')}." for key in keys] + ["state_dict."]  # the latter is Lightning's
+    parts = [f"{key.replace('/', '.')}." for key in keys] + ["state_dict."]  # Lightning uses "state_dict"
     return [part for part in parts if any(name.startswith(part) for name in names)]
 
 
@@ -142,7 +142,7 @@ def _deferred(source: TensorSource, name: str) -> DeferredTensor:
 
 
 def _module_with(file: Mapping[str, torch.Tensor], names: Mapping[str, str], omitted: dict[str, str]) -> nn.Module:
-    """Return a module with the tensors of a file, in layers of the kinds that their names tell."""
+    """Return a module with the tensors of a file, in layers of the kinds that their names imply."""
     shapes: dict[str, dict[str, Shape]] = {}
     for name, tensor in file.items():
         parent, _, attribute = name.rpartition(".")
@@ -166,7 +166,7 @@ def _module_with(file: Mapping[str, torch.Tensor], names: Mapping[str, str], omi
 
 
 def _layer(shapes: Mapping[str, Shape]) -> nn.Module:
-    """Return a layer without tensors, of the kind that its tensors tell."""
+    """Return a layer without tensors, of the kind that these names and shapes imply."""
     if any(name in shapes for name in _STATISTICS):
         return layer_with(["gamma", "beta", "moving_mean", "moving_variance"])
     weight = shapes.get("weight")
@@ -197,7 +197,7 @@ def _with_values(
         lines += misfits[:_LISTED]
         raise FailedPreconditionError(
             f"{printable(source.path)}: the file does not fit {factory}:\n  " + "\n  ".join(lines) + "\n"
-            "Nothing was written. Pass the factory of the module whose state_dict the file has"
+            "Nothing was written. Pass the factory of the module whose state_dict the file contains"
         )
     return found
 
@@ -208,13 +208,13 @@ def _hint(missing: Sequence[str], file: Mapping[str, torch.Tensor]) -> str:
 
 
 def _limited(mapper: RuleSet, names: set[str]) -> RuleSet:
-    """Return the rules without those for single tensors that the file does not have, such as another head."""
+    """Return the rules without those for single tensors that the file lacks, such as a different head."""
     rules = [rule for rule in rules_of(mapper) if all(name in names for name in targets_of_rule(rule))]
     return RuleSet("the rules", rules)
 
 
 def _check_kernels(path: str, targets: Sequence[Target], rules: InvertedRules) -> None:
-    """Raise InvalidArgumentError if a rule for modules does not tell the layout of a kernel, or what a weight is."""
+    """Raise InvalidArgumentError if a rule for modules leaves the layout or kind of a weight open."""
     names = {target.name for target in targets}
     for target in targets:
         place = target.places[0]
@@ -226,8 +226,8 @@ def _check_kernels(path: str, targets: Sequence[Target], rules: InvertedRules) -
         shown = f"{printable(path)}: {quoted(target.name)} {shape_text(tuple(target.tensor.shape))}"
         if found[1] is None:
             raise InvalidArgumentError(
-                f"{shown}: the rule for its module has no layout, and the name does not tell it. Add one, such as "
-                f'layout = "dense", or pass check=pkg.mod:factory'
+                f"{shown}: the rule for its module has no layout, and the name does not imply one. Add a layout, "
+                f'such as layout = "dense", or pass check=pkg.mod:factory'
             )
         if f"{place.parent}bias" not in names and target.tensor.dim() == 2:
             raise InvalidArgumentError(

@@ -8,7 +8,7 @@ Contract:
     complete        every stored tensor has an outcome: its new names, or the reason why it is left out
     never a guess   a weight that no rule matches, a tensor of the module that is not stored, and a layout that is not
                     known are errors; the first of these is only reported if `strict` is off
-    memory          nothing is read here but counters and strings
+    memory          only counters and strings are read here
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.text import counted, printable, quoted
 
 _COUNTER: Final = "num_batches_tracked"
-_MODEL: Final = "model."  # what names begin with next to an optimizer's state
+_MODEL: Final = "model."  # prefix of the names if the file also has optimizer state
 
 
 def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence[str]) -> Turned:
@@ -106,7 +106,7 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
 
 
 def _leave_out_counters(plan: LoadPlan) -> None:
-    """Do not ask for rules for the counters of norms, which are stored if torch wrote the checkpoint."""
+    """Ignore num_batches_tracked, which checkpoints from torch contain, instead of asking for a rule."""
     counters = [key for key in plan.report.unexpected if variable_name_of(key) == _COUNTER]
     plan.report.unexpected[:] = [key for key in plan.report.unexpected if key not in {*counters}]
     plan.report.ignored.extend(counters)

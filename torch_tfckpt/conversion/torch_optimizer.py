@@ -1,4 +1,4 @@
-"""The optimizer's state of a checkpoint, as an entry of a .pt file next to the model's.
+"""Convert the optimizer state of a checkpoint into an entry of a .pt file, next to the model's state.
 
     {"model": {"fc.weight": ...}, "optimizer": {"state": {0: {"exp_avg": ...}}, "param_groups": [...]}}
 
@@ -7,7 +7,7 @@
 
 Contract:
 
-    which optimizer     the one for whose slots the checkpoint has most values. Adam and AdamW have the same state
+    which optimizer     the one for which the checkpoint has the most slots. Adam and AdamW have the same state
     which parameters    all of `model.parameters()`, in one group, as most programs create it
     layouts, units      as `load_model(optimizer=...)` converts them
     hyperparameters     those that are stored; the others are torch's defaults, and a remark says so
@@ -32,7 +32,7 @@ from torch_tfckpt.text import listed
 
 _PART: Final = "optimizer.state."
 _LISTED: Final = 8
-# Arguments without which torch's class has no state, or that have no default.
+# Arguments that have no default in torch, or without which the optimizer has no state.
 _ARGUMENTS: Final[Mapping[type, dict[str, Any]]] = {torch.optim.SGD: {"lr": 0.001, "momentum": 0.9}}
 
 Outcome = tuple[str, Shape, str]  # name in the target, shape there, transform
@@ -86,7 +86,8 @@ def optimizer_state(
 
     Raises:
         InvalidArgumentError: no module is given, so the order of the parameters is unknown.
-        NotFoundError: no state is stored that an optimizer of torch has, or, if `strict`, not for all parameters.
+        NotFoundError: no state is stored for any optimizer of torch; or, with `strict`, the state of some parameters is
+            missing.
     """
     if model is None:
         raise InvalidArgumentError(

@@ -1,13 +1,13 @@
-"""What `convert` is asked to turn: the direction, where the rules come from, and the module that the target is for.
+"""Conversion of names and layouts, as requested: the direction, the rules, and the target's module.
 
     TurnRequest.of(to_torch=True, preset="bert", check="net:build")
 
 Contract:
 
-    one direction    to_torch or to_tf, and then rules: a preset, a map file, inferred ones, or those that a module
-                     alone implies (check). Without a direction, nothing else may be given
-    the module       that of check, else that of infer; built once, on the meta device, so it takes no memory
-    wrong arguments  are found before the source is opened
+    one direction    to_torch or to_tf, with rules from a preset or a map file, inferred rules, or the rules that the
+                     module of `check` implies. Without a direction, nothing else may be given
+    the module       the module of `check`, or else of `infer`; built once, on the meta device, so it takes no memory
+    wrong arguments  are reported before the source is opened
 """
 
 import os
@@ -36,9 +36,9 @@ class Turned:
         source: The tensors under their new names.
         outcomes: What becomes of each stored tensor.
         filled: Name of each tensor that is not stored -> the value of its elements.
-        remarks: What may not be intended.
+        remarks: What may be unintended, for the report.
         model: The module that the tensors must fit; None if none is known.
-        part: What the names of the module's tensors begin with in the target: "model." next to an optimizer's state.
+        part: Prefix of the names of the module's tensors in the target: "model." if it also has optimizer state.
         contents: For PtSink.
     """
 
@@ -82,16 +82,16 @@ class TurnRequest:
         """Return the request; None if names and layouts stay as they are.
 
         Args:
-            others: Arguments that exclude a direction -> whether they are given.
+            others: Name of each argument that cannot be combined with a direction -> whether it is given.
 
         Raises:
-            InvalidArgumentError: arguments that exclude each other, or that have no effect.
+            InvalidArgumentError: arguments are mutually exclusive or have no effect.
             NotFoundError: there is no such preset or map file.
         """
         rules = {"preset": preset, "map": map, "infer": infer}
         given = [name for name, value in rules.items() if value is not None]
         if to_torch and to_tf:
-            raise InvalidArgumentError("to_torch and to_tf exclude each other. Pass one of them")
+            raise InvalidArgumentError("to_torch and to_tf are mutually exclusive. Pass one of them")
         if ema not in get_args(Averages):
             raise InvalidArgumentError(f'ema={ema!r}: pass "warn", "ignore", "prefer" or "only"')
         if not to_torch and not to_tf:
@@ -99,14 +99,14 @@ class TurnRequest:
             more |= {"ema": ema != "warn", "strict": not strict}
             for name in [*given, *(name for name, is_given in more.items() if is_given)]:
                 raise InvalidArgumentError(
-                    f"`{name}` has no effect, because names and layouts stay as they are. Pass to_torch=True, to turn "
-                    f"them into torch's, or to_tf=True; or omit `{name}`"
+                    f"`{name}` has no effect, because names and layouts are not converted. Pass to_torch=True or "
+                    f"to_tf=True to convert them; or omit `{name}`"
                 )
             return None
         direction = "to_torch" if to_torch else "to_tf"
         if len(given) > 1:
             both = " and ".join(f"`{name}`" for name in given)
-            raise InvalidArgumentError(f"{both} exclude each other. Pass one of them")
+            raise InvalidArgumentError(f"{both} are mutually exclusive. Pass one of them")
         for name in (name for name, is_given in others.items() if is_given):
             raise InvalidArgumentError(
                 f"`{name}` cannot be combined with {direction}. Convert in two steps, with `{name}` in the first"
@@ -130,7 +130,7 @@ class TurnRequest:
         return cls(to_torch, mapper, infer, check, optimizer, ema, strict)  # type: ignore[arg-type]
 
     def prepared(self, path: str) -> "tuple[KeyMapper | None, nn.Module | None]":
-        """Return the rules and the module, which are inferred and built now.
+        """Infer the rules and build the module, if they are needed, and return both.
 
         Raises:
             InvalidArgumentError: a factory cannot be imported, raises an error or returns something else; or as
@@ -144,7 +144,7 @@ class TurnRequest:
 
 
 def _check_to_tf(infer: Factory | None, optimizer: bool, ema: str) -> None:
-    """Raise an error for what is only for the other direction."""
+    """Raise an error for arguments that are only for to_torch."""
     if infer is not None:
         raise InvalidArgumentError(
             "`infer` cannot be combined with to_tf: it finds rules in a checkpoint of TensorFlow, which to_tf writes. "
@@ -158,5 +158,5 @@ def _check_to_tf(infer: Factory | None, optimizer: bool, ema: str) -> None:
         )
     if ema != "warn":
         raise InvalidArgumentError(
-            "`ema` cannot be combined with to_tf: the file has no averages besides its tensors. Omit it"
+            "`ema` cannot be combined with to_tf: a state_dict has no separate moving averages. Omit it"
         )

@@ -20,11 +20,11 @@ from torch_tfckpt.text import printable
 
 
 def planned_state(source: TensorSource, dtype: torch.dtype | None, part: str) -> dict[str, torch.Tensor]:
-    """Return the module's tensors of a source, without memory.
+    """Return the tensors of a source that belong to the module, on the meta device.
 
     Args:
         dtype: The dtype that floating-point tensors will get; None: their own.
-        part: What the names of the module's tensors begin with.
+        part: Prefix of the names of the module's tensors.
     """
     infos = {name: source.info(name).cast(dtype) for name in source.names() if name.startswith(part)}
     return {
@@ -35,7 +35,7 @@ def planned_state(source: TensorSource, dtype: torch.dtype | None, part: str) ->
 
 
 def written_state(sink: TensorSink, files: Mapping[str, str], part: str) -> dict[str, torch.Tensor]:
-    """Return the module's tensors in files that are written but not published, without memory.
+    """Return the module's tensors in files that are not published yet, on the meta device.
 
     Args:
         files: Final path -> temporary path.
@@ -63,14 +63,14 @@ def check_fit(model: nn.Module, state: Mapping[str, torch.Tensor], place: str, f
     """Raise FailedPreconditionError unless `load_state_dict(strict=True)` accepts a state_dict.
 
     Args:
-        place: The file, for the message.
-        factory: The module, for the message.
+        place: The file, for error messages.
+        factory: The module, for error messages.
     """
     tensors = (*model.parameters(), *model.buffers())
     empty = model if all(tensor.is_meta for tensor in tensors) else copy.deepcopy(model).to("meta")
     try:
         empty.load_state_dict(dict(state), strict=True)
-    except Exception as error:  # of hooks and overrides, too
+    except Exception as error:  # hooks and overrides may raise anything
         raise FailedPreconditionError(
             f"{printable(place)}: {factory} does not load it: {error}\nNothing was published"
         ) from error

@@ -149,7 +149,7 @@ def _may_be_version_1(storage: Storage, path: str) -> bool:
     except (CheckpointError, OSError) as error:
         if is_refusal(error) and not _is_denied(error):
             raise
-        return False  # removed meanwhile, a pipe, or another user's file that is not named like a checkpoint
+        return False  # it was removed meanwhile, is a pipe, or is another user's file without a checkpoint's name
 
 
 def _is_denied(error: BaseException | None) -> bool:

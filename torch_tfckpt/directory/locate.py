@@ -323,7 +323,7 @@ def _data_without_index(names: Sequence[str], prefix: str | None = None) -> str:
 
 
 def _other_files(names: list[str]) -> str:
-    """Return a hint that lists files with extensions of other formats; "" if there are none."""
+    """Return a hint that lists files with extensions of other formats; "" if no such files exist."""
     others = [name for name in names if promised_kind(name) is not None]
     if not others:
         return ""

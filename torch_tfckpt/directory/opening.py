@@ -1,4 +1,4 @@
-"""Open a version 1 checkpoint, while it may be saved again with a different number of shards, or a file of Keras."""
+"""Open a file of Keras, or a version 1 checkpoint, even if its shards are replaced meanwhile."""
 
 from dataclasses import replace
 from typing import Final
@@ -15,10 +15,10 @@ _ATTEMPTS: Final = 20
 def open_files(
     storage: Storage, found: CheckpointFiles, *, verify: bool = True
 ) -> tuple[CheckpointFiles, SlicesReader | KerasReader]:
-    """Open the files `found` of version 1 or of Keras.
+    """Open `found`, which is a version 1 checkpoint or a file of Keras.
 
     Returns:
-        The files as they were opened, and their reader. Raises like the readers.
+        The files that were opened, and their reader. Raises like the readers.
     """
     if found.version == 1:
         return open_version_1(storage, found, verify=verify)
@@ -32,7 +32,7 @@ def open_version_1(
     """Open the files `found`, or the files that have replaced them in the meantime.
 
     Returns:
-        The files as they were opened, and their reader. Raises like SlicesReader.
+        The files that were opened, and their reader. Raises like SlicesReader.
     """
     for attempt in range(_ATTEMPTS):
         try:

@@ -158,7 +158,7 @@ class NpzSource:
             tensor = new_tensor(name, stored_shape, dtype)
             _exactly(file, byte_view(tensor), name)
             if file.read(1):
-                raise DataLossError(f"array {quoted(name)} is followed by more bytes")
+                raise DataLossError(f"array {quoted(name)} is followed by extra bytes")
         if array.dtype.byteorder == ">":
             swap_bytes(tensor, dtype.itemsize // (2 if dtype.is_complex else 1))
         return tensor.permute(*range(tensor.dim())[::-1]).contiguous() if array.fortran else tensor

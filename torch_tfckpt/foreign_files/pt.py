@@ -59,7 +59,7 @@ class _PlacedTensor(NamedTuple):
 
     stored: PickledTensor
     offset: int  # bytes from the start of the file
-    span: int  # elements from the first to the last one
+    span: int  # number of elements from the first to the last, gaps included
 
     @property
     def nbytes(self) -> int:
@@ -78,7 +78,7 @@ class PtSource:
 
     Raises:
         NotFoundError: there is no such file.
-        DataLossError: it is damaged, or of another kind.
+        DataLossError: it is damaged, or a different kind of file.
         UnimplementedError: it contains objects other than tensors, or was written before torch 1.6.
         InvalidArgumentError: two tensors would have the same name.
 
@@ -241,8 +241,9 @@ class PtSink(ZipSink):
     """Writes a .pt file.
 
     Attributes:
-        contents: Returns what is pickled, given name -> a stand-in for each tensor; all stand-ins must be in the
-            result, which otherwise consists of dicts, lists, tuples, numbers and strings. None: the dict itself.
+        contents: Function that takes a dict, name -> stand-in for each tensor, and returns the object to pickle. This
+            must contain all stand-ins, and otherwise only dicts, lists, tuples, numbers and strings. None pickles
+            the dict itself.
     """
 
     format = "pt"

@@ -67,7 +67,7 @@ class SafetensorsSource:
         self._files: list[ReadableFile] = []
         self._placed: dict[str, tuple[ReadableFile, HeaderEntry]] = {}
         self._damaged: dict[str, CheckpointError] = {}  # tensors that an index lists but that are missing
-        self._identities: dict[str, str | None] = {}  # of each file, by its path
+        self._identities: dict[str, str | None] = {}  # path of a file -> its identity
         self._pipeline = Pipeline()
         try:
             for shard in shards:

@@ -156,7 +156,7 @@ class SafetensorsSink:
                 offset += len(piece)
         self._pipeline.write(requests)
         for done in self._shards:
-            if done is not shard:  # complete, as values come in the order of `plan`; limits the number of open files
+            if done is not shard:  # complete, since values arrive in the order of `plan`; close it to limit open files
                 done.close()
 
     def finish(self) -> int:

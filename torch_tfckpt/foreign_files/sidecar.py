@@ -65,7 +65,7 @@ class Sidecar:
     """Content of a sidecar.
 
     Attributes:
-        tensorflow_layouts: Names of tensors that are in TensorFlow's order of axes although torch's names suggest not.
+        tensorflow_layouts: Names of tensors that have torch's names, but TensorFlow's order of axes.
     """
 
     types: dict[str, ElementType] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Sidecar:
 
 
 def read_sidecar(path: str, data_bytes: int, identity: Callable[[], str | None] = lambda: None) -> Sidecar | None:
-    """Read the sidecar at `path`; None if there is none.
+    """Read the sidecar at `path`; None if there is no such file.
 
     Args:
         data_bytes: Total size of the files that the sidecar should belong to.
@@ -207,7 +207,7 @@ def _decode_tensor(name: str, item: Any) -> tuple[TensorInfo, FileValue]:
     data = _decode_base64(encoded)
     if kind.itemsize and len(data) != count * kind.itemsize:
         expected = counted(count * kind.itemsize, "byte")
-        raise DataLossError(f"{kind.name} of shape {list(shape)[:16]} needs {expected}, but found {len(data)}")
+        raise DataLossError(f"{kind.name} of shape {list(shape)[:16]} needs {expected}, but has {len(data)}")
     info = TensorInfo(kind, shape, len(data))
     if kind.dtype is not None:
         tensor = new_tensor(name, shape, kind.dtype)

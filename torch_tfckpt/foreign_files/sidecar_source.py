@@ -78,7 +78,7 @@ class SidecarSource(DerivedSource):
 
 
 def tensorflow_layouts(source: TensorSource) -> set[str]:
-    """Return the tensors of a source that have torch's names, but TensorFlow's order of axes, as its sidecar tells."""
+    """Return the tensors with torch's names but TensorFlow's order of axes, as listed in the sidecar."""
     return source.tensorflow_layouts if isinstance(source, SidecarSource) else set()
 
 

@@ -6,15 +6,17 @@
     old group       a B-tree ("TREE") of leaves ("SNOD") of (name, object header); the names are in a heap ("HEAP")
     new group       a message per name
 
-Example: h5py writes one float32 array `x` of shape [2] as 2,056 bytes. The superblock has the address of the root
-group, 96. Its message 0x11 has the addresses of a B-tree, 136, and of a heap, 680; the leaf has the name `x` and the
-address of its object header, 800. Message 8 of that header has the address of the 8 bytes of the values, 2048.
+Example: h5py writes one float32 array `x` of shape [2] as 2,056 bytes. The superblock contains the address of the
+root group, 96. Message 0x11 of this group contains the addresses of a B-tree, 136, and of a heap, 680; the leaf
+contains the name `x` and the address of its object header, 800. Message 8 of this header contains the address of the
+values, 2048.
 
-The library libhdf5 is not used: on damaged files it sometimes does not return, and sometimes ends the process.
+The library libhdf5 is not used: on damaged files it sometimes hangs, and sometimes crashes the process.
 
-Guaranteed for every input: a block of the file belongs to one structure only, all bytes read together are at most twice
-the size of the file, no size in the file makes this module allocate more than that, and the datasets together are not
-larger than the file. Links to other files, soft links, and datasets whose bytes are in other files are errors.
+Guaranteed for every input: no block of the file belongs to more than one structure, the total number of bytes read is
+at most twice the size of the file, no size in the file makes this module allocate more than that, and the total size of
+the datasets is at most the size of the file. Links to other files, soft links, and datasets whose bytes are in other
+files are errors.
 
 Source: HDF5 File Format Specification, version 3.0.
 """
@@ -44,24 +46,24 @@ from torch_tfckpt.text import quoted
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 REWRITE: Final = "Open it with h5py and write its tensors to a new file"
 _STARTS: Final = (0, *(512 << shift for shift in range(12)))  # a file may begin with a block of user data
-_MAX_DEPTH: Final = 64  # groups inside of groups
-_MAX_LINKS: Final = 1_000_000  # names in all groups
+_MAX_DEPTH: Final = 64  # maximum nesting of groups
+_MAX_LINKS: Final = 1_000_000  # maximum number of names in all groups together
 _DATASPACE, _LINK_INFO, _DATATYPE, _LINK, _EXTERNAL, _LAYOUT, _ATTRIBUTE = 1, 2, 3, 6, 7, 8, 12
 _SYMBOL_TABLE, _ATTRIBUTE_INFO = 17, 21
 
 
 class Hdf5Array(NamedTuple):
-    """A dataset. Its bytes are in one piece."""
+    """A dataset whose bytes are contiguous in the file."""
 
     shape: Shape | None  # None: a null dataspace, which has no elements
     type: Hdf5Type
     offset: int  # of its first byte in the file
     nbytes: int
-    dtype_name: str  # attribute "dtype", with which Keras names types that HDF5 does not have; "" without
+    dtype_name: str  # attribute "dtype", with which Keras names types that HDF5 does not have; "" if absent
 
     @property
     def dtype(self) -> DataType | None:
-        """Element type; None if no tensor has it."""
+        """Element type; None if tensors cannot have it."""
         if self.type.is_opaque and self.dtype_name:
             named = next((each for each in DataType if each.dtype_name == self.dtype_name), None)
             return named if named is not None and named.itemsize == self.type.size else None
@@ -119,17 +121,19 @@ class Hdf5File:
             widths = fixed[1:3]
             base, _, end, root = struct.unpack_from("<4Q", fixed, 4)
         else:
-            raise UnimplementedError(f"superblock of version {version}. {REWRITE}")
+            raise UnimplementedError(f"superblock version {version} is not supported. {REWRITE}")
         if not set(widths) <= {2, 4, 8, 16, 32}:
-            raise DataLossError(f"addresses and lengths of {widths[0]} and {widths[1]} bytes")
+            raise DataLossError(f"invalid widths: {widths[0]} bytes per address, {widths[1]} per length")
         if widths != b"\x08\x08":
-            raise UnimplementedError(f"addresses and lengths of {widths[0]} and {widths[1]} bytes, not 8. {REWRITE}")
+            raise UnimplementedError(
+                f"addresses of {widths[0]} bytes, lengths of {widths[1]} bytes; only 8 are supported. {REWRITE}"
+            )
         if base != start or end > self._blocks.size:
-            raise DataLossError(f"incomplete: the file should have {end} bytes and has {self._blocks.size}")
+            raise DataLossError(f"incomplete: the file should have {end} bytes, but has {self._blocks.size}")
         return int(root)
 
     def _tree(self, root: int) -> Hdf5Group:
-        """Return the group at address `root` with all that is in it."""
+        """Return the group at address `root` with all its contents."""
         top, messages = self._object(root, "")
         if not isinstance(top, Hdf5Group):
             raise DataLossError("the root of the file is not a group")
@@ -137,13 +141,13 @@ class Hdf5File:
         while waiting:
             group, messages, path, depth = waiting.pop()
             if depth > _MAX_DEPTH:
-                raise DataLossError(f"group {quoted(path)}: more than {_MAX_DEPTH} groups inside of each other")
+                raise DataLossError(f"group {quoted(path)}: groups are nested more than {_MAX_DEPTH} deep")
             with error_context(f"group {quoted(path or '/')}"):
                 links = list(self._links_of(messages))
             for name, address in links:
                 where = f"{path}/{name}" if path else name
                 if name in group.groups or name in group.arrays or not name or "/" in name or name in (".", ".."):
-                    raise DataLossError(f"group {quoted(path or '/')}: {quoted(name)} is stored twice or not a name")
+                    raise DataLossError(f"group {quoted(path or '/')}: {quoted(name)} is a duplicate or invalid name")
                 inner, messages = self._object(address, where)
                 if isinstance(inner, Hdf5Group):
                     group.groups[name] = inner
@@ -154,14 +158,14 @@ class Hdf5File:
         return top
 
     def _check_apart(self) -> None:
-        """Raise DataLossError if two datasets share bytes: all of them together would be larger than the file."""
+        """Raise DataLossError if two datasets share bytes: the total size of all could then exceed the file's."""
         ranges = sorted(each for each in self._ranges if each[1] > each[0])
         for (_, end, first), (begin, _, second) in pairwise(ranges):
             if begin < end:
-                raise DataLossError(f"datasets {quoted(first)} and {quoted(second)} share bytes from {begin} on")
+                raise DataLossError(f"datasets {quoted(first)} and {quoted(second)} share bytes from byte {begin}")
 
     def _object(self, address: int, path: str) -> tuple[Hdf5Group | Hdf5Array | None, list[Hdf5Message]]:
-        """Return the group or dataset at an address, and its messages. Each has one name only."""
+        """Return the group or dataset at an address, and its messages. An object may have only one name."""
         with error_context(f"object {quoted(path or '/')}"):
             messages = list(self._blocks.messages(address))
             kinds = {message.kind for message in messages}
@@ -192,8 +196,8 @@ class Hdf5File:
         elif layout.address == UNDEFINED or layout.nbytes < nbytes or layout.address + nbytes > self._blocks.end:
             size = 0 if layout.address == UNDEFINED else layout.nbytes
             raise DataLossError(
-                f"shape {shape_text(shape or ())} takes {nbytes} bytes, but the dataset has {size} of the "
-                f"file's {self._blocks.size}"
+                f"shape {shape_text(shape or ())} takes {nbytes} bytes, but the dataset has {size}, and the file has "
+                f"{self._blocks.size}"
             )
         named = _attributes(messages).get("dtype")
         text = self._blocks.strings(named)[:1] if named is not None and element.is_opaque else []
@@ -209,7 +213,7 @@ class Hdf5File:
                 self._count_link()
                 yield _new_link(message.data)
             elif message.kind == _LINK_INFO and _is_dense(message.data, 8):
-                raise UnimplementedError(f"the group is stored in the form of libver='latest'. {REWRITE}")
+                raise UnimplementedError(f"the group is stored in dense form (libver='latest'). {REWRITE}")
 
     def _old_group(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
         header = self._blocks.block(heap, 32)
@@ -241,7 +245,7 @@ class Hdf5File:
     def _count_link(self) -> None:
         self._links += 1
         if self._links > _MAX_LINKS:
-            raise UnimplementedError(f"more than {_MAX_LINKS:,} names in its groups")
+            raise UnimplementedError(f"its groups contain more than {_MAX_LINKS:,} names")
 
 
 _PARTS: Final = {"shape": _DATASPACE, "element type": _DATATYPE, "layout": _LAYOUT}
@@ -252,16 +256,16 @@ def _attributes(messages: list[Hdf5Message]) -> dict[str, Hdf5Attribute]:
     for message in messages:
         if message.kind == _ATTRIBUTE:
             if message.flags & 2:
-                raise UnimplementedError(f"a shared attribute. {REWRITE}")
+                raise UnimplementedError(f"shared attributes are not supported. {REWRITE}")
             attribute = decode_attribute(message.data)
             found[attribute.name] = attribute
         elif message.kind == _ATTRIBUTE_INFO and _is_dense(message.data, 2):
-            raise UnimplementedError(f"attributes are stored in the form of libver='latest'. {REWRITE}")
+            raise UnimplementedError(f"attributes are stored in dense form (libver='latest'). {REWRITE}")
     return found
 
 
 def _is_dense(data: bytes, order_size: int) -> bool:
-    """Return whether the names of a group, or attributes, are in a heap and not in messages.
+    """Return whether the names of a group, or attributes, are stored in a heap instead of messages.
 
     Link info and attribute info: 0: u8 | flags: u8 | [largest number: `order_size` bytes] | address of the heap: u64le.
     """
@@ -295,5 +299,5 @@ def _link_refusal(name: str, what: str) -> str:
 def _name_in(names: bytes, at: int) -> str:
     end = names.find(b"\0", at) if at < len(names) else -1
     if end < 0:
-        raise DataLossError(f"a name is at byte {at} of a heap of {len(names)}")
+        raise DataLossError(f"no complete name at byte {at} of a heap of {len(names)} bytes")
     return names[at:end].decode("utf-8", "surrogateescape")

@@ -23,7 +23,7 @@ from torch_tfckpt.text import quoted
 Read = Callable[[int, int], bytes]
 """(offset, count) -> exactly `count` bytes. Callers check first that the file has these bytes."""
 
-_CONTINUATION: Final = 16  # message with the place of a further block
+_CONTINUATION: Final = 16  # message with the address of a further block
 _SLACK: Final = 64 * 1024  # bytes that may be read in addition to twice the size of the file
 _PAIR: Final = struct.Struct("<QQ")
 
@@ -41,7 +41,7 @@ class Hdf5Blocks:
     """Reads the blocks of a file of `size` bytes, each for one structure only.
 
     Attributes:
-        base: Where addresses begin: after a block of user data.
+        base: Offset of address 0 in the file: the end of the block of user data, if there is one.
 
     Raises:
         DataLossError: a block is outside of the file or belongs to two structures, or all blocks together are larger
@@ -69,7 +69,7 @@ class Hdf5Blocks:
     def take(self, address: int, size: int) -> bytes:
         """Return bytes of the file."""
         if address > self.end - size:
-            raise DataLossError(f"bytes {address} to {address + size} are needed, but the file has {self.end}")
+            raise DataLossError(f"bytes {address} to {address + size} are needed, but the file ends at byte {self.end}")
         self._spend(size)
         return self._read(self.base + address, size)
 
@@ -103,7 +103,7 @@ class Hdf5Blocks:
                 yield message
 
     def _header_2(self, address: int) -> Iterator[Hdf5Message]:
-        """Yield the messages of an object header of version 2, which new groups have."""
+        """Yield the messages of an object header of version 2, `header, new` in the table above."""
         flags = self.take(address + 5, 1)[0]
         at = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
         width = 1 << (flags & 3)
@@ -134,7 +134,7 @@ class Hdf5Blocks:
         """Return the strings of an attribute; a scalar is a list of one string.
 
         Raises:
-            DataLossError: it has other values, or is damaged.
+            DataLossError: the values of the attribute are not strings, or are damaged.
         """
         kind, shape = attribute.type, attribute.shape
         with error_context(f"attribute {quoted(attribute.name)}"):
@@ -144,7 +144,7 @@ class Hdf5Blocks:
                 raise DataLossError(f"expected strings, found {kind.what}")
             count = element_count(shape)
             if count * kind.size > len(attribute.data) or not kind.size:
-                raise DataLossError(f"{count} strings of {kind.size} bytes in {len(attribute.data)} bytes")
+                raise DataLossError(f"expected {count} strings of {kind.size} bytes, found {len(attribute.data)} bytes")
             stored = [attribute.data[at : at + kind.size] for at in range(0, count * kind.size, kind.size)]
             return [
                 (self._from_heap(each) if kind.variable else _unpadded(each, kind.padding)).decode(
@@ -154,9 +154,12 @@ class Hdf5Blocks:
             ]
 
     def _from_heap(self, reference: bytes) -> bytes:
-        """Return a string of variable length: length: u32le | address of a heap: u64le | number in the heap: u32le."""
+        """Return the string of variable length that `reference` points to.
+
+        length: u32le | address of a heap: u64le | number in the heap: u32le
+        """
         if len(reference) != 16:
-            raise DataLossError("a string of variable length is not 16 bytes")
+            raise DataLossError(f"a reference to a string has {len(reference)} bytes, not 16")
         length, address, number = struct.unpack("<IQI", reference)
         if not length or not number:
             return b""
@@ -164,13 +167,13 @@ class Hdf5Blocks:
             self._heaps[address] = self._global_heap(address)
         stored = self._heaps[address].get(number, b"")
         if length > len(stored):
-            raise DataLossError(f"a string of {length} bytes is stored in {len(stored)}")
+            raise DataLossError(f"a string should have {length} bytes, but the heap contains {len(stored)}")
         # Counted like bytes that are read: many references to one long string must not take memory without limit.
         self._spend(length)
         return stored[:length]
 
     def _global_heap(self, address: int) -> dict[int, bytes]:
-        """Return number -> bytes.
+        """Return the strings of a heap: number -> bytes.
 
         "GCOL" | 1: u8 | 3 zeros | size: u64le | per string: number, references: u16le | 4 zeros | size: u64le | bytes
         """

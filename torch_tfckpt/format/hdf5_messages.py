@@ -1,4 +1,4 @@
-"""Messages of HDF5 object headers: the shape, element type, place and attributes of a dataset or group.
+"""Messages of HDF5 object headers: shape, element type, data address, and attributes.
 
     dataspace   version: u8 | rank: u8 | ... | rank sizes: u64le        version 1: 8 bytes before the sizes, 2: 4 bytes
     datatype    class (low 4 bits), version: u8 | 3 bytes of flags | size: u32le | properties
@@ -22,7 +22,7 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 
 MAX_RANK: Final = 32  # H5S_MAX_RANK
-UNDEFINED: Final = 0xFFFF_FFFF_FFFF_FFFF  # address of what does not exist
+UNDEFINED: Final = 0xFFFF_FFFF_FFFF_FFFF  # the address of data that does not exist
 _INTEGER, _FLOAT, _STRING, _OPAQUE, _COMPOUND, _ENUM, _VLEN = 0, 1, 3, 5, 6, 8, 9
 _CLASS_NAMES: Final = (
     *("an integer", "a float", "a time", "a string", "a bit field", "opaque bytes", "a compound", "a reference"),
@@ -58,7 +58,7 @@ class Hdf5Type(NamedTuple):
     big_endian: bool = False
     dtype: DataType | None = None  # None: strings, opaque bytes, and types that tensors do not have
     variable: bool = False  # strings of variable length, stored in the global heap
-    padding: int = 0  # of strings of fixed size: 0 ends with a zero byte, 1 zeros at the end, 2 spaces at the end
+    padding: int = 0  # for strings of fixed size: 0 zero-terminated, 1 padded with zeros, 2 padded with spaces
 
     @property
     def is_string(self) -> bool:
@@ -88,7 +88,7 @@ class Hdf5Attribute(NamedTuple):
 class Hdf5Layout(NamedTuple):
     """Where the bytes of a dataset are."""
 
-    address: int  # UNDEFINED: nowhere
+    address: int  # UNDEFINED: no bytes are stored
     nbytes: int
 
 
@@ -103,7 +103,7 @@ def decode_dataspace(data: bytes) -> Shape | None:
         return None
     start = 8 if version == 1 else 4
     if rank > MAX_RANK or start + 8 * rank > len(data):
-        raise DataLossError(f"dataspace: rank {rank} in {len(data)} bytes")
+        raise DataLossError(f"dataspace: invalid rank {rank} for a message of {len(data)} bytes")
     return struct.unpack_from(f"<{rank}Q", data, start)
 
 
@@ -146,12 +146,13 @@ def decode_layout(data: bytes, at: int) -> Hdf5Layout:
         UnimplementedError: the bytes are in chunks, or in other files.
     """
     if len(data) < 4 or data[0] not in (3, 4):
-        raise UnimplementedError(f"data layout of version {data[0] if data else 0}, which no current program writes")
+        version = data[0] if data else 0
+        raise UnimplementedError(f"stored with layout version {version}, which no current program writes")
     kind = data[1]
     if kind == 0:
         (size,) = struct.unpack_from("<H", data, 2)
         if 4 + size > len(data):
-            raise DataLossError(f"compact layout: {size} bytes in a message of {len(data)}")
+            raise DataLossError(f"compact layout: {size} bytes do not fit in a message of {len(data)} bytes")
         return Hdf5Layout(at + 4, size)
     if kind == 1:
         if len(data) < 18:
@@ -170,7 +171,7 @@ def decode_attribute(data: bytes) -> Hdf5Attribute:
     if version not in (1, 2, 3):
         raise DataLossError(f"attribute: unknown version {version}")
     if version > 1 and flags & 3:
-        raise UnimplementedError("an attribute with a shared datatype")
+        raise UnimplementedError("attributes with a shared datatype are not supported")
     at = 9 if version == 3 else 8
     parts = []
     for size in sizes:

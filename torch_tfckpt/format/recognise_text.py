@@ -44,7 +44,7 @@ def looks_like_text(content: bytes) -> bool:
 
 
 def first_name(text: bytes) -> str:
-    """Return the name of the first field of a message in text form, after comments; "" if there is none."""
+    """Return the name of the first field of a message in text form, after comments; "" if not found."""
     match = _FIRST_NAME.match(text[:_HEAD].decode("utf-8", "replace"))
     return match[1] or "" if match is not None else ""
 

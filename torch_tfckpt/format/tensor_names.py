@@ -62,7 +62,7 @@ class TensorNames:
         """Return the key, then the other names: short key, path, full name. Duplicates are omitted.
 
         Args:
-            every_path: Also return the paths through other objects than the one that the key begins with.
+            every_path: Also return the paths through objects other than the one that the key begins with.
         """
         return (key, *self._aliases.get(key, ()), *(self._others.get(key, ()) if every_path else ()))
 
@@ -227,9 +227,9 @@ class TensorNames:
                     yield slot.slot_variable_node_id, f"{optimizer}.{slot.slot_name} of {variable}"
 
     def _other_routes(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Yield objects with tensors that are children of several objects, with their routes through the other parents.
+        """Yield objects with tensors and several parents, with their routes through the other parents.
 
-        Keras 3 lists all variables in its optimizer, where they may have their keys, and also in the layers.
+        Keras 3 lists all variables both in the layers and in the optimizer, and either path may be a variable's key.
         """
         for parent, node in enumerate(self._graph.nodes):
             others = [

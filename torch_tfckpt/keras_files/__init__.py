@@ -4,6 +4,6 @@
 the names that Keras gives, `config` reads the configuration of the model, and `reader` reads the tensors.
 
 May use: format, storage, values, transfer.
-Must not: import Keras or h5py, create an object that a file describes, or open a file that a file names, except the
-shards of an index next to it.
+Must not: import Keras or h5py, create an object that a file describes, or open other files that a file names, except
+the shards that an index lists and that are in its directory.
 """

@@ -1,4 +1,4 @@
-"""Read the configuration of a Keras file: the layers of the model, with the settings that its weights do not contain.
+"""Read the configuration of a Keras file: the layers of the model and their settings, such as padding.
 
 for layer in layers_of("model.keras"):
     print(layer.path, layer.class_name, layer.settings.get("padding"))
@@ -16,7 +16,7 @@ from torch_tfckpt.text import printable
 
 
 def read_config(path: AnyPath, *, storage: Storage | None = None) -> KerasConfig:
-    """Return the configuration of the model in a .keras file, an .h5 file of a whole model, or its JSON alone.
+    """Return the configuration of the model in a .keras file, an .h5 file of a model, or a JSON file.
 
     Raises:
         NotFoundError: there is no such file, or it contains weights without a configuration.
@@ -33,12 +33,12 @@ def read_config(path: AnyPath, *, storage: Storage | None = None) -> KerasConfig
     contents.close()
     if contents.config is None:
         raise NotFoundError(
-            f"{printable(where)}: {contents.format}, without the configuration of the model. A .keras file has it, and "
-            f"an .h5 file that Keras's `model.save` wrote"
+            f"{printable(where)}: {contents.format}, without the configuration of the model. Pass a .keras file, or "
+            f"an .h5 file written by Keras's `model.save`"
         )
     return contents.config
 
 
 def layers_of(path: AnyPath, *, storage: Storage | None = None) -> list[KerasLayer]:
-    """Return all layers of a model, each before the layers in it. Raises like `read_config`."""
+    """Return all layers of a model, each before the layers that it contains. Raises like `read_config`."""
     return list(read_config(path, storage=storage).model.walk())

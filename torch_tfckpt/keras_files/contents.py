@@ -1,11 +1,11 @@
-"""The groups and datasets of a Keras file, whatever files they are in, and its configuration.
+"""The groups and datasets of a Keras file of any form, and its configuration.
 
     m.keras           a zip archive, members not compressed: metadata.json, config.json, model.weights.h5
     m.weights.h5      one HDF5 file
     m.weights.json    {"weight_map": {"/layers/dense/vars": "m_00000.weights.h5" or a list of files}}
     m.h5              one HDF5 file of the older form
 
-HDF5 files are read where they are, also inside of the archive: nothing is unpacked.
+HDF5 files are read in place, even inside the archive: nothing is unpacked.
 """
 
 import json
@@ -43,7 +43,7 @@ class SavedArray(NamedTuple):
 
 @dataclass(slots=True)
 class SavedGroup:
-    """A group: its groups and datasets by name. `texts` returns the strings of an attribute, [] without it."""
+    """A group: its groups and datasets by name. `texts` returns the strings of an attribute, [] if absent."""
 
     texts: Callable[[str], list[str]] = field(default=lambda name: [])
     has: Callable[[str], bool] = field(default=lambda name: False)
@@ -51,7 +51,7 @@ class SavedGroup:
     arrays: dict[str, SavedArray] = field(default_factory=dict)
 
     def at(self, path: str) -> "SavedGroup | None":
-        """Return the group at a path below this one; None if there is none."""
+        """Return the group at a path below this one; None if there is no such group."""
         group: SavedGroup | None = self
         for name in path.split("/") if path else ():
             group = None if group is None else group.groups.get(name)
@@ -64,11 +64,11 @@ class KerasContents:
 
     Attributes:
         format: The form of the file in words.
-        root: The root group; several shards have one together.
+        root: The root group; for several shards, their root groups merged into one.
         config: The configuration of the model; None if the file has none.
         keras_2: Whether Keras 2 wrote the file.
-        files: All files, the first one that was given.
-        archive: The zip archive, if it is one.
+        files: All files, beginning with the one that the caller named.
+        archive: The zip archive; None if the file is not an archive.
     """
 
     format: str
@@ -165,7 +165,7 @@ def _of_shards(storage: Storage, path: str, stack: ExitStack) -> KerasContents:
 
 
 def _shard_names(content: bytes) -> list[str]:
-    """Return the names of the files of an index, each once, in the order of the index."""
+    """Return the names of the files that an index lists, each once, in the order of the index."""
     try:
         index: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -177,10 +177,10 @@ def _shard_names(content: bytes) -> list[str]:
     for value in weight_map.values():
         for name in value if isinstance(value, list) else [value]:
             if not isinstance(name, str) or not name or "/" in name or name_fault(name) is not None:
-                raise DataLossError(f"weight_map has {shortened(name)}, which is not the name of a file next to it")
+                raise DataLossError(f"weight_map has {shortened(name)}, which is not a plain file name")
             names[name] = None
     if len(names) > _MAX_SHARDS:
-        raise UnimplementedError(f"{len(names)} files; at most {_MAX_SHARDS} are opened")
+        raise UnimplementedError(f"the index lists {len(names)} files; at most {_MAX_SHARDS} are opened")
     return list(names)
 
 
@@ -227,7 +227,7 @@ def _chunks(group: SavedGroup, name: str) -> Iterator[str]:
 
 
 def attribute_strings(group: SavedGroup, name: str) -> Sequence[str]:
-    """Return the strings of an attribute, which may be split over several: `layer_names0`, `layer_names1`, ..."""
+    """Return the strings of an attribute, which may be split into `layer_names0`, `layer_names1`, ..."""
     return _joined(group, name)
 
 

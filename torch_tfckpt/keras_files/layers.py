@@ -1,10 +1,10 @@
-"""The configuration of a Keras model: its layers, and the settings that its weights do not contain.
+"""The configuration of a Keras model: its layers and their settings, such as padding.
 
     {"class_name": "Functional", "config": {"name": "net", "layers": [{"class_name": "Conv2D", "config": {...}}, ...]}}
 
 It is JSON: `config.json` in a .keras file, or the attribute `model_config` of an HDF5 file. It is only parsed; no
-Keras object is created, and no code in it (a Lambda layer has some) is run or decoded. At most MAX_CONFIG_BYTES are
-parsed, and models inside of models only up to a limited depth.
+Keras object is created, and code in it, as in a Lambda layer, is neither run nor decoded. A configuration that is
+larger than MAX_CONFIG_BYTES, or nested too deeply, is rejected.
 """
 
 import json
@@ -16,14 +16,14 @@ from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.text import byte_text, quoted, shortened
 
 MAX_CONFIG_BYTES: Final = 16 * 1024 * 1024  # parsed, it takes up to 25 times as much memory
-MAX_NESTED: Final = 32  # layers inside of layers
+MAX_NESTED: Final = 32  # maximum nesting of layers
 _MODELS: Final = ("Functional", "Sequential", "Model")
 INPUT_LAYER: Final = "InputLayer"
 _INNER: Final = ("layer", "backward_layer", "cell", "cells")  # settings that contain layers
 _OMITTED: Final = ("name", "layers", "input_layers", "output_layers", *_INNER)
 _ENDINGS_OMITTED: Final = ("_initializer", "_regularizer", "_constraint")  # they matter for training only
 _MAX_PATH: Final = 1000  # characters
-_MAX_LIST: Final = 64  # items of a list that is a setting: shapes and axes, not a vocabulary
+_MAX_LIST: Final = 64  # maximum items of a list in the settings: enough for shapes and axes, but not for vocabularies
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,11 @@ class KerasLayer:
     Attributes:
         name: The name of the layer: "conv2d_1".
         class_name: The name of its class: "Conv2D".
-        path: The names of the models and layers around it, and its own, joined by slashes: "tower/conv2d_1".
+        path: The names of the models and layers that contain it, and its own name, joined by slashes:
+            "tower/conv2d_1".
         settings: Name -> number, string, bool, None, or list of them: "padding" -> "same".
         is_builtin: Whether the class is Keras's own; the variables of other classes are not known.
-        inner: The layers in it: of a model, or the layer that a wrapper such as TimeDistributed applies.
+        inner: The layers that it contains: those of a model, or the one that a wrapper such as TimeDistributed applies.
     """
 
     name: str
@@ -52,7 +53,7 @@ class KerasLayer:
         return self.inner.get("layers", ())
 
     def walk(self) -> Iterator["KerasLayer"]:
-        """Yield all layers in this one, each before the layers in it."""
+        """Yield all layers inside this layer, each before the layers that it contains."""
         for layers in self.inner.values():
             for layer in layers:
                 yield layer
@@ -65,7 +66,7 @@ class KerasConfig:
 
     Attributes:
         model: The model as one layer; its layers are in it.
-        optimizer: The optimizer that the model was compiled with; None without.
+        optimizer: The optimizer that the model was compiled with; None if the configuration has none.
     """
 
     model: KerasLayer
@@ -77,10 +78,10 @@ def parse_config(text: str | bytes, compiled: str | bytes = "") -> KerasConfig:
 
     Args:
         text: `config.json` of a .keras file, or `model_config` of an HDF5 file.
-        compiled: `training_config` of an HDF5 file, which describes the optimizer; "" without.
+        compiled: `training_config` of an HDF5 file, which describes the optimizer; "" if the file has none.
 
     Raises:
-        DataLossError: it is not JSON, too large, too deeply nested, or does not describe a model.
+        DataLossError: the text is not JSON, is too large, is nested too deeply, or does not describe a model.
     """
     content = _parsed(text)
     model = _layer(content, "", 0)
@@ -112,7 +113,7 @@ def _parsed(text: str | bytes) -> dict[str, Any]:
 def _layer(described: Mapping[str, Any], above: str, depth: int) -> KerasLayer:
     """Return the layer that an object with `class_name` and `config` describes."""
     if depth > MAX_NESTED:
-        raise DataLossError(f"the configuration of the model has more than {MAX_NESTED} layers inside of each other")
+        raise DataLossError(f"the configuration of the model has layers nested more than {MAX_NESTED} deep")
     class_name, config = described.get("class_name"), described.get("config")
     if isinstance(config, list):  # Sequential of Keras 2.2 and earlier
         config = {"layers": config}
@@ -122,7 +123,7 @@ def _layer(described: Mapping[str, Any], above: str, depth: int) -> KerasLayer:
     name = name if isinstance(name, str) else ""
     path = f"{above}/{name}" if above else name
     if len(path) > _MAX_PATH:
-        raise DataLossError(f"the configuration of the model has the name {quoted(path)} of {len(path)} characters")
+        raise DataLossError(f"the configuration of the model has the path {quoted(path)}, of {len(path)} characters")
     inside = path if depth else ""
     inner = {
         attribute: [_layer(each, inside, depth + 1) for each in _objects(config.get(attribute))]
@@ -140,13 +141,13 @@ def _layer(described: Mapping[str, Any], above: str, depth: int) -> KerasLayer:
 
 
 def _objects(value: object) -> list[Mapping[str, Any]]:
-    """Return the descriptions of layers in a setting: one, or a list of them."""
+    """Return the descriptions of layers in a setting that contains one description or a list of them."""
     values = value if isinstance(value, list) else [value]
     return [each for each in values if isinstance(each, dict) and "class_name" in each and "config" in each]
 
 
 def _is_builtin(described: Mapping[str, Any], class_name: str) -> bool:
-    """Return whether a class is Keras's own: Keras 3 and 2.12 note its module, earlier versions do not."""
+    """Return whether a class is Keras's own: Keras 3 and 2.12 store its module, earlier versions do not."""
     module, registered = described.get("module"), described.get("registered_name")
     if isinstance(module, str):
         return module.partition(".")[0] in ("keras", "tf_keras") and (registered is None or class_name in _MODELS)
@@ -169,7 +170,7 @@ def _is_simple(value: object) -> bool:
 
 
 def _simple(value: object) -> object:
-    """Return a setting; of an object, such as an activation or the policy of a dtype, its name."""
+    """Return the value of a setting; for an object, such as an activation or dtype policy, its name."""
     if not isinstance(value, dict):
         return value
     config = value.get("config")

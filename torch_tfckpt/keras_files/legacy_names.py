@@ -1,13 +1,14 @@
-"""Names of the variables in an HDF5 file of the older form: `model.save("m.h5")`, `save_weights("m.h5")`, and
-`tf_model.h5` of transformers.
+"""Names of the variables in an HDF5 file of the older form.
+
+Such files are written by `model.save("m.h5")` and `save_weights("m.h5")`, and as `tf_model.h5` by transformers.
 
     (root) or /model_weights     attribute layer_names: stem, tower
     .../stem                     attribute weight_names: stem/kernel:0, stem/bias:0
     .../stem/stem/kernel:0       the dataset
     /optimizer_weights           attribute weight_names
 
-The names are those of the attributes, without ":0"; the groups have other names, with counters of the session. Large
-attributes are split: layer_names0, layer_names1.
+The names come from the attributes, without ":0". The names of the groups are different: they contain counters of the
+session. Large attributes are split: layer_names0, layer_names1.
 """
 
 from collections import Counter
@@ -56,7 +57,7 @@ def name_legacy(root: SavedGroup) -> NamedArrays:
 def _group(model: SavedGroup, layer: str) -> SavedGroup:
     group = model.at(layer)
     if group is None:
-        raise DataLossError(f"{_LAYERS} has {quoted(layer)}, but there is no such group")
+        raise DataLossError(f"{_LAYERS} lists {quoted(layer)}, but there is no such group")
     return group
 
 
@@ -67,5 +68,5 @@ def _weights(group: SavedGroup, where: str) -> Iterator[tuple[str, str, SavedArr
         inner = group.at(above) if not name.startswith("/") else None
         array = inner.arrays.get(last) if inner is not None else None
         if array is None:
-            raise DataLossError(f"{_WEIGHTS} of {quoted(where)} has {quoted(name)}, but there is no such dataset")
+            raise DataLossError(f"{_WEIGHTS} of {quoted(where)} lists {quoted(name)}, but there is no such dataset")
         yield where, name.removesuffix(":0"), array

@@ -1,15 +1,15 @@
-"""Names of the variables in a .keras or .weights.h5 file: the paths that Keras gives them, as far as they are known.
+"""Names of the variables in a .keras or .weights.h5 file: the paths that Keras gives them, if known.
 
     layers/conv2d/vars            attribute name: stem          -> stem/kernel, stem/bias
     layers/lstm/cell/vars         names: lstm, then lstm_cell   -> lstm/lstm_cell/kernel, ...
     optimizer/vars                name: adam                    -> adam/iteration, adam/stem_kernel_momentum, ...
 
-In the paths of the file, a layer in a list of layers is its class and a counter, not its name: `layers/conv2d_1` may be
-the layer "conv2d". The name is an attribute of `vars` (Keras 3), or in the configuration (Keras 2). A group without
-`vars` is a list. Keras puts the name of a model in front of the names in it, except for functional models, which are
-built before they get a name; they are recognised by their input layer.
+In the paths of the file, a layer in a list is identified by its class and a counter, not by its name: `layers/conv2d_1`
+may be the layer "conv2d". The name is stored in an attribute of `vars` (Keras 3) or in the configuration (Keras 2). A
+group without `vars` is a list. Keras puts the name of a model in front of the names of its layers, except for
+functional models, which are built before they get a name; they are recognised by their input layer.
 
-What is not known keeps the path in the file, `layers/block/vars/0`, and is in `unnamed`.
+A variable whose name is not known is named by its path in the file, such as `layers/block/vars/0`, and is in `unnamed`.
 """
 
 from collections import Counter
@@ -44,7 +44,7 @@ class NamedArrays:
 
     Attributes:
         arrays: Name -> dataset.
-        unnamed: Those of the names that are only paths in the file.
+        unnamed: The names that are only paths in the file, because the variables are not known.
         of_optimizer: The names of the variables of the optimizer.
     """
 
@@ -54,7 +54,7 @@ class NamedArrays:
 
 
 _Path = tuple[str, str] | None
-"""The path that Keras gives a layer, and the same with the names of all models in it; None: not known."""
+"""The path that Keras gives a layer, and the same path with the names of all models included; None: not known."""
 
 
 class _PlacedVariable(NamedTuple):
@@ -65,14 +65,14 @@ class _PlacedVariable(NamedTuple):
 
 
 class _PlacedLayer(NamedTuple):
-    """One object with variables or with other objects."""
+    """One object that contains variables or other objects."""
 
     group: SavedGroup
     place: str  # path in the file
-    kind: str  # class in snake case; "" unknown
+    kind: str  # class in snake case; "" if unknown
     config: KerasLayer | None
-    above: _Path  # of the object around it
-    name: str  # "" unknown
+    above: _Path  # of the object that contains it
+    name: str  # "" if unknown
     frozen: bool
 
 
@@ -114,7 +114,7 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
 
 
 def _unique(each: _PlacedVariable, counts: Mapping[str, int], full: Mapping[str, int]) -> str:
-    """Return a name that no other variable has; "" if there is none."""
+    """Return a name that no other variable has; "" if there is no such name."""
     if each.names is None:
         return ""
     name, longer = each.names
@@ -136,7 +136,7 @@ def _others(root: SavedGroup, named: NamedArrays) -> Iterator[tuple[str, SavedAr
 
 
 class _Walk:
-    """Visits the objects of a file in the order of the configuration, which is also the order of training."""
+    """Visits the objects of a file in the order of the configuration, which is also the optimizer's order."""
 
     def __init__(self, keras_2: bool) -> None:
         self.keras_2 = keras_2
@@ -163,7 +163,7 @@ class _Walk:
             yield from self._member(layer, name, group.groups[name], inside, _joined(place, name))
 
     def _is_unscoped(self, layer: _PlacedLayer) -> bool:
-        """Return whether Keras does not put the name of a model in front of the names in it."""
+        """Return whether Keras omits the name of a model from the names of its layers."""
         return _is_functional(layer.group) or (self.keras_2 and layer.kind == "sequential")
 
     def _own(self, layer: _PlacedLayer, path: _Path) -> Iterator[_PlacedVariable]:
@@ -194,7 +194,7 @@ class _Walk:
     def _member(
         self, layer: _PlacedLayer, name: str, group: SavedGroup, inside: _Path, place: str
     ) -> Iterator[_PlacedVariable]:
-        """Yield the variables of an attribute of an object: an object, or a list of objects."""
+        """Yield the variables in an attribute of an object; the attribute is an object or a list of objects."""
         if VARS in group.groups:
             yield from self._object(self._part(layer, name, group, inside, place))
             return
@@ -229,16 +229,16 @@ class _Walk:
             number = counts[base]
             counts[base] += 1
             found[f"{base}_{number}" if number else base] = each
-        # Keras 3 stores the names of the layers, too: leave out a layer that has another one there.
+        # Keras 3 also stores the names of the layers in the file: omit a layer whose name there is different.
         named = {item: _name_of(inner, None) for item, inner in group.groups.items()}
         return {item: each for item, each in found.items() if named.get(item, "") in ("", each.name)}
 
     def _part(self, layer: _PlacedLayer, attribute: str, group: SavedGroup, inside: _Path, place: str) -> _PlacedLayer:
-        """Return an object that is an attribute of another one."""
+        """Return an object that is an attribute of another object."""
         kind, automatic = part_of(layer.kind, attribute)
         config = _inner_config(layer.config, attribute)
         if kind:
-            # The settings of its cell, or of its projections, are those of the layer.
+            # A cell or projection of this layer has the settings of the layer.
             config = _config_of_part(layer.config, kind)
         elif config is not None:
             kind = _kind_of(config)

@@ -1,8 +1,8 @@
-"""Names of an optimizer's variables in a .keras or .weights.h5 file: those that Keras 3 gives them.
+"""Names that Keras 3 gives to an optimizer's variables in a .keras or .weights.h5 file.
 
-Keras numbers them: 0 is the iteration, 1 the learning rate, and then, for each trained variable in the order of the
-model, its slots. The order is that of the configuration, not of the file; so without configuration only the first two
-have names.
+Keras numbers the variables: 0 is the iteration, 1 the learning rate, and the slots of all trained variables follow, in
+the order of the model. The configuration has this order, the file does not; so without a configuration, only the first
+two variables have names.
 
     adam/iteration, adam/learning_rate, adam/stem_kernel_momentum, adam/stem_kernel_velocity, ...
 
@@ -19,7 +19,7 @@ from torch_tfckpt.keras_files.layers import KerasLayer
 
 _FIRST: Final = ("iteration", "learning_rate")
 # Groups of slots: the slots of one group alternate for each variable, and the next group comes after all variables.
-# With a setting, the group exists only if it is true.
+# A group with a setting exists only if the setting is true.
 _SLOTS: Final[Mapping[str, Sequence[tuple[Sequence[str], str]]]] = {
     **dict.fromkeys(("Adam", "AdamW"), ((("momentum", "velocity"), ""), (("velocity_hat",), "amsgrad"))),
     "Lamb": ((("momentum", "velocity"), ""),),

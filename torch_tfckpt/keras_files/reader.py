@@ -1,7 +1,7 @@
 """KerasReader: the tensors of a Keras file by name, read like those of a checkpoint.
 
 It has the methods of the readers of versions 1 and 2. Tensors keep TensorFlow's layout: a Dense kernel is [in, out].
-HDF5 files have no checksums; the archive of a .keras file has, and `check` compares them.
+HDF5 files have no checksums; the archive of a .keras file has checksums, which `check` verifies.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -86,7 +86,7 @@ class KerasReader(TensorReader):
             return name_legacy(root)
         if VARS not in root.groups and not any(VARS in inner.groups for inner in root.groups.values()):
             raise DataLossError(
-                "an HDF5 file, but not one of Keras: it has neither groups named `vars` nor the attribute layer_names. "
+                "an HDF5 file, but not from Keras: it has neither groups named `vars` nor the attribute layer_names. "
                 "Open it with h5py"
             )
         return name_arrays(self._contents)
@@ -183,7 +183,7 @@ class KerasReader(TensorReader):
         return {name: values[name] for name in wanted}
 
     def verify_all(self, names: Iterable[str]) -> None:
-        """Raise like `read` if a tensor cannot be read; there are no checksums of tensors."""
+        """Raise the errors of `read` if a tensor cannot be read; tensors have no checksums."""
         for name in names:
             value_dtype(name, self.dtype(name))
 
@@ -196,7 +196,7 @@ class KerasReader(TensorReader):
         return saved.file.read(saved.offset, saved.array.nbytes)
 
     def check(self, progress: Callable[[int], object] | None = None) -> Verification:
-        """Read everything, and compare the checksums of the archive of a .keras file.
+        """Read everything, and verify the checksums in the archive of a .keras file.
 
         HDF5 files have no checksums: their structure is decoded when they are opened, and every tensor is inside of the
         file, but changed values cannot be detected.
@@ -255,7 +255,7 @@ class KerasReader(TensorReader):
 
 
 def _data_type(saved: SavedArray) -> DataType | None:
-    """Return the element type; None for strings and others that are not tensors."""
+    """Return the element type; None for strings and other types that are not tensors."""
     kind = saved.array.type
     if kind.is_opaque and kind.size == 2 and not saved.array.dtype_name:
         return DataType.DT_BFLOAT16  # the older form does not name it; Keras has no other type that HDF5 lacks

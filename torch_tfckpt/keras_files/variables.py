@@ -2,7 +2,7 @@
 
 Keras numbers the variables of a layer: `vars/0`, `vars/1`. The number alone does not tell which variable it is, because
 settings remove variables: BatchNormalization with center=False and with scale=False both have three. So the names come
-from the class, the settings if the configuration is known, and the shapes; if these leave a choice, there are no names.
+from the class, the settings if the configuration is known, and the shapes. If choices remain, there are no names.
 
 Source: keras/src/layers, version 3.15; `save_own_variables` and the order of `add_weight`.
 """
@@ -19,12 +19,12 @@ class KnownVariable(NamedTuple):
     """One variable that layers of a class may have."""
 
     name: str
-    setting: str = ""  # the layer has it unless this setting is false or missing; "" always
+    setting: str = ""  # the layer has the variable only if this setting is on (see `_is_set`); "": always
     trainable: bool = True
 
 
 class Stored(NamedTuple):
-    """What the file tells about one variable."""
+    """The shape and dtype of one variable in the file."""
 
     shape: Shape
     dtype: DataType
@@ -56,7 +56,7 @@ _VARIABLES: Final[Mapping[str, Sequence[KnownVariable]]] = {
     "p_re_lu": (KnownVariable("alpha"),),
     "normalization": tuple(KnownVariable(name, trainable=False) for name in ("mean", "variance", "count")),
 }
-# Classes with variables of other objects only.
+# Classes without variables of their own; they may contain objects with variables.
 _WITHOUT: Final = frozenset(
     {
         *("lstm", "gru", "simple_rnn", "rnn", "stacked_rnn_cells", "bidirectional", "time_distributed"),
@@ -64,13 +64,13 @@ _WITHOUT: Final = frozenset(
         *("functional", "sequential", "model", "flatten", "add", "concatenate", "dropout", "input_layer"),
     }
 )
-# int8 weights are followed by their scale.
+# With int8 weights, the last variable is their scale.
 _QUANTIZED: Final[Mapping[str, Sequence[str]]] = {
     "dense": ("kernel", "bias", "kernel_scale"),
     "einsum_dense": ("kernel", "bias", "kernel_scale"),
     "embedding": ("embeddings", "embeddings_scale"),
 }
-# The layers in a layer that contain its variables: attribute -> class, and the name that Keras gives to it.
+# Inner layers that contain a layer's variables: attribute -> class and name that Keras gives to the inner layer.
 _PARTS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     "multi_head_attention": {
         f"{private}{part}_dense": ("einsum_dense", "attention_output" if part == "output" else part)
@@ -135,7 +135,7 @@ def variable_names(
         kind: The class in snake case.
         stored: The variables in the order of their numbers.
         settings: The settings of the layer; None if the configuration is not known.
-        keras_2: Whether Keras 2 wrote the file, in which depthwise kernels have another name.
+        keras_2: Whether Keras 2 wrote the file; depthwise kernels then have a different name.
     """
     quantized = _QUANTIZED.get(kind)
     if quantized is not None and stored and stored[0].dtype in (DataType.DT_INT8, DataType.DT_UINT8):
@@ -163,7 +163,7 @@ def _is_set(settings: Mapping[str, Any], setting: str) -> bool:
 
 
 def names_by_shape(stored: Sequence[Stored]) -> list[str] | None:
-    """Return the names of a layer of unknown class: two variables that can only be a kernel and its bias."""
+    """Return the names for a layer of unknown class whose variables can only be a kernel and its bias."""
     if len(stored) != 2:
         return None
     kernel, bias = stored
@@ -184,4 +184,4 @@ def _fit(names: Sequence[str], stored: Sequence[Stored]) -> bool:
     return len(vectors) <= 1
 
 
-_SAME: Final = frozenset(("gamma", "beta", "moving_mean", "moving_variance"))  # have one shape
+_SAME: Final = frozenset(("gamma", "beta", "moving_mean", "moving_variance"))  # all have the same shape

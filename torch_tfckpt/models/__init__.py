@@ -4,7 +4,7 @@
     saving, extra_values              save_model; values that it stores in addition
     keras_torch                       Keras models on Keras's torch backend
     keras_objects, checkpoint         the objects of a module as Keras names them; Checkpoint(naming="keras")
-    key_mapper, rule_set, key_rules   rules for names: as a user gives them, checked, and each one
+    key_mapper, rule_set, key_rules   rules for names: the user's KeyMapper, the set of checked rules, a single rule
     map_file, map_file_skeleton       their form as TOML; a file without targets, to be completed by hand
     target_templates, rule_scopes     targets that translate numbers and words; the scope of the stored names
     presets/                          map files for families of models
@@ -13,7 +13,7 @@
                                       apply rules to load; the source of one tensor
     rule_inverse, inverted_rules, written_variables
                                       the inverses of rules, to save
-    layouts, axis_patterns, assembly  transforms of one tensor; tensors that are made from several
+    layouts, axis_patterns, assembly  transforms of one tensor; tensors made from several variables
     layer_names, recurrent_layers, tensor_origins
                                       TensorFlow's variables of a layer, and the tensors made from them
     stored_names, stored_copies, sources
@@ -28,7 +28,7 @@
     factories, module_of_rules        build a module from "pkg.mod:factory", or from rules alone
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
     file_reader                       files of other formats, read like checkpoints
-    leaf_names                        what the last part of a name tells
+    leaf_names                        what the last part of a name implies
     targets, filling                  the tensors of a module that can be loaded; put values into them
     auxiliary, named_kinds            identify variables that are not weights, by object and by name
     named_slots, averages             find the slots and the moving average of a variable

@@ -1,13 +1,13 @@
-"""Layouts in init_from_checkpoint: how a stored tensor is turned for the variable that an assignment map gives it to.
+"""Layouts in init_from_checkpoint: how a stored tensor is converted for the variable it is mapped to.
 
 Contract:
 
     layout in the map     that layout; "same" copies
     a known layer         TensorFlow's names as in load_model: "dense/kernel" into the weight of a Linear is transposed.
                           Other names: copied if the name implies torch's order of axes, else an error
-    other tensors         copied, as in TensorFlow, which has the same layout on both sides. An error if the tensor has
-                          torch's name, "weight", and the stored one has not; or if "kernel" is mapped to a Parameter
-                          that is not in the model
+    other tensors         copied, as in TensorFlow, which has the same layout on both sides. An error if the
+                          variable is called "weight", as in torch, and the stored tensor is not; or if "kernel" is
+                          mapped to a Parameter that is not in the model
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class TurnedSaveable(VariableSaveable):
         super().__init__(tensor, "", label)
         self.specs[0].name = key
         self._source = source
-        self._turned = VariableSaveable(tensor, "", label)  # takes the turned value
+        self._turned = VariableSaveable(tensor, "", label)  # receives the converted value
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
         stored = tuple(shapes[0])
@@ -83,7 +83,7 @@ def source_for(
     place: LayerTensor | None,
     given: Layout | None,
 ) -> Source | None:
-    """Return how a stored tensor is turned for a variable; None if it is copied.
+    """Return how a stored tensor is converted for a variable; None if it is copied.
 
     Args:
         names: All names of the stored tensor, its key first.
@@ -108,7 +108,7 @@ def source_for(
 
 
 def _check_not_torchs(leaf: str, tensor: torch.Tensor, label: str | None, key: str) -> None:
-    """Raise InvalidArgumentError if the axes of a variable of TensorFlow may be in another order than the tensor's."""
+    """Raise InvalidArgumentError if the stored axes may be in a different order from the variable's."""
     if tensor.dim() < 2:
         return
     if label is None:

@@ -1,17 +1,17 @@
 """Distinguish weights in a checkpoint from auxiliary variables, which are not reported as unexpected.
 
-Auxiliary variables are step counters, slots and hyperparameters of optimizers, moving averages, strings, and the
-tensors of a state that such a string describes. In a name-based checkpoint, `named_kinds` recognises them; in an
-object-based one, the object graph shows the owner of every tensor:
+Auxiliary variables are step counters, slots and hyperparameters of optimizers, moving averages, strings, and
+tensors of a state that is described by such a string. In a name-based checkpoint, `named_kinds` recognises them; in
+an object-based one, the object graph shows the owner of every tensor:
 
     below an optimizer, or a slot variable of one      optimizer state, or counters
     _model_variables_moving_average of an optimizer    moving averages
     renorm_mean and the like, next to moving_mean      other
     integers that are children of the root             counters
     below keras_api                                    other: metrics of Keras 2
-    reached without passing through an optimizer       weights, even if an optimizer lists them, too
+    reached without passing through an optimizer       weights, even if an optimizer also lists them
 
-A file of Keras keeps the variables of the optimizer apart.
+A Keras file stores the variables of the optimizer in a group of their own.
 """
 
 from collections.abc import Container, Iterator
@@ -71,7 +71,7 @@ def kinds(reader: CheckpointReader, averages: StoredAverages | None = None) -> K
 
 
 def _kinds_of_keras(reader: CheckpointReader, of_optimizer: Container[str]) -> Kinds:
-    """Return the kinds of a file of Keras, in which the variables of the optimizer are in a group of their own."""
+    """Return the kinds of the variables of a Keras file, which has a separate group for the optimizer's."""
 
     def kind(key: str) -> VariableKind:
         if key not in of_optimizer:
@@ -151,5 +151,5 @@ def _weights(graph: ObjectGraph) -> Iterator[tuple[str, str]]:
 
 
 def _is_apart(parent: TrackableObject, name: str) -> bool:
-    """Return whether a child is not part of the model: Keras 2's metrics, the state of batch renormalization."""
+    """Return whether a child is not part of the model: metrics of Keras 2, or batch renormalization state."""
     return name == _KERAS_API or (name in RENORM and any(parent.child(moving) is not None for moving in MOVING))

@@ -3,7 +3,7 @@
     base = "bert"            BertForMaskedLM has "bert.pooler.dense.weight", BertModel has "pooler.dense.weight"
 
 A mapper with a base has targets for a model that contains the base model under this name. If a module has no tensor
-below the name, it is taken for the base model itself, and the name is removed from the targets.
+below the name, it is treated as the base model itself, and the name is removed from the targets.
 """
 
 import re
@@ -17,7 +17,7 @@ from torch_tfckpt.models.targets import Target
 
 
 def mapper_for(mapper: RuleSet, targets: Iterable[Target]) -> RuleSet:
-    """Return the mapper for a module with these tensors: without the name of the base if the module has no base."""
+    """Return the mapper for a module with these tensors; targets omit the base if the module lacks it."""
     below = f"{mapper.base}."
     if not mapper.base or any(name.startswith(below) for target in targets for name in target.names):
         return mapper

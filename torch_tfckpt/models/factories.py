@@ -1,13 +1,13 @@
-"""Build a module from "pkg.mod:factory", as commands spell it, or from a function.
+"""Build a module from "pkg.mod:factory", as on the command line, or from a function.
 
     net:Classifier             the class or function `Classifier` of net.py in the current directory
     mypackage.models:build     a function of an installed package
     net:Models.small           an attribute of an attribute
 
-Contract: a factory that is named is called without arguments, on the meta device, so that no memory is allocated for
-weights. One that needs values while it builds the module, such as the numbers of a linspace, is called again on the
-CPU, and a warning is logged. It may also be a module itself. Whatever goes wrong, in the imported code too, raises
-InvalidArgumentError with the spelling and the reason.
+Contract: a factory given by name is called without arguments, on the meta device, so that no memory is allocated for
+weights. If it needs values to build the module, such as the numbers of a linspace, it is called again on the CPU, and a
+warning is logged. The name may also be that of a module. Any failure, including errors in the imported code, raises
+InvalidArgumentError with the name as given and the reason.
 """
 
 import importlib
@@ -60,8 +60,8 @@ def build_module(spec: str) -> nn.Module:
             return factory
         if not callable(factory):
             raise InvalidArgumentError(
-                f"{spec}: {shortened(factory)} is not a factory. Name a class of modules, or a function that returns "
-                f"a module"
+                f"{spec}: {shortened(factory)} is not a factory. Name a module class, or a function that returns a "
+                f"module"
             )
         model = _called(spec, factory)
     if not isinstance(model, nn.Module):
@@ -70,14 +70,14 @@ def build_module(spec: str) -> nn.Module:
 
 
 def module_of(argument: str, factory: Factory) -> nn.Module:
-    """Return a module that is given as itself, by a function that builds it, or as for `build_module`.
+    """Return a module, given the module, a function that builds it, or a string for `build_module`.
 
     Args:
         argument: Name of the argument, for messages.
 
     Raises:
-        InvalidArgumentError: as `build_module`; or the function returns something else. Its errors are raised as they
-            are, and it runs on the current device.
+        InvalidArgumentError: as `build_module`; or the function does not return a module. The function runs on the
+            current device, and its own exceptions propagate unchanged.
     """
     if isinstance(factory, nn.Module):
         return factory
@@ -92,7 +92,7 @@ def module_of(argument: str, factory: Factory) -> nn.Module:
 
 
 def factory_text(factory: Factory | None) -> str:
-    """Return a factory for messages."""
+    """Return the name of a factory, for messages."""
     if factory is None:
         return "the module"
     if isinstance(factory, str):
@@ -110,7 +110,7 @@ def _called(spec: str, factory: Callable[[], object]) -> object:
             if _CAUSED_BY_META.search(str(error)) is None:
                 raise
             _log.warning(
-                "%s() cannot be called on the meta device, and is called on the CPU, where its weights take memory: %s",
+                "%s() cannot be called on the meta device, so it is called on the CPU, where weights take memory: %s",
                 spec,
                 _described(error),
             )

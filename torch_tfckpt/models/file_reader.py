@@ -5,12 +5,15 @@
 
 Contract:
 
-    formats     .safetensors, with its index, as one file or a directory; .pt, .pth and .bin; .npz. By content, not
-                by name. Everything else is opened as a checkpoint, whose errors name what it is
-    sidecar     strings, the object graph and TensorFlow's types that `convert` put there are read with the file
-    layouts     a name like "fc.kernel" is TensorFlow's in any file, and has its layout. "weight" is torch's own name:
-                in a file of torch it has torch's layout. In an .npz file, which is nobody's, it may have either, and
-                in a file whose sidecar says that tensors were only renamed, TensorFlow's: `says_layouts` is False
+    formats     .safetensors, with its index, as one file or a directory; .pt, .pth and .bin; .npz. They are recognised
+                by content, not by name. Everything else is opened as a checkpoint; if this fails, the error tells what
+                the file is
+    sidecar     strings, the object graph and TensorFlow's types that `convert` stored in a sidecar are read with the
+                file
+    layouts     a name like "fc.kernel" is TensorFlow's in any file, and the tensor has TensorFlow's layout. "weight" is
+                torch's own name: in a file of torch, the tensor has torch's layout. In an .npz file, which belongs to
+                neither framework, it may have either layout; in a file whose sidecar declares that tensors were only
+                renamed, it has TensorFlow's. In both cases `says_layouts` is False
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -114,7 +117,7 @@ class _FileTensors(TensorReader):
         return loaded
 
     def read_slice(self, name: str, part: TensorSlice) -> LoadedValue:
-        part.shape_of(self.shape(name))  # raises for a part that is not inside
+        part.shape_of(self.shape(name))  # raises an error for a part outside the tensor
         value = self.read(name)[part.to_index()]
         return value.clone() if isinstance(value, torch.Tensor) else value
 
@@ -143,15 +146,15 @@ def open_reader(path: AnyPath, storage: Storage | None = None) -> CheckpointRead
 
 
 def reader_of(source: TensorSource) -> CheckpointReader:
-    """Return a reader for a source that is open. Closing either closes both."""
+    """Return a reader for an open source. Closing the reader or the source closes both."""
     return source.reader if isinstance(source, CheckpointSource) else FileReader(source)
 
 
 def has_known_layouts(reader: CheckpointReader) -> bool:
-    """Return whether tensors with torch's names have torch's layouts, if nothing in the file contradicts it."""
+    """Return whether tensors with torch's names can be assumed to have torch's layouts."""
     return not isinstance(reader, FileReader) or reader.says_layouts
 
 
 def renamed_only(reader: CheckpointReader) -> bool:
-    """Return whether tensors of TensorFlow were given torch's names, and keep TensorFlow's layouts."""
+    """Return whether TensorFlow's tensors were only renamed: torch's names, but TensorFlow's layouts."""
     return isinstance(reader, FileReader) and bool(tensorflow_layouts(reader.source))

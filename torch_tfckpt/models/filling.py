@@ -27,8 +27,8 @@ def fill(
     """Put all values into the module: first those for load_state_dict, which may fail, then the others.
 
     Args:
-        rest: Values that are read while they are iterated over; none of them is for load_state_dict. If that fails, the
-            tensors that were changed before are listed in a note of the error.
+        rest: Values that are read while they are iterated over; none of them is for load_state_dict. If reading
+            fails, the tensors changed so far are listed in a note on the error.
         assign: Replace tensors instead of filling them.
         strict: Raise an error if load_state_dict reports that a shape does not fit. False: load the rest.
 

@@ -1,11 +1,11 @@
-"""The source of one tensor, as a stored name, a rule and the module imply it.
+"""The source of one tensor, as implied by a stored name, a rule and the module.
 
     "dense/kernel", for the weight of a Linear                the layout "dense"
     "cell/kernel", for weight_ih of an LSTMCell               a range of the variable
     "layer/weight", for the weight of a Linear, no layout     an error: the order of the axes is unknown
 
-A layout that a rule gives is used, and a name tells the layout only for the layers that have such variables (see
-`layer_names`). What neither gives nor tells the order of the axes is an error, unless the name is torch's own.
+A layout given by a rule is used. A name implies a layout only for layers that have such variables (see
+`layer_names`). If neither determines the order of the axes, an error is raised, unless the name is torch's own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -103,7 +103,7 @@ def shared_origin(target: Target, name: str, key: str, layout: Layout | None) ->
 
 
 def part_layout(target: Target, name: str, key: str, part: int, count: int) -> Layout:
-    """Return the layout that a stored name implies for one of the variables that are joined to a tensor.
+    """Return the layout that a stored name implies for one of the variables that are joined into a tensor.
 
     Raises InvalidArgumentError if the name implies none and the order of the axes is unknown.
     """
@@ -112,7 +112,7 @@ def part_layout(target: Target, name: str, key: str, part: int, count: int) -> L
 
 
 def layout_of_part(here: NamedTarget, mapped: MappedTensor, at: int, count: int) -> Layout:
-    """Return the layout that its name implies for the variable number `at` of those that are joined to a tensor."""
+    """Return the layout that its name implies for variable number `at` of those joined into a tensor."""
     for each in here.origins:
         for leaves in each.origin.variables[at : at + 1] if len(each.origin.variables) == count else ():
             for name in mapped.names:

@@ -1,4 +1,4 @@
-"""Which layers and modules may belong together: what fits what, before any names are compared."""
+"""Find which layers and modules fit each other, by kind and shapes, before any names are compared."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from torch_tfckpt.models.infer_units import Candidates, Form, ModuleUnit
 def without_overlaps(candidates: Candidates, units: Sequence[ModuleUnit], given: Mapping[int, int]) -> list[int]:
     """Return the layers that may be matched: none shares variables with a larger layer that must be matched.
 
-    For example, the query of an attention layer is a layer of its own, unless the module has the attention layer.
+    For example, the query of an attention layer is a layer on its own, unless the module has the whole attention layer.
     """
     layers = candidates.layers
     left = dict.fromkeys(range(len(layers)))
@@ -50,7 +50,7 @@ def drop_impossible(
 ) -> None:
     """Remove possibilities that would leave a module without a layer.
 
-    If exactly as many layers fit the modules of one form as there are such modules, these layers fit nothing else.
+    If as many layers fit the modules of one form as there are such modules, these layers are reserved for them.
     """
     changed = True
     while changed:
@@ -66,7 +66,7 @@ def drop_impossible(
 def components(
     edges: Mapping[Form, set[Form]], units: Mapping[Form, Sequence[int]]
 ) -> list[tuple[list[Form], list[Form]]]:
-    """Return the connected parts of what fits what: forms of layers, forms of units."""
+    """Return the connected components of fitting forms: forms of layers, and forms of units."""
     found: list[tuple[list[Form], list[Form]]] = []
     by_unit: dict[Form, list[Form]] = {form: [] for form in units}
     for form, others in edges.items():

@@ -1,22 +1,22 @@
-"""Match the layers of a checkpoint with the modules of a model, by evidence that leaves no choice.
+"""Match the layers of a checkpoint with the modules of a model, where the evidence leaves no choice.
 
-Layers and modules are divided into classes: first by what fits what (kind and shapes), then further, as long as one of
-these sorts of evidence divides the layers and the modules of a class in the same way:
+Layers and modules are divided into classes: first by kind and shapes, then further, as long as one of these kinds of
+evidence divides the layers and the modules of a class in the same way:
 
     rules       pairs that the caller gives
     words       a word that one name on each side has, and no other name: "query" and "q_proj"
-    scopes      the layers next to a layer: the normalization beside the only convolution of its shape
+    scopes      the layers next to a layer: the normalization next to the only convolution of its shape
     numbers     names that are numbered alike: layer_0 to layer_11, and encoder.layer.0 to encoder.layer.11
 
-A layer and a module match if they are alone in their class. Whatever remains together with others is ambiguous.
+A layer and a module match if they are alone in their class. Layers and modules in larger classes are ambiguous.
 
 Contract: a division is made only if each part has as many layers as modules, or if only layers are left over. So names
 of different programs that merely look alike in one place decide nothing. Numbers decide only between families of names
-(see `infer_names`), which must agree as a whole: as many members, and equal kinds and shapes in the same order. Numbers
-that a program chose are the order in which layers were created, which need not be that of the module. They decide only
-if the module is an nn.Sequential that contains nothing else, or if a family in the same scope confirms the order: its
-kinds and shapes could be in at least six orders, and are in the same one on both sides. Layers that are not numbered on
-both sides are never matched by order.
+(see `infer_names`), which must agree as a whole: the same number of members, and equal kinds and shapes in the same
+order. Numbers that a program chose show the order in which layers were created, which may differ from their order in
+the module. They decide only if the module is an nn.Sequential that contains nothing else, or if a family in the same
+scope confirms the order: its kinds and shapes have at least six possible orders, and the same order on both sides.
+Layers that are not numbered on both sides are never matched by order.
 """
 
 from collections import Counter
@@ -38,8 +38,8 @@ BY_KIND: Final = "the only layer of this kind and shape"
 BY_RULE: Final = "given by a rule"
 _Key = TypeVar("_Key", bound=Hashable)
 
-_CONVINCING: Final = 6  # of so many possible orders of kinds and shapes, two agree by chance too rarely to matter
-_FEW: Final = 12  # members of a family; more than these have many orders
+_CONVINCING: Final = 6  # with this many possible orders of kinds and shapes, agreement by chance is negligible
+_FEW: Final = 12  # members; larger families have at least _CONVINCING possible orders
 _LEVELS: Final = 4  # enclosing scopes that are compared
 
 
@@ -59,7 +59,7 @@ class MatchingClass:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """One of the names of all layers, and what separates its scopes: in flat names also "_"."""
+    """Which name of each layer is used, and the separators of its scopes: in flat names also "_"."""
 
     number: int
     separators: str
@@ -127,7 +127,7 @@ class LayerMatching:
         return _by_member(families(names), layers)
 
     def _initial(self, given: Mapping[int, int]) -> list[MatchingClass]:
-        """Return the classes of what fits what."""
+        """Return the classes by given pairs, kind and shapes alone."""
         found = [MatchingClass((layer,), (unit,), BY_RULE) for unit, layer in given.items()]
         taken = set(given.values())
         layers: dict[Form, list[int]] = {}
@@ -183,7 +183,7 @@ class LayerMatching:
                     break
 
     def _by_words(self, each: MatchingClass) -> list[MatchingClass]:
-        """Divide a class by words that one group of names on each side has, and no other."""
+        """Divide a class by words that exactly one group of names on each side contains."""
         layers = _grouped(each.layers, self._words_of_layer)
         units = _grouped(each.units, lambda unit: name_path(self._units[unit].name).all_words)
         found: list[MatchingClass] = []
@@ -210,7 +210,7 @@ class LayerMatching:
         if not found:
             return [each]
         if rest_of_layers or rest_of_units:
-            found.append(MatchingClass(rest_of_layers, rest_of_units, "what the names of the others leave"))
+            found.append(MatchingClass(rest_of_layers, rest_of_units, "the names of all others match"))
         return found
 
     def _words_of_layer(self, layer: int) -> frozenset[str]:
@@ -220,7 +220,7 @@ class LayerMatching:
         return frozenset(parts).union(*(name_path(name).all_words for name in stored.names))
 
     def _by_scopes(self, each: MatchingClass) -> list[MatchingClass]:
-        """Divide a class by the layers that are in the same scope, or the scopes around it.
+        """Divide a class by the other layers in the same scope, or in the scopes that enclose it.
 
         All modules of the class must be divided, or a scope must contain a layer that is matched already.
         """
@@ -232,7 +232,7 @@ class LayerMatching:
             alike = [
                 key
                 for key, of in units.items()
-                # A scope counts only with all members of the class in it: depth alone distinguishes nothing.
+                # Only a scope with all of its members of the class counts; the level alone distinguishes nothing.
                 if key is not None and len(layers.get(key, ())) == len(of) and len(of) % dict(key)[label] == 0
             ]
             if len(alike) < len(units):
@@ -243,12 +243,12 @@ class LayerMatching:
             rest_of_layers = self._in_order(layer for group in layers.values() for layer in group)
             rest_of_units = tuple(sorted(unit for group in units.values() for unit in group))
             if rest_of_layers or rest_of_units:
-                parts.append(MatchingClass(rest_of_layers, rest_of_units, "what the scopes of the others leave"))
+                parts.append(MatchingClass(rest_of_layers, rest_of_units, "the scopes of all others match"))
             return parts
         return [each]
 
     def _context(self, view: "_View | None", level: int, index: int) -> "_Content | None":
-        """Return what the scope at one level above a layer, or a module, contains; None if there is no such scope.
+        """Return the content of the scope `level` levels above a layer or module; None if there is none.
 
         Scopes that contain no more than the ones inside them do not count as levels.
         """
@@ -277,9 +277,10 @@ class LayerMatching:
         return {scope: (of.total(), frozenset(of.items())) for scope, of in content.items()}
 
     def _scopes_of(self, view: "_View | None", index: int) -> list[str]:
-        """Return the scopes around a name, the innermost first, and "" for all.
+        """Return the scopes around a name, the innermost first; the last one, "", contains all names.
 
-        The name itself is one, too: slim has layers in the scope of a layer. In automatic names "_" separates nothing.
+        The name itself is also a scope: slim has layers in the scope of a layer. In automatic names, "_" is not a
+        separator.
         """
         name = self._units[index].name if view is None else self._name(index, view.number)
         separators = "." if view is None else view.separators
@@ -318,7 +319,7 @@ class LayerMatching:
         return [MatchingClass((layer,), (unit,), reason) for layer, unit in pairs]
 
     def _numbered_alike(self, of_layers: Family, of_units: Family, view: int) -> str:
-        """Return why the numbers of two families decide; "" if they do not."""
+        """Return the reason why the numbers of two families decide the match; "" if they do not."""
         labels = {self._label_of_layer[layer] for layer, _ in of_layers.members}
         labels &= {self._label_of_unit[unit] for unit, _ in of_units.members}
         layers = [member for member in of_layers.members if self._label_of_layer[member[0]] in labels]
@@ -355,7 +356,7 @@ class LayerMatching:
 
 
 def _by_member(found: Iterable[Family], names: Sequence[int]) -> dict[int, Family]:
-    """Return layer or unit -> its family, whose members are numbered like `names`."""
+    """Return layer or unit -> its family, with members given by the indices in `names`."""
     result: dict[int, Family] = {}
     for family in found:
         members = tuple((names[at], numbers) for at, numbers in family.members)
@@ -365,7 +366,7 @@ def _by_member(found: Iterable[Family], names: Sequence[int]) -> dict[int, Famil
 
 
 def _orders(kinds: Counter[int]) -> int:
-    """Return in how many ways layers of these kinds can be ordered so that the difference would be seen."""
+    """Return the number of distinguishable orders of layers of these kinds, or a sufficient bound."""
     if len(kinds) == 1:
         return 1
     if kinds.total() > _FEW:

@@ -68,7 +68,7 @@ _SYNONYMS: Final = {
 _WITHOUT_MEANING: Final = frozenset(
     {"layers", "model", "module", "net", "network", "main", "root", "functional", "sequential", "operations", "the"}
 )
-# Words for kinds of layers, from which Keras and TensorFlow make names of their own.
+# Words for kinds of layers, from which Keras and TensorFlow generate default names.
 _KINDS: Final = frozenset(
     {
         *("dense", "conv", "transpose", "depthwise", "separable", "batchnorm", "layernorm", "groupnorm", "norm"),
@@ -82,7 +82,7 @@ _NODE_LISTS: Final = ("_operations", "_layers")  # in which Keras lists the laye
 
 @dataclass(frozen=True, slots=True)
 class NamePath:
-    """A name in parts.
+    """A name, divided into parts.
 
     Attributes:
         words: The words of each part, without numbers.
@@ -102,7 +102,7 @@ class NamePath:
 
 @lru_cache(maxsize=65536)
 def name_path(name: str) -> NamePath:
-    """Return the parts of the name of a layer, stored ("block1/conv_2") or of a module ("block1.conv2")."""
+    """Return the parts of the name of a stored layer ("block1/conv_2") or of a module ("block1.conv2")."""
     parts = [part for part in _SEPARATORS.split(name) if part]
     read = [_words_and_numbers(part) for part in parts]
     automatic = tuple(
@@ -178,7 +178,7 @@ def _family(members: Sequence[tuple[NamePath, int]]) -> Family:
 
 
 def dense_ranks(vectors: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Return sorted vectors of numbers with each number replaced by its rank among those with equal beginnings.
+    """Return sorted vectors with each number replaced by its rank among numbers after the same prefix.
 
     (1, 1), (1, 2), (3, 1) become (0, 0), (0, 1), (1, 0): sequences that are numbered alike have equal ranks.
     """

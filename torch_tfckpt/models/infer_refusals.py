@@ -1,7 +1,7 @@
-"""Errors of KeyMapper.infer: what is missing or ambiguous, and the rules that settle it.
+"""Errors of KeyMapper.infer: what is missing or ambiguous, and the rules that resolve it.
 
-Contract: every proposed rule is complete and can be pasted into a map file; lists are cut, so that a message has at
-most a few dozen lines, however large the model is.
+Contract: every proposed rule is complete and can be pasted into a map file; lists are truncated, so that a message
+has at most a few dozen lines, however large the model is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _HOW: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Layers and modules that the evidence does not distinguish, and a rule that settles one of them."""
+    """Layers and modules that the evidence does not distinguish, and a rule that matches one pair."""
 
     layers: Sequence[str]
     units: Sequence[str]
@@ -43,7 +43,7 @@ def ambiguous(path: str, choices: Sequence[Choice]) -> InvalidArgumentError:
             lines += _indented(each.rule)
     return InvalidArgumentError(
         f"{path}: some layers have the same kind and shapes, and neither their names nor their numbers tell which is "
-        f"which, so nothing is guessed. Each rule below settles one choice if its name and target belong together; "
+        f"which, so nothing is guessed. Each rule below resolves one choice if its name and target belong together; "
         f"if not, change the target:\n" + "\n".join(lines) + f"\n{_HOW}"
     )
 
@@ -61,7 +61,7 @@ def layouts_unknown(
         lines += _indented(KeyRule(short_key(key), name, choices[-1], literal=True))
     rest = and_more(len(unknown), _LISTED).strip()
     return InvalidArgumentError(
-        f"{path}: neither names nor shapes tell the order of the axes. Choose the layout in these rules:\n"
+        f"{path}: neither names nor shapes determine the order of the axes. Choose the layout in these rules:\n"
         + "\n".join(filter(None, [*lines, rest]))
         + f"\n{_HOW}"
     )
@@ -75,7 +75,7 @@ def missing(
     """Return the error for modules that no stored layer fits.
 
     Args:
-        short: Modules, and the fewer layers that fit them.
+        short: Groups of modules, each with the layers that fit, which are too few.
         unmatched: Keys and shapes of variables that fit no module.
     """
     lines = []
@@ -98,12 +98,12 @@ def missing(
 
 
 def unused(path: str, keys: Sequence[str]) -> InvalidArgumentError:
-    """Return the error for stored weights that are not used, although layers next to them are."""
+    """Return the error for stored weights that are not used, although others in their scope are."""
     names = [short_key(key) for key in keys]
     lines = [line for name in names[:_LISTED] for line in _indented(KeyRule(name, None, literal=True))]
     return InvalidArgumentError(
         f"{path}: stored weights have no place in the module, although others in the same scope do: "
-        f"{listed(names, _LISTED)}. The module may lack layers, or may be another model. To omit them on purpose:\n"
+        f"{listed(names, _LISTED)}. The module may lack layers, or be a different model. To omit them on purpose:\n"
         + "\n".join(lines)
         + f"\n{_HOW}"
     )

@@ -1,4 +1,4 @@
-r"""Rules for matched layers: one for each variable, or a pattern for all that differ only in numbers.
+r"""Rules for matched layers: one per variable, or a pattern for names that differ only in numbers.
 
     bert/encoder/layer_0/output/dense/kernel -> encoder.layer.0.output.dense.weight, and 11 more like it
     become    bert/encoder/layer_(\d+)/output/dense/kernel -> encoder.layer.\1.output.dense.weight
@@ -131,7 +131,7 @@ def fitting_pattern(layout: Layout, stored: Shape) -> AxisPattern | None:
 
 
 def effect(layout: Layout, stored: Shape) -> tuple[object, ...]:
-    """Return what two layouts have in common if they turn tensors of this shape into the same tensors."""
+    """Return a value that is equal for layouts that convert tensors of this shape in the same way."""
     fitting = fitting_pattern(layout, stored)
     if fitting is None or _is_same(fitting):
         axes: object = "same"
@@ -151,7 +151,7 @@ def _is_same(pattern: AxisPattern) -> bool:
 
 
 def compressed(rules: Sequence[PlainRule], all_names: Iterable[Sequence[str]]) -> list[ExplainedRule]:
-    """Return the rules with a pattern for all those that differ only in numbers.
+    """Return the rules, with a pattern in place of rules that differ only in numbers.
 
     Args:
         all_names: The names of each stored tensor.
@@ -174,7 +174,7 @@ def compressed(rules: Sequence[PlainRule], all_names: Iterable[Sequence[str]]) -
 
 
 def _pattern(group: Sequence[PlainRule]) -> KeyRule | None:
-    """Return one rule for all rules of a group; None if the numbers in the targets are not those in the names."""
+    """Return one rule for all rules of a group; None if numbers in names and targets do not correspond."""
     first = group[0]
     of_names = [[_DIGITS.findall(name) for name in each.names] for each in group]
     if any(numbers != of_rule[0] for of_rule in of_names for numbers in of_rule):

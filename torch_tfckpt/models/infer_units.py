@@ -4,11 +4,11 @@
     module unit    a module with the tensors registered in it: weight and bias of a Linear; all weights of an LSTM
 
 A stored layer fits a module if every tensor of the module can be made from its variables by a known layout, and none of
-its variables is left over. The names of the variables tell the kind of a layer: kernel, gamma, recurrent_kernel. A
+its variables is left over. The names of the variables show the kind of a layer: kernel, gamma, recurrent_kernel. A
 single variable, such as BERT's "word_embeddings", fits a module with one tensor of its shape.
 
-Contract: reads shapes only. How a layer fits is computed once for all layers and modules with equal shapes, so that the
-time for a model of 1,000 equal layers is about that of one layer plus the handling of names.
+Contract: reads shapes only. How a layer fits is computed once for all layers and modules with equal shapes, so
+1,000 equal layers take about as long as one layer, plus the time to process their names.
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ from torch_tfckpt.models.targets import Target
 from torch_tfckpt.models.tensor_origins import Leaves, TensorOrigin, Variant
 
 _DEEPEST: Final = 6  # parts of a variable's name below its layer: rnn/multi_rnn_cell/cell_0/basic_lstm_cell/kernel
-# Names of variables of custom layers, for the attributes that mean the same.
+# Attribute -> names of the corresponding variable in custom layers.
 _OWN_LEAVES: Final[Mapping[str, Sequence[str]]] = {
     "weight": ("weight", "w", "W", "kernel", "_kernel", "weights"),
     "bias": ("bias", "b", "biases"),
@@ -79,7 +79,7 @@ class StoredLayer:
     """Variables of a checkpoint that belong together.
 
     Attributes:
-        names: The names of the layer: below objects, and as variables are called. The first is used in messages.
+        names: The names of the layer, from its keys and the names of its variables. The first is used in messages.
         keys: The keys of its variables, in the order of the checkpoint.
         form: What determines which modules it fits: the names of its variables in the layer, and their shapes.
     """
@@ -95,7 +95,7 @@ class Recipe:
 
     Attributes:
         sources: Attribute -> the possible sources, whose keys are names in the layer; several only if neither name nor
-            shape tells the order of axes.
+            shape determines the order of axes.
         fills: Attribute -> value of all elements, if TensorFlow stores nothing for it.
     """
 
@@ -148,7 +148,7 @@ def _of_layer(module: nn.Module, tensors: dict[str, Target]) -> tuple[nn.Module,
 
 
 def _is_custom_layer(module: nn.Module) -> bool:
-    """Return whether an unknown module looks like a layer: it has a weight, a bias or both, and nothing below."""
+    """Return whether an unknown module looks like a layer: a weight, possibly a bias, and no submodules."""
     own = {name for name, value in (*module._parameters.items(), *module._buffers.items()) if value is not None}
     return "weight" in own and own <= set(_OWN_LEAVES) and not module._modules
 
@@ -216,7 +216,7 @@ def _add(
     unit: ModuleUnit,
     recipe: Recipe,
 ) -> None:
-    """Add a stored layer that fits a unit, or another of its names."""
+    """Add a stored layer that fits a unit; if it is known, add the scope to its names."""
     keys = frozenset(used.values())
     form = tuple(sorted((leaf, shapes[key]) for leaf, key in used.items()))
     index = known.get(keys)
@@ -283,7 +283,7 @@ def _by_key(variables: Mapping[str, str], leaves: Container[str]) -> dict[str, s
 
 
 def _has_more(variables: Mapping[str, str], of_layer: Mapping[str, str]) -> bool:
-    """Return whether more variables are in the same scope as one of a layer: they belong to the layer, too."""
+    """Return whether the scopes of a layer's variables contain others, which belong to the layer, too."""
     scopes = {leaf.rpartition(".")[0] for leaf in of_layer}
     keys = set(of_layer.values())
     return any(key not in keys and leaf.rpartition(".")[0] in scopes for leaf, key in variables.items())
@@ -308,7 +308,7 @@ def _own_leaves(unit: ModuleUnit, attribute: str) -> Sequence[str]:
 
 
 def _with_own_names(attribute: str, origin: TensorOrigin) -> TensorOrigin:
-    """Return the origin with torch's names too, for a tensor whose axes TensorFlow's programs store in its order."""
+    """Return the origin with torch's names, too, for a weight that may have TensorFlow's order of axes."""
     if attribute != "weight" or len(origin.variables) != 1 or origin.bounds is not None:
         return origin
     [leaves] = origin.variables
@@ -321,11 +321,11 @@ def _with_own_names(attribute: str, origin: TensorOrigin) -> TensorOrigin:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is known of the layers that fit a unit, before they are compared in detail.
+    """What is known about the layers that fit a unit, before they are compared in detail.
 
     Attributes:
         leaves: The names that variables may have.
-        least, most: How many elements the layer has.
+        least, most: Bounds of the number of elements in the layer.
     """
 
     unit: ModuleUnit
@@ -410,7 +410,7 @@ def _fitting(source: Source, stored: Mapping[str, Shape], wanted: Shape | None) 
 
 
 def _single_recipe(unit: ModuleUnit, shape: Shape, *, same_name: bool) -> Recipe | None:
-    """Return how the only tensor of a unit is made from one variable that has a name of its own."""
+    """Return how the only tensor of a unit is made from a single variable; None if it does not fit."""
     [(attribute, target)] = unit.tensors.items()
     is_embedding = isinstance(unit.module, nn.Embedding | nn.EmbeddingBag)
     if (attribute and not is_embedding) or target.shape != shape:
@@ -418,7 +418,7 @@ def _single_recipe(unit: ModuleUnit, shape: Shape, *, same_name: bool) -> Recipe
     sources = [Source.of("", SAME, attribute)]
     if not is_embedding and not same_name:
         equal = [(one, two) for one, two in combinations(range(len(shape)), 2) if shape[one] == shape[two] > 1]
-        for one, two in equal[:1]:  # then the shape does not tell the order of axes
+        for one, two in equal[:1]:  # then the shape does not determine the order of axes
             axes = list(range(len(shape)))
             axes[one], axes[two] = two, one
             sources.append(Source.of("", layout_of_rule(axes), attribute))

@@ -7,23 +7,24 @@
 
 What counts as certain:
 
-    kind and shape      a layer is the only one that fits a module, and the module the only one that it fits
-    words               of the layers that fit, only one has a word that the name of only one module has: "query"
-    scopes              the layers in the same scope are those of the module: the normalization next to the only
-                        convolution of its shape
+    kind and shape      a layer is the only one that fits a module, and it fits no other module
+    words               a word occurs in the name of only one of the fitting layers, and of only one module: "query"
+    scopes              the layer and the module have the same neighbors in their scopes: the normalization next to the
+                        only convolution of its shape
     numbers             both names belong to families that are numbered alike (see `infer_matching`)
-    order of axes       it follows from the name of the variable and the module. Names that torch and TensorFlow share,
-                        such as "w", decide by shapes that are not square, in all layers of that kind. A Linear that
-                        multiplies a flattened feature map gets the layout that reorders its inputs
+    order of axes       it follows from the name of the variable and the module. For names that torch and TensorFlow
+                        share, such as "w", shapes that are not square determine the order for all layers of that kind.
+                        A Linear that multiplies a flattened feature map gets the layout that reorders its inputs
 
-What is never used: the order in which layers are stored or registered, unless their names are numbered or the module
-is one nn.Sequential; values. If the evidence leaves a choice, an error lists the candidates, and rules that settle it.
+What is never used: values; and the order in which layers are stored or registered, unless their names are numbered or
+the module is one nn.Sequential. If the evidence leaves a choice, an error lists the candidates and rules to resolve it.
 
 Contract: every tensor of the module gets a source, or an error lists what is missing. Stored weights may be left over
-only if whole scopes are, next to or above everything that is used: a pooler or a head that the module does not have.
-These are omitted by rules, and a log record lists them. The resulting rules are applied to the checkpoint once more,
-without reading values, and must give exactly the sources that were found. Values are read only to find out whether a
-weight that is left over is a copy of another one: tied weights may be stored twice. A log record lists the copies.
+only in whole scopes whose parent scope contains everything that is used: a pooler or a head that the module does not
+have. These are omitted by rules, and a log record lists them. The resulting rules are applied to the checkpoint once
+more, without reading values, and must give exactly the sources that were found. Values are read only to find out
+whether a weight that is left over is a copy of another one: tied weights may be stored twice. A log record lists the
+copies.
 """
 
 import logging
@@ -175,7 +176,7 @@ class _Inference:
         return _Given(sources, filled, frozenset(mapped.left_out))
 
     def _units(self) -> tuple[list[ModuleUnit], Candidates, dict[int, int]]:
-        """Return the units that are not given as a whole, the layers for them, and the pairs that rules give."""
+        """Return the units that rules do not cover completely, the layers for them, and the pairs from rules."""
         done = {*self._given.sources, *self._given.filled}
         units = [
             unit
@@ -207,7 +208,7 @@ class _Inference:
             else:
                 rest = {name: target for name, target in unit.tensors.items() if target.name not in done}
                 raise InvalidArgumentError(
-                    f"{self._reader.path}: the rules map a part of {quoted(unit.name)} from {listed(sorted(keys), 4)}, "
+                    f"{self._reader.path}: the rules map {listed(sorted(keys), 4)} to a part of {quoted(unit.name)}, "
                     f"but no stored layer with these variables fits the rest. Write rules for "
                     f"{listed([target.name for target in rest.values()], 4)}, too"
                 )
@@ -233,7 +234,7 @@ class _Inference:
         units: Sequence[ModuleUnit],
         candidates: Candidates,
     ) -> list[Choice]:
-        """Return what is ambiguous, with rules that settle it one after the other."""
+        """Return the ambiguous choices, each with a rule that resolves it after the rules before it."""
         more: dict[int, int] = {}
         choices: list[Choice] = []
         while found.ambiguous and len(choices) < _PROPOSALS:
@@ -295,7 +296,7 @@ class _Inference:
                     chosen[name] = self._given.sources[name]
                     continue
                 group = _group(unit, name, choices[0], self._shapes)
-                # What the others show matters only if this shape leaves a choice.
+                # The layers of the same group matter only if this shape leaves a choice.
                 left = [each for each in choices if len(choices) == 1 or each.layout.name in possible[group]]
                 map_input = flat.get(id(unit.module)) if name.endswith("weight") else None
                 if map_input is not None and len(left) == 1 and left[0].layout.name == DENSE.name:
@@ -325,7 +326,7 @@ class _Inference:
         return sorted({key for name in names if name in sources for key in sources[name].keys})
 
     def _omissions(self, used: set[str], tied: Sequence[str]) -> list[ExplainedRule]:
-        """Return rules that omit the weights that are not used. InvalidArgumentError if they may be needed.
+        """Return rules that omit unused weights. Raises InvalidArgumentError if these weights may be needed.
 
         Args:
             tied: Used keys of which other weights may be copies.
@@ -407,14 +408,14 @@ def _with_keys(source: Source, keys: Mapping[str, str]) -> Source:
 
 
 def _group(unit: ModuleUnit, name: str, source: Source, shapes: Mapping[str, Shape]) -> tuple[object, ...]:
-    """Return what layers have in common whose axes are stored in the same order."""
+    """Return a value that is equal for layers whose axes are stored in the same order."""
     rank = len(shapes[source.key])
     is_grouped = getattr(unit.module, "groups", 1) > 1
     return (type(unit.module), name.rpartition(".")[2], source.variable_name, rank, len(source.parts), is_grouped)
 
 
 def _after_flatten(source: Source, stored: Shape, channels: int | None, certain: bool) -> list[Source]:
-    """Return the sources of a Linear that multiplies a flattened feature map; several if that is not certain."""
+    """Return the possible sources of a Linear whose input is, or may be, a flattened feature map."""
     if channels is None or len(stored) != 2 or stored[0] % channels:
         return [source, replace(source, parts=(SourcePart(source.key, DENSE_AFTER_FLATTEN),))]
     positions = stored[0] // channels
@@ -426,7 +427,7 @@ def _after_flatten(source: Source, stored: Shape, channels: int | None, certain:
 
 
 def _scopes(name: str) -> list[str]:
-    """Return the scopes around a name, the innermost first, and "" for all."""
+    """Return the scopes around a name, the innermost first; the last one, "", contains all names."""
     return [*(name[:at] for at in range(len(name) - 1, 0, -1) if name[at] == "/"), ""]
 
 

@@ -60,11 +60,11 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
                 also end in ".".
             "name" -> name of a variable, or the tensor, Parameter, Variable, PartitionedVariable or list of slices
                 itself, which need not be in `model`. A slice takes its part of the stored tensor.
-            "name" -> (one of these except slices, layout): the stored tensor is turned first, as in a rule of
-                load_model: "dense/w" -> ("fc.weight", "dense"). "same": it is copied.
+            "name" -> (one of these except slices, layout): the stored tensor is converted first, as in a rule
+                of load_model: "dense/w" -> ("fc.weight", "dense"). "same": it is copied.
             Names in the checkpoint are literal. In names of a Module's tensors "/" and "." mean the same: "encoder/"
             and "encoder." are both the scope of model.encoder, below which "layer.0.weight" takes the stored tensor
-            "layer.0.weight" or else "layer/0/weight", or else that with TensorFlow's name, "layer/0/kernel". In an
+            "layer.0.weight" or else "layer/0/weight", or else, by TensorFlow's name, "layer/0/kernel". In an
             object-based checkpoint any name that CheckpointReader accepts may be used, if only one tensor has it.
             num_batches_tracked, which TensorFlow does not have, may be missing in a scope.
 
@@ -72,22 +72,22 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
         Name in `model` -> key in the checkpoint, for everything that was filled; a shared tensor under all its names.
 
     Raises:
-        InvalidArgumentError: a tensor is not in the checkpoint; a variable is not in `model`; the layout is unknown,
-            for instance of a kernel for a Parameter that is not in `model`; a scope is mapped to something that is not
-            a scope; a shape or dtype differs; two tensors are mapped to one variable; a parameter
+        InvalidArgumentError: a tensor is not in the checkpoint; a variable is not in `model`; a layout is unknown,
+            for instance because a kernel is mapped to a Parameter that is not in `model`; a scope is mapped to
+            something that is not a scope; a shape or dtype differs; two tensors are mapped to one variable; a parameter
             has no shape or memory yet.
         ValueError: a list whose elements are not slices of one tensor.
         TypeError: `assignment_map` or `model` is not in one of the forms above.
         NotFoundError, DataLossError: there is no checkpoint; a value is damaged.
 
     A tensor of a Module takes TensorFlow's names as in load_model: a Keras Dense kernel [in, out] is transposed for a
-    Linear, and a name that does not imply the layout is an error unless the map has one. Tensors and Variables in a
+    Linear, and a name that does not imply a layout is an error unless the map gives one. Tensors and Variables in a
     dict are taken to have TensorFlow's layout; nothing is transposed for them.
 
-    If it raises, nothing was assigned. A scope
-    without variables is logged as a warning and is not an error, because TensorFlow ignores it; filled variables are
-    logged at INFO. In TensorFlow, the last of two tensors mapped to one variable wins, a scope may lack its "/", and a
-    variable in a scope gets the stored shape; here these are errors.
+    If an error is raised, nothing was assigned. A scope without variables is logged as a warning and is not an error,
+    because TensorFlow ignores it; filled variables are logged at INFO. In TensorFlow, the last of two tensors
+    mapped to one variable wins, a scope may lack its "/", and a variable in a scope gets the stored shape; here these
+    are errors.
 
     Cost: one read of each tensor, or up to one for each part of a partitioned variable; host memory for all of them.
 
@@ -133,7 +133,7 @@ class _Assignment:
 class _Named:
     """A variable of the model."""
 
-    names: tuple[str, ...]  # several if a module shares the tensor
+    names: tuple[str, ...]  # several if the tensor is shared
     value: Assignable
     target: Target | None = None  # if it is a tensor of a module
     prefix: str = ""  # of the module in the model
@@ -352,8 +352,8 @@ def _assignment(
             return _Assignment(key, label, (TurnedSaveable(tensor, key, label, source),), is_turned=True)
     elif layout is not None:
         raise InvalidArgumentError(
-            f"assignment_map: {quoted(key)}: slices cannot have a layout. Load the tensor with load_variable, turn it, "
-            f"and copy the parts"
+            f"assignment_map: {quoted(key)}: slices cannot have a layout. Load the tensor with load_variable, convert "
+            f"it, and copy the parts"
         )
     parts = []
     for part in saveables_of(label, target):

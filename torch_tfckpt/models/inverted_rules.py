@@ -28,7 +28,7 @@ class WrittenAs:
     """The variables of one tensor.
 
     Attributes:
-        keys: Several if the tensor is joined from them.
+        keys: Keys of the variables; several if they are joined to form the tensor.
         targets: All tensors that one variable is split into.
         number: Index of this tensor in `targets`.
     """

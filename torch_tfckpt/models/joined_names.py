@@ -1,7 +1,7 @@
 """Numbers in the names of variables that are joined: "emb/part_0" to "emb/part_15".
 
 Contract: if the names differ in one number only, none may be missing between the first and the last. Otherwise the rows
-after the gap would move up, and the shape would not show it if the module has as many rows as are left.
+after the gap would move up, and the shape would not reveal this if the module has as many rows as are left.
 """
 
 import re
@@ -16,7 +16,7 @@ _NUMBER: Final = re.compile(r"(\d{1,9})")
 
 
 def check_numbers(names: Sequence[str]) -> None:
-    """Raise InvalidArgumentError if a number is missing among names that one pattern matches, in natural order."""
+    """Raise InvalidArgumentError if a number is missing in the sorted names that one pattern matches."""
     split = [_NUMBER.split(name) for name in names]
     if len({len(parts) for parts in split}) != 1:
         return

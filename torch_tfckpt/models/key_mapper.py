@@ -110,7 +110,7 @@ class KeyMapper(RuleSet):
 
         Raises:
             InvalidArgumentError: the file is not TOML, is too large, or a rule is not valid; the message contains
-                the number of the rule, from 1. No rule is for the scope.
+                the number of the rule, counted from 1. Or no rule is for the scope.
             NotFoundError: there is no such file.
 
         Examples:
@@ -128,8 +128,9 @@ class KeyMapper(RuleSet):
 
         Args:
             name: Such as "bert"; docs/conversion/presets.md lists all, with the classes that they are for.
-            scope: The first part of the stored names, such as "resnet_v1_50", if the preset asks for one to save; ""
-                for the names of Keras, which have none. None: all names that the preset is for, to load.
+            scope: The first part of the stored names, such as "resnet_v1_50", if the preset requires one to save; ""
+                for Keras names, which have no scope. None: all names that the preset is for, which suffices to
+                load.
 
         Raises:
             NotFoundError: there is no preset of this name; the message lists the names.
@@ -181,7 +182,7 @@ class KeyMapper(RuleSet):
         Args:
             path: As for CheckpointReader.
             module: Every parameter and persistent buffer gets a rule. May be on the meta device.
-            rules: Rules for what the names and shapes do not tell, or for what is to be omitted. They become part of
+            rules: Rules for what names and shapes do not determine, or for what is to be omitted. They become part of
                 the mapper.
             storage: Where files are stored. None: chosen according to the path.
 
@@ -190,8 +191,8 @@ class KeyMapper(RuleSet):
 
         Raises:
             InvalidArgumentError: several layers fit several modules, or the order of axes is unknown: the message
-                contains the candidates and rules that settle the choice. Stored weights are not used although others
-                in their scope are; a rule in `rules` fits nothing.
+                contains the candidates and rules that resolve the choice. Or stored weights are not used although
+                others in their scope are; or a rule in `rules` matches nothing.
             NotFoundError: there is no such checkpoint; no stored layer fits a module.
             DataLossError: the index or the object graph is damaged.
 
@@ -215,7 +216,7 @@ class KeyMapper(RuleSet):
         return cls._of("KeyMapper", rules_of(found), found.base, found.explanations)
 
     def renames(self, path: AnyPath) -> list[tuple[str, str]]:
-        """Return what `convert` takes as `rename`, to give the tensors of a checkpoint the names of these rules.
+        """Return the `rename` argument with which `convert` applies these rules to a checkpoint.
 
         This is for rules whose targets are names of TensorFlow, such as the preset "tf-rnn-1.0".
 
@@ -223,8 +224,8 @@ class KeyMapper(RuleSet):
             path: As for CheckpointReader.
 
         Raises:
-            UnimplementedError: a rule that applies does more than rename: it omits, joins or splits, has a layout or
-                adds.
+            UnimplementedError: a rule that applies does more than rename: it omits, joins, splits, adds a constant or
+                has a layout.
 
         Examples:
             >>> import torch, torch_tfckpt as tfckpt

@@ -2,7 +2,7 @@ r"""Rules of a KeyMapper, checked: which stored names a rule is for, and to whic
 
     name      one literal name                     a/kernel                      -> fc.weight
     pattern   all names that match as a whole      layer_(\d+)/kernel            -> layers.\1.weight
-    module    names below one that matches         layer_(\d+)/query + /kernel   -> layers.\1.query + .kernel
+    module    names below a matching name          layer_(\d+)/query + /kernel   -> layers.\1.query + .kernel
     join      one pattern for each part, or one pattern for all parts            -> in_proj_weight
     split     one name or pattern, several targets qkv/kernel                    -> q.weight, k.weight, v.weight
     fill      no name                                                            -> norm.weight
@@ -56,11 +56,12 @@ class KeyRule(NamedTuple):
         add: Constant that TensorFlow adds when it runs the model, and that torch includes in its weights.
         module: The pattern matches the name of a layer, and the target is the name of a module, "." for the model
             itself. The variables below that layer have TensorFlow's names and layouts for modules of that kind.
-            A layout in the rule replaces the layout of those whose axes are not in torch's order.
+            A layout in the rule replaces that layout for variables whose axes are not in torch's order.
         literal: The pattern is a name, as in a dictionary.
         optional: Name of a part that not every module has, such as "classifier". If the module has no tensor below
             this name, the tensors that the rule matches are not unexpected: they are ignored, and the report says so.
-        alias: The rule is for another name of what a second rule with this target maps. It is used only to load.
+        alias: The rule is for another name of a variable that a second rule maps to the same target. It is used only to
+            load.
 
     Examples:
         >>> import torch_tfckpt as tfckpt
@@ -109,8 +110,8 @@ class CheckedRule:
         place: The rule in messages: "rule 3 of the KeyMapper".
         sources: Literal names are strings. Empty: nothing is stored.
         targets: Empty: matching tensors are omitted.
-        is_of_preset: A preset has rules for the names of several programs, so it is not worth a report that some match
-            nothing.
+        is_of_preset: Whether a preset contains the rule. Presets have rules for the names of several programs, so it is
+            not reported if some match nothing.
     """
 
     place: str
@@ -152,7 +153,7 @@ class CheckedRule:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What two equal rules have in common."""
+        """A value that is the same for equal rules."""
         sources = tuple(each if isinstance(each, str) else (pattern_text(each),) for each in self.sources)
         layout = dict(self.layout) if isinstance(self.layout, Mapping) else self.layout
         more = (self.axis, self.sizes, self.fill, self.add, self.is_module, self.is_join, self.optional, self.is_alias)
@@ -197,7 +198,7 @@ class CheckedRule:
 
 
 def check_rule(place: str, given: KeyRule) -> CheckedRule:
-    """Return the checked rule. InvalidArgumentError, beginning with `place`, if it is not valid."""
+    """Return the checked rule. Raises InvalidArgumentError, with `place` first, if it is not valid."""
     if _is_list(given.target) and len(given.target) == 1:
         given = given._replace(target=given.target[0])  # type: ignore[arg-type]
     is_join = _is_list(given.pattern)
@@ -267,7 +268,7 @@ def expand(match: re.Match[str], target: str | TargetFunction) -> str | None:
 
 
 def _is_untranslated(expanded: Sequence[str | None], targets: Sequence[str | TargetFunction]) -> bool:
-    """Return whether a target cannot be made, because a table lacks what a group matched, for instance."""
+    """Return whether a target cannot be made, for instance because a table lacks what a group matched."""
     pairs = zip(expanded, targets, strict=False)
     return any(text is None and isinstance(target, TargetTemplate) for text, target in pairs)
 
@@ -342,7 +343,7 @@ def _targets(place: str, given: KeyRule, *, is_split: bool) -> tuple[str | Targe
 
 
 def _template(place: str, given: KeyRule, target: Any) -> Any:
-    """Return a target, as a template if it translates numbers. Targets of names are literal."""
+    """Return a target; as a template if it translates numbers. Targets of literal names are unchanged."""
     if not isinstance(target, str) or given.literal or given.fill is not None:
         return target
     try:

@@ -117,7 +117,7 @@ def _is_convolution(module: nn.Module) -> bool:
 
 
 def _is_shifted(module: nn.Module) -> bool:
-    """Return whether a padded layer with stride reads other positions than with TensorFlow's SAME padding.
+    """Return whether a padded layer with stride reads different positions than with SAME padding.
 
     This assumes inputs whose sizes are multiples of the stride.
     """
@@ -216,7 +216,7 @@ def _forget_bias(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
 
 
 def _reset_after(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
-    """Return the finding on GRUs without a bias, whose shape would show how the reset gate is applied."""
+    """Return the finding on GRUs without a bias: only its shape would show how the reset gate is applied."""
     layers = [part for part in parts if isinstance(part.module, nn.GRU | nn.GRUCell)]
     return findings_on(
         "gru_reset_after",

@@ -1,4 +1,4 @@
-"""What the last part of a variable's name tells without a module: the attribute in torch, and the possible layouts.
+"""What the last part of a variable's name implies without a module: torch's name, possible layouts.
 
     kernel, weights    weight, in a layout that depends on the layer
     gamma, scale       weight, as stored; a gamma of several axes may be [1, 1, 1, channels]
@@ -22,13 +22,13 @@ from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.layer_names import variants_of
 from torch_tfckpt.models.layouts import Layout
 
-# Attributes that several variables, or only a part of one, are turned into; "weight_g" gets additional axes.
+# Attributes that are made from several variables, or from a part of one; "weight_g" gets additional axes.
 _OF_SEVERAL: Final = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_g", "original0", "in_proj_")
 
 
 @dataclass(slots=True)
 class Leaf:
-    """One name of variables.
+    """The last part of the names of some variables.
 
     Attributes:
         attribute: Its name in torch.
@@ -40,7 +40,7 @@ class Leaf:
 
     @property
     def is_turned(self) -> bool:
-        """Whether a layer has its axes in another order than torch."""
+        """Whether a layer of TensorFlow has the axes in a different order than torch."""
         return any(layout.changes_values for layout in self.layouts)
 
 
@@ -56,7 +56,7 @@ def _prototypes() -> list[nn.Module]:
 
 @cache
 def known_leaves() -> dict[str, Leaf]:
-    """Return the names of variables that tell the attribute."""
+    """Return the last parts of names that imply an attribute of torch."""
     found: dict[str, Leaf] = {}
     for module in _prototypes():
         for attribute, origin in variants_of(module)[0].items():
@@ -67,9 +67,10 @@ def known_leaves() -> dict[str, Leaf]:
 
 
 def layer_with(leaves: Collection[str]) -> nn.Module:
-    """Return a new module, without tensors, that has as many of these variables as possible; a plain one if none has.
+    """Return a new layer, without tensors, of the kind that has most of these variables.
 
-    Only the names of its variables matter: the order of their axes must be given.
+    If no kind has any of them, it is a plain nn.Module. Only the names of the variables matter: the order of their axes
+    must be given.
     """
     best, score = nn.Module(), 0
     for module in _prototypes():
@@ -82,11 +83,11 @@ def layer_with(leaves: Collection[str]) -> nn.Module:
 
 
 def is_of_several(attribute: str) -> bool:
-    """Return whether a tensor of this name is made from variables in a way that only the layer tells."""
+    """Return whether the way in which a tensor of this name is made from variables depends on the layer."""
     return attribute.startswith(_OF_SEVERAL)
 
 
 def needs_layout(variable_name: str, shape: Shape) -> bool:
-    """Return whether the order of the axes of a variable, given by the last part of its name, is unknown."""
+    """Return whether the last part of a variable's name and its shape leave the order of its axes unknown."""
     leaf = known_leaves().get(variable_name)
     return len(shape) > 1 and (leaf is None or len(leaf.layouts) > 1 or leaf.is_turned)

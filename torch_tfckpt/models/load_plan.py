@@ -1,7 +1,7 @@
 """Decide what load_model loads: the source of each tensor of a module, and why the rest is not loaded.
 
-Contract: no tensor is read except counters and hyperparameters, and nothing is changed. Tensors that are missing,
-unexpected or do not fit are not an error here, but are in the report.
+Contract: no tensor is read except counters and hyperparameters, and nothing is changed. Tensors that are missing
+or unexpected, or that do not fit, are not an error here; they are listed in the report.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -65,7 +65,7 @@ def plan_load(
     optimizer: torch.optim.Optimizer | None = None,
     accept: Collection[str] = (),
 ) -> LoadPlan:
-    """Decide what to load; everything else goes into the report. Arguments, and what is raised, as for `load_model`.
+    """Decide what to load; everything else goes into the report. Arguments and errors as for `load_model`.
 
     Missing and unexpected tensors, and tensors that do not fit, are only reported. No tensor is read, except counters
     and hyperparameters of an optimizer.
@@ -208,7 +208,7 @@ def _read_from_tensorflow(found: Found, targets: Sequence[Target]) -> set[str]:
 def _other_formulas(
     reader: CheckpointReader, targets: Sequence[Target], sources: Mapping[str, Source]
 ) -> dict[str, str]:
-    """Return why layers cannot be loaded although their kernels fit, by the name of the layer as in `parent`."""
+    """Return layer -> why it cannot be loaded although its kernel fits. Layers are named as in `parent`."""
     refused: dict[str, str] = {}
     for target in targets:
         source = sources.get(target.name)

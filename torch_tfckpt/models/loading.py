@@ -1,7 +1,7 @@
 """load_model: load a TensorFlow checkpoint into a torch module.
 
 First the source of every tensor is chosen, then everything is read, verified and converted, and only then is the first
-tensor of the module changed. Many values are read twice for that, so that they are never all in memory.
+tensor of the module changed. Large sets of values are therefore read twice, so that they are never all in memory.
 """
 
 import logging
@@ -59,9 +59,9 @@ def load_model(
     A tensor of the module is looked up in this order: by the mapper; by its own name, as a key ("fc1.weight",
     "fc1/weight"); in an object-based checkpoint by objects with the names of the module's attributes, then by the full
     names of variables. TensorFlow's names for the tensors of torch's layers are known (docs/conversion/layouts.md lists
-    them), and the stored name implies the layout: "fc1/kernel" is transposed. Nothing is ever found by its shape. Only
-    cells of a recurrent layer, which TensorFlow numbers by itself, are found by their order. All names may be below a
-    common prefix, or all objects below one object, such as "model/".
+    them), and the stored name implies the layout: "fc1/kernel" is transposed. No tensor is ever found by its shape.
+    Only cells of a recurrent layer, which TensorFlow numbers automatically, are found by their order. All names may be
+    below a common prefix, or all objects below one object, such as "model/".
 
     Args:
         model: Module whose tensors are filled in place, on any devices and with any strides. Extra state and buffers
@@ -104,18 +104,18 @@ def load_model(
         DataLossError: a value or the object graph is damaged.
         UnimplementedError: an optimizer whose state cannot be converted.
 
-    If it raises, nothing was changed, with one exception: a file of more than 256 MiB that is overwritten, or becomes
-    unreadable, after it was verified. Then a note of the error lists the tensors that were changed.
+    If an error is raised, nothing was changed, with one exception: a file of more than 256 MiB that is overwritten, or
+    becomes unreadable, after it was verified. In that case, a note on the error lists the tensors that were changed.
 
     Floating-point values are converted to the dtype of the module; other dtypes must match. Modules with hooks or
     overridden methods for loading are loaded by their load_state_dict. The parts that wrappers add to names, such as
     "_orig_mod." of torch.compile, are ignored. If a Linear and a convolution get values from TensorFlow, the forward
     method of a copy on the meta device is run once, symbolically, to see whether the Linear multiplies the flattened
     output of the convolution.
-    Cost: one read of the values, two of more than 256 MiB. Host memory in addition to the module: up to 256 MiB, and
-    for more values about 64 MiB or twice the size of the largest tensor. Optimizer state, and values for modules with
-    hooks, are held in memory. With `assign`: all values, whose memory becomes the module's, and about 64 MiB or twice
-    the size of the largest tensor.
+    Cost: one read of the values; two if they exceed 256 MiB. Host memory in addition to the module: up to 256 MiB; if
+    the values exceed that, about 64 MiB or twice the size of the largest tensor. Optimizer state, and values for
+    modules with hooks, are held in memory. With `assign`: all values, whose memory becomes the module's, and about
+    64 MiB or twice the size of the largest tensor.
     Thread safety: no other thread may use the module during the call.
 
     Examples:
@@ -159,7 +159,7 @@ def load_model(
             _log.warning("%s: %s", reader.path, NO_RULE_MATCHES)
         _report_range(reader.path, plan.report, values, strict)
         stored = reader.get_tensors(() if plan.slots is None else plan.slots.stored_keys)
-        # That torch has a second bias, where TensorFlow has one, is not worth a warning.
+        # No warning is needed for the second bias that some of torch's layers have where TensorFlow has only one.
         filled = [
             target.name for target, _ in plan.filled if not any(each.origin.summed_with for each in target.origins)
         ]
@@ -230,9 +230,9 @@ def _report_range(path: str, report: LoadReport, values: NewValues, strict: Stri
     if strict in (True, "shapes", "semantics"):
         raise InvalidArgumentError(
             f"{path}: {found}. Nothing was loaded. Load into a module with a wider range, such as bfloat16 or float32, "
-            f'or pass strict="names" to load what the dtype makes of them, usually infinity'
+            f'or pass strict="names" to load the values that the conversion yields, usually infinity'
         )
-    report.remarks.append(f"{found}: loaded as what the dtype makes of them, usually infinity")
+    report.remarks.append(f"{found}: loaded as the values that the conversion yields, usually infinity")
     _log.warning("%s: %s", path, report.remarks[-1])
 
 

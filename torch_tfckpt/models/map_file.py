@@ -40,7 +40,7 @@ from torch_tfckpt.storage.small_files import read_small, write_file
 from torch_tfckpt.text import did_you_mean, escaped, printable, quoted, shortened
 
 _LARGEST: Final = 4 << 20  # bytes of a file
-_DOTS: Final = 8  # outside strings, on one line: tomllib takes quadratic time for a key of many parts
+_DOTS: Final = 8  # dots on one line, outside strings: tomllib takes quadratic time for a key of many parts
 _KINDS: Final = ("name", "pattern", "module", "join")
 _KEYS: Final = (*_KINDS, "to", "layout", "axis", "sizes", "fill", "add", "optional", "alias")
 _EXAMPLES: Final = {
@@ -88,10 +88,10 @@ def read_map_file(path: AnyPath) -> MapFile:
 
 
 def parse_map_file(place: str, contents: bytes) -> MapFile:
-    """Return what the contents of a map file mean; `place` is its name for messages.
+    """Parse the contents of a map file; `place` is its name for messages.
 
     Raises:
-        InvalidArgumentError: the text or a rule is not valid.
+        InvalidArgumentError: the contents or a rule are not valid.
     """
     try:
         text = contents.decode("utf-8-sig").replace("\r\n", "\n")
@@ -114,7 +114,7 @@ def parse_map_file(place: str, contents: bytes) -> MapFile:
 
 
 def _words(place: str, tables: object) -> dict[str, Table]:
-    """Return the tables that translate words. InvalidArgumentError if they are not tables or lists of strings."""
+    """Return the tables that translate words. Raises InvalidArgumentError for invalid tables."""
     found: dict[str, Table] = {}
     for name, table in tables.items() if isinstance(tables, dict) else ():
         words = {str(number): word for number, word in enumerate(table)} if isinstance(table, list) else table
@@ -125,12 +125,14 @@ def _words(place: str, tables: object) -> dict[str, Table]:
         ):
             found[name] = words
     if not isinstance(tables, dict) or len(found) < len(tables):
-        raise InvalidArgumentError(f"{place}: tables are not tables or lists of strings. Example:\n  {_TABLE_EXAMPLE}")
+        raise InvalidArgumentError(
+            f"{place}: the entries of [tables] are not tables or lists of strings. Example:\n  {_TABLE_EXAMPLE}"
+        )
     return found
 
 
 def rule_text(rule: CheckedRule) -> str:
-    """Return one rule as a table of a map file. UnimplementedError if it contains a function."""
+    """Return one rule as a table of a map file. Raises UnimplementedError if it contains a function."""
     return "[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in _table(rule))
 
 
@@ -161,7 +163,7 @@ def write_map_file(path: AnyPath, rules: Iterable[CheckedRule], comments: Mappin
         raise InvalidArgumentError(f"{printable(location)}: {quoted(text[error.start])} is not a character") from error
     if len(contents) > _LARGEST:
         raise InvalidArgumentError(
-            f"{printable(location)}: the rules take {len(contents)} bytes, and a map file has at most {_LARGEST}. "
+            f"{printable(location)}: the rules take {len(contents)} bytes, but a map file may have at most {_LARGEST}. "
             f"Write patterns instead of names"
         )
     try:
@@ -239,7 +241,7 @@ def _check_known(place: str, table: Mapping[str, object], known: Sequence[str]) 
 
 
 def _check_keys(text: str) -> None:
-    """Raise ValueError if a line has a key of many parts."""
+    """Raise ValueError if a line has a key of too many parts."""
     dots, at = 0, 0
     while (token := _TOKEN.search(text, at)) is not None:
         at = token.end()
@@ -266,7 +268,9 @@ def _table_blocks(rules: Sequence[CheckedRule]) -> Iterator[str]:
         for target in rule.targets:
             for name, table in target.tables.items() if isinstance(target, TargetTemplate) else ():
                 if found.setdefault(name, table) != table:
-                    raise UnimplementedError(f"{rule.place}: another table {quoted(name)} has other words. Rename one")
+                    raise UnimplementedError(
+                        f"{rule.place}: another table {quoted(name)} has different words. Rename one"
+                    )
     for name, table in found.items():
         yield f"[tables.{name}]\n" + "".join(f"{_string(key)} = {_string(value)}\n" for key, value in table.items())
 

@@ -3,7 +3,7 @@
 A rule without a layout gets the layout that follows from the stored name and the module (see `layer_names`). A rule
 for a variable from which several tensors are made, such as the kernel of an LSTM cell of TensorFlow 1, may name any of
 them; the others follow. Several variables that rules map to one tensor are joined if the layer is known to be stored
-that way. A rule may also join variables of its own choice, split one, or fill a tensor for which none is stored.
+that way. A rule may also join any variables, split a variable, or fill a tensor for which none is stored.
 Variables below a layer that a rule maps to a module are only renamed here; later they are found by TensorFlow's names.
 """
 
@@ -45,7 +45,7 @@ class MappedSources:
         taken: The keys that rules match.
         left_out: Keys that are omitted.
         strays: Key -> name to which it is mapped, if the module has no tensor of that name.
-        unplaced: The same for keys of rules for a part that the module lacks; "" for keys that such a rule omits.
+        unplaced: As `strays`, for rules for a part that the module lacks; "" for keys that such a rule omits.
         unused_rules: Names and patterns that match nothing.
         is_unused: Whether no rule at all matches anything.
         filled: Name of a tensor -> value of all elements.
@@ -115,7 +115,9 @@ def mapped_sources(
             every_name = (match.name, *names[2:], key)
             mapped = MappedTensor(key, reader.shape(read_key), rule.given_layout, match.name, every_name, match)
             if rule.add and not value_dtype(read_key, reader.dtype(read_key)).is_floating_point:
-                raise InvalidArgumentError(f"{reader.path}: {quoted(key)} has no floating-point values to add to")
+                raise InvalidArgumentError(
+                    f"{reader.path}: {quoted(key)} is not floating-point, so a rule cannot add to it"
+                )
             if rule.is_join:
                 joined.setdefault((match.targets[0], id(rule)), []).append(mapped)
             elif len(match.targets) > 1:

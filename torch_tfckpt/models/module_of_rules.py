@@ -5,13 +5,13 @@ r"""Build a module from rules alone, to convert a checkpoint for a model whose c
 
 Contract:
 
-    what it has     a tensor for every target of a rule that matches a stored weight; no shapes, since the stored ones
-                    are taken
-    layouts         given by rules. A variable whose name tells the layout (`leaf_names`) needs none. All others are
-                    refused, with the rules that are missing. So are layouts that fit a shape in several ways
-    rules           for modules match only variables whose names are known. Patterns match weights only: slots and
-                    averages are not weights, whatever matches their names
-    fills           only next to the statistics of a BatchNorm, whose shape is known
+    tensors         one for every target of a rule that matches a stored weight; they have no shapes, since the stored
+                    shapes are used
+    layouts         given by rules, unless the name of the variable implies the layout (`leaf_names`). If a layout is
+                    missing, or fits a shape in several ways, an error lists the rules to add
+    rules           rules for modules match only variables whose names are known. Patterns match weights only: slots and
+                    averages are not weights, even if a pattern matches their names
+    fills           possible only next to the statistics of a BatchNorm, which determine the shape
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -40,13 +40,13 @@ from torch_tfckpt.values import value_dtype
 _PROPOSED: Final = 200  # rules in a message
 _USUAL: Final = {1: "same", 2: "dense", 3: "conv1d", 4: "conv2d", 5: "conv3d"}  # rank -> layout to propose
 _CHECK: Final = (
-    "Pass check=pkg.mod:factory, the module that the target is for: it tells them. Or complete the rules with the "
-    "layout of each"
+    "Pass check=pkg.mod:factory, the module that the target is for, which determines the layouts. Or complete the "
+    "rules with layouts"
 )
 
 
 class _KnownVariables:
-    """The dotted names that rules for modules may match: those of variables of layers."""
+    """The dotted names that rules for modules may match: their last part names a variable of a layer."""
 
     def __contains__(self, path: object) -> bool:
         return isinstance(path, str) and path.rpartition(".")[2] in known_leaves()
@@ -93,8 +93,8 @@ def module_of_rules(reader: CheckpointReader, mapper: RuleSet, averages: StoredA
         averages: The averages of the checkpoint.
 
     Raises:
-        InvalidArgumentError: the layout of a variable is unknown or ambiguous; the message has the rules that are
-            missing. Two targets exclude each other. The shape of a tensor that a rule fills is unknown.
+        InvalidArgumentError: the layout of a variable is unknown or ambiguous; the message lists the missing rules.
+            Or one target is both a tensor and a module; or the shape of a tensor that a rule fills is unknown.
         DataLossError: the object graph or the entry of a tensor is damaged.
     """
     matched = list(_matched(reader, mapper, averages))
@@ -136,9 +136,10 @@ def _check_layouts(path: str, matched: Sequence[_Matched]) -> None:
             several = next((target for target in each.targets if is_of_several(target.rpartition(".")[2])), None)
             if several is not None:
                 raise InvalidArgumentError(
-                    f"{path}: {quoted(each.key)} is mapped to {quoted(several)}. Only the module tells how such a "
-                    f"tensor is made, and the order of its gates. Pass check=pkg.mod:factory, the module that the "
-                    f'target is for; or give the layout in the rule, such as "lstm_tf1", "gru", "weight_norm" or "same"'
+                    f"{path}: {quoted(each.key)} is mapped to {quoted(several)}. Only the module determines how "
+                    f"such a tensor is made, and the order of its gates. Pass check=pkg.mod:factory, the module that "
+                    f"the target is for; or give the layout in the rule, such as "
+                    f'"lstm_tf1", "gru", "weight_norm" or "same"'
                 )
             if needs_layout(each.variable_name, each.shape):
                 unknown.append(each)
@@ -146,23 +147,23 @@ def _check_layouts(path: str, matched: Sequence[_Matched]) -> None:
         leaf = known_leaves().get(each.variable_name)
         own = set() if leaf is None or not each.rule.is_module else {known.name for known in leaf.layouts}
         if own and layout.name in LAYOUTS and (layout.name not in own or not layout.fits(each.shape)):
-            unknown.append(each)  # the layout is that of other variables: "conv2d", and this is a depthwise kernel
+            unknown.append(each)  # the layout is for other variables, such as "conv2d" for a depthwise kernel
             continue
         patterns = [known for known in layout.patterns if known.lengths(each.shape, dict(layout.known)) is not None]
         if len(patterns) > 1:
             shown = " or ".join(quoted(str(pattern)) for pattern in patterns)
             raise InvalidArgumentError(
                 f"{path}: {quoted(each.key)} {shape_text(each.shape)}: the layout {quoted(layout.name)} fits in "
-                f"{len(patterns)} ways. Write the one that is meant as the layout in the rule, {shown}; or pass "
+                f"{len(patterns)} ways. Give the intended one as the layout in the rule: {shown}; or pass "
                 f"check=pkg.mod:factory, the module that the target is for"
             )
     if unknown:
         first = unknown[0]
         count = counted(len(unknown), "variable")
         raise InvalidArgumentError(
-            f"{path}: rules map {count} to torch's names without a layout, and neither the names nor the shapes tell "
-            f"the order of the axes. The first is {quoted(first.key)} {shape_text(first.shape)}, mapped to "
-            f"{quoted(first.targets[0])}. {_CHECK}; these are the usual ones, check them:\n{_completed(unknown)}"
+            f"{path}: rules map {count} to torch's names without a layout, and neither the names nor the shapes "
+            f"determine the order of the axes. The first is {quoted(first.key)} {shape_text(first.shape)}, mapped to "
+            f"{quoted(first.targets[0])}. {_CHECK}; below are the usual layouts, check them:\n{_completed(unknown)}"
         )
 
 
@@ -209,10 +210,10 @@ def _shape_of_fill(target: str, shapes: Mapping[str, Shape]) -> Shape:
     shape = shapes.get(f"{parent}.running_mean" if parent else "running_mean")
     if shape is None:
         raise InvalidArgumentError(
-            f"a rule fills {quoted(target)}, whose shape only the module tells. Pass check=pkg.mod:factory, the module "
-            f"that the target is for"
+            f"a rule fills {quoted(target)}, but only the module determines its shape. Pass check=pkg.mod:factory, the "
+            f"module that the target is for"
         )
-    return (max(shape, default=1),)  # of [1, 1, 1, channels], too
+    return (max(shape, default=1),)  # also for a stored [1, 1, 1, channels]
 
 
 def _add(root: nn.Module, name: str, tensor: torch.Tensor, leaves: Mapping[str, Collection[str]]) -> None:
@@ -242,6 +243,6 @@ def _add(root: nn.Module, name: str, tensor: torch.Tensor, leaves: Mapping[str, 
 
 def _exclude_each_other(tensor: str, other: str) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"rules give a tensor the name {quoted(tensor)} and another one {quoted(other)}. In a state_dict, "
+        f"rules name one tensor {quoted(tensor)} and a second tensor {quoted(other)}. In a state_dict, "
         f"{quoted(tensor)} is then a module and cannot be a tensor. Change one of the rules"
     )

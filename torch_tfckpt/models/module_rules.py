@@ -3,9 +3,9 @@
     known_below      every name that such rules may match, below the modules to which they map
     path_below       the name below a module that a rule gives to a stored tensor, known or not
 
-Contract: a rule for a module matches only what may be stored for its tensors, so that slots of optimizers and variables
-of other programs stay what they are without the rule. Cells that TensorFlow numbers by itself, such as
-"multi_rnn_cell/cell_0/basic_lstm_cell", are known by their order.
+Contract: a rule for a module matches only what may be stored for its tensors, so slots of optimizers and variables of
+other programs are treated as if the rule did not exist. Cells that TensorFlow numbers by itself, such as
+"multi_rnn_cell/cell_0/basic_lstm_cell", are identified by their order.
 """
 
 from collections.abc import Collection, Sequence
@@ -20,8 +20,8 @@ def known_below(
 ) -> Collection[str]:
     """Return the dotted names that rules for modules may match.
 
-    They are the names of what may be stored for the targets. Cells that TensorFlow numbers by itself are known by their
-    order, as `numbered_names` writes it, so the names that they have in this checkpoint are included.
+    These are the names under which the targets may be stored. Cells that TensorFlow numbers by itself are identified by
+    their order (see `numbered_names`), so the names that they have in this checkpoint are included.
 
     Args:
         stored: Each key with its names.
@@ -39,6 +39,6 @@ def known_below(
 
 
 def path_below(rule: CheckedRule, names: Sequence[str]) -> str | None:
-    """Return the name that a rule for modules would give to a tensor that the module does not have."""
+    """Return the name that a rule for modules gives to a tensor, even if the module does not have it."""
     found = (rule.match(name, None) for name in names)
     return next((match.targets[0] for match in found if match is not None and match.targets), None)

@@ -5,14 +5,14 @@
     fc/kernel/Adam, training/SGD/moment_0                        optimizer state: see named_slots
     fc/kernel/ExponentialMovingAverage                           moving averages: see averages
     bn/renorm_mean, bn/renorm_stddev_weight, bn/moving_stddev    other: batch renormalization, next to bn/moving_mean
-    bn/moving_mean/biased, bn/moving_mean/local_step             other: corrects the start of an average
+    bn/moving_mean/biased, bn/moving_mean/local_step             other: zero debiasing of an average
     fc/kernel/replica_1                                          other: the copy on another device
     accuracy/total, accuracy/count                               other: a metric, if both are scalars
     strings, and the tensors of a state that a string describes  other, or optimizer state
     fc/u, and everything else                                    weights
 
-The vector `u` of spectral normalization counts as a weight: the layer computes with kernel / sigma, and sigma is made
-from `u`, so a module that lacks it would compute something else.
+The vector `u` of spectral normalization counts as a weight: the layer computes with kernel / sigma, and sigma is
+computed from `u`, so a module without `u` would compute something else.
 """
 
 import enum
@@ -78,7 +78,7 @@ class Kinds:
 
     @property
     def uncertain(self) -> list[str]:
-        """Keys of slots that are recognised by an equal shape alone."""
+        """Keys of tensors that count as slots only because they have the shape of their variable."""
         return [key for key, slot in self.slots.items() if not slot.is_certain]
 
 
@@ -239,7 +239,7 @@ def _companion(name: str, tensors: NamedTensors) -> VariableKind | None:
 
 
 def _described_by(key: str, strings: Container[str], longest: int) -> VariableKind | None:
-    """Return the kind of a tensor of a state that a string describes; else None."""
+    """Return the kind of a tensor that belongs to a state described by a string; None for other tensors."""
     for beginning in _beginnings(key, longest):
         if beginning in strings:
             of_optimizer = key.startswith("/state/", len(beginning))

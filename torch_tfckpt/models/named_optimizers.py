@@ -76,7 +76,7 @@ class NamedOptimizers:
         return [each for parts in self._parts.get(key.removesuffix(OUTPUT), {}).values() for each in parts.values()]
 
     def misshapen(self, kind: OptimizerKind, key: str) -> Iterator[tuple[str, str]]:
-        """Yield torch's state name and key of tensors with the name of a slot, but not its shape or type."""
+        """Yield state name and key of each tensor that has a slot's name, but not the slot's shape or type."""
         bare = key.removesuffix(OUTPUT)
         for number, state in enumerate(kind.in_order):
             slot_key = f"{bare}/{kind.name}{f'_{number}' if number else ''}{key[len(bare) :]}"
@@ -87,7 +87,7 @@ class NamedOptimizers:
         """Return the counters and hyperparameters of a stored optimizer; if `owner` is None, only the global step.
 
         Args:
-            is_lettered: Whether its slots are named by letters, as BERT's are.
+            is_lettered: Whether the names of its slots end in "_m" and "_v", as BERT's do.
 
         Raises:
             InvalidArgumentError: several optimizers have different numbers of steps, and it is unclear which number
@@ -132,8 +132,8 @@ class NamedOptimizers:
         if every and is_needed:
             raise InvalidArgumentError(
                 f"{self._reader.path}: {listed(every, _LISTED)} differ, and it is unclear which of them belongs to the "
-                f"optimizer of these parameters, so its number of steps is unknown. Omit optimizer, or the powers of "
-                f"the other optimizer, as in `tfckpt convert SRC DST --exclude '_power_1$'`"
+                f"optimizer of these parameters, so its number of steps is unknown. Omit optimizer, or exclude the "
+                f"powers of the other optimizer, as in `tfckpt convert SRC DST --exclude '_power_1$'`"
             )
         return None
 

@@ -17,7 +17,7 @@ Contract:
     never a slot   a name that ends like the variables of layers (kernel, bias, gamma, ...) or like its own parent; a
                    last part that occurs in plain scopes at least as often as directly below a variable; a factored
                    form without its counterpart
-    certain        something besides one equal shape shows the optimizer: several slots of one variable (x and x_1,
+    certain        there is evidence other than one equal shape: several slots of one variable (x and x_1,
                    x_m and x_v, rows and columns), slots of different kinds of variables (kernel and bias), a class name
                    ("LARSOptimizer"), or counters in the optimizer's own scope
     not certain    an equal shape is the only evidence. The tensor counts as a slot only if no scope precedes the
@@ -48,7 +48,7 @@ _LEAVES: Final = OF_LAYERS | {
     *("weight", "weights", "scale", "offset", "alpha", "embedding", "embeddings", "table", "output_weights"),
     *("output_bias", "Matrix", "Bias", "Variable"),
 }
-_LONGEST: Final = 1000  # characters of a name that are looked at one by one
+_LONGEST: Final = 1000  # maximum length of a name that is tried with every possible end
 _SAME, _FACTORED, _PLACEHOLDER = "same", "factored", "placeholder"
 
 
@@ -149,7 +149,7 @@ class _Evidence:
             self._parts.setdefault(each.place, []).append(each)
             kinds.setdefault(each.stem, set()).add(_kind_of(each.variable))
         self._repeated = {stem for stem, of in kinds.items() if len(of) > 1}
-        self._paired: set[tuple[str, str]] = set()  # places of rows and columns
+        self._paired: set[tuple[str, str]] = set()  # places with factored slots: rows and columns
         for place, parts in self._parts.items():
             factored = [each for each in parts if each.form == _FACTORED]
             if len(factored) > 1 and len(frozenset().union(*(each.axes for each in factored))) > 1:
@@ -180,7 +180,7 @@ class _Evidence:
         return elsewhere > self._attached[stem] or (elsewhere == self._attached[stem] and not _is_class_name(stem))
 
     def _is_known(self, each: _Candidate) -> bool:
-        """Return whether the last part, or the scope, is shown to be an optimizer's."""
+        """Return whether there is evidence that the last part, or the scope, belongs to an optimizer."""
         stem = each.stem
         return _is_class_name(stem) or stem in self._repeated or stem in self._scopes or each.scope in self._scopes
 
@@ -220,7 +220,7 @@ def _in_keras_scopes(
 ) -> Iterator[tuple[str, NamedSlot]]:
     """Yield the slots in the scopes of optimizers of Keras."""
     known = {shape for name, shape in variables.items() if _scope_of(name, scopes) is None}
-    joined: dict[str, list[str]] = {}  # name as part of a slot's name in Keras 3 -> variables
+    joined: dict[str, list[str]] = {}  # name as Keras 3 writes it in names of slots -> variables
     for name in variables:
         if _scope_of(name, scopes) is None:
             joined.setdefault(name.replace("/", "_"), []).append(name)
@@ -238,7 +238,7 @@ def _in_keras_scopes(
 def _joined_slot(
     part: str, scope: str, joined: Mapping[str, Sequence[str]], variables: Mapping[str, Shape], shape: Shape
 ) -> NamedSlot:
-    """Return the slot "fc_kernel_momentum" of "fc/kernel", as Keras 3 names it; of no variable if it is unclear."""
+    """Return the slot "fc_kernel_momentum" of "fc/kernel" (Keras 3); its variable is "" if ambiguous."""
     for end in range(len(part) - 1, 0, -1) if len(part) <= _LONGEST else ():
         of = joined.get(part[:end], ()) if part[end] == "_" else ()
         if len(of) == 1 and variables[of[0]] == shape:

@@ -137,7 +137,7 @@ def _remarks_on_values(
     slots: Sequence[FoundSlot],
     optimizer: torch.optim.Optimizer,
 ) -> Iterator[str]:
-    """Yield a remark on parameters with only a part of their state, and one on state in a shorter type."""
+    """Yield a remark on parameters that lack part of their state, and one on state cast to a shorter type."""
     missing = set(map(identity_of, plan.missing))
     partial = [slot for slot in slots if identity_of(slot.parameter) in missing]
     if partial and plan.kind is not None:
@@ -182,7 +182,7 @@ def _trained_constants(optimizer: torch.optim.Optimizer, filled: Sequence[Target
 
 
 def _remark_on_kinds(optimizer: torch.optim.Optimizer, unclear: Sequence[str]) -> Iterator[str]:
-    """Yield advice on slots of other kinds of optimizers, or that do not show which kind they belong to."""
+    """Yield a remark on slots that belong to a different kind of optimizer, or to an unknown kind."""
     name = type(optimizer).__name__
     stems = dict.fromkeys(stem_of(key.rpartition("/")[2]) for key in unclear)
     called = {stem: found for stem in stems if (found := kind_called(stem)) is not None}
@@ -215,7 +215,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
         yield from group["params"]
 
 
-_Found = tuple[StoredOptimizer, list[FoundSlot], list[str]]  # last: remarks, if state is missing
+_Found = tuple[StoredOptimizer, list[FoundSlot], list[str]]  # the last item: remarks on missing state
 
 
 def _find_by_name(

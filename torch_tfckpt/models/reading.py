@@ -5,9 +5,9 @@ Contract:
     verified    before the first tensor of the module changes, every byte is compared with its checksum, every shape is
                 checked, and values beyond the range of the module's dtype are counted
     memory      for values that the module will own (assign): the values, and one batch of stored tensors
-                for values that are copied into the module: up to _HELD_BYTES, all of them. More are read twice, first
-                to verify them and then, batch by batch, to copy them. Values that a module's load_state_dict takes,
-                and those made by functions of a rule, are kept in any case
+                for values that are copied into the module: all of them, up to _HELD_BYTES. If they are larger, they
+                are read twice, first to verify them and then, batch by batch, to copy them. Values that a module's
+                load_state_dict takes, and those made by functions of a rule, are held in any case
 
 Stored tensors from which several tensors of the module are made are read once for all of them.
 """
@@ -30,9 +30,9 @@ from torch_tfckpt.transfer.batching import SMALL_BYTES
 Load = tuple[Target, Source]
 NewValue = tuple[Target, torch.Tensor]
 
-_HELD_BYTES: Final = 256 * 1024 * 1024  # reading this much twice would take longer than the memory is worth
+_HELD_BYTES: Final = 256 * 1024 * 1024  # up to this size, holding the values is preferable to reading them twice
 _BATCH_BYTES: Final = 16 * 1024 * 1024  # enough for parallel reads; a batch may exist twice, as stored and transformed
-_SCRATCH_BYTES: Final = 32 * 1024 * 1024  # largest tensor that is read into memory that is used again
+_SCRATCH_BYTES: Final = 32 * 1024 * 1024  # largest tensor that is read into reused memory
 _ALIGNMENT: Final = 64  # of tensors, as torch allocates them
 _NAMED: Final = 5  # tensors in a message
 
@@ -74,7 +74,7 @@ def read_values(reader: CheckpointReader, loads: Sequence[Load], *, own_memory: 
 
     Raises:
         DataLossError: a value is damaged.
-        InvalidArgumentError: a function of a rule returned another shape for the values than for the shapes alone.
+        InvalidArgumentError: a function of a rule returned a shape that does not fit the target.
     """
     found = NewValues()
     size = sum(reader.nbytes(key) for key in {key for _, source in loads for key in source.read_keys})
@@ -142,10 +142,11 @@ def _batches(reader: CheckpointReader, loads: Sequence[Load], limit: int) -> Ite
 
 
 class _Scratch:
-    """Memory for stored tensors of a batch, used again for each batch.
+    """Memory for stored tensors of a batch, reused for each batch.
 
-    New memory for each would stay with the process: glibc's malloc does not use a freed block for an aligned block of
-    the same size. It returns blocks of more than 32 MiB to the system, so these are allocated as usual.
+    If each batch allocated its own memory, the process would keep it: glibc's malloc does not reuse a freed
+    block for an aligned block of the same size. Blocks of more than 32 MiB are returned to the system, so these are
+    allocated as usual.
     """
 
     def __init__(self, reader: CheckpointReader) -> None:
@@ -161,7 +162,7 @@ class _Scratch:
             if SMALL_BYTES <= size <= _SCRATCH_BYTES:
                 places[key] = (end, size)
                 end += -(-size // _ALIGNMENT) * _ALIGNMENT
-        # At least one byte more than needed, so that no tensor is its whole storage and taken for one that owns it.
+        # At least one byte more than needed: `_owned` would not copy a tensor that spans its whole storage.
         if end >= self._memory.numel():
             self._memory = torch.empty(0, dtype=torch.uint8, device="cpu")  # released before more is allocated
             self._memory = torch.empty(end + 1, dtype=torch.uint8, device="cpu")
@@ -189,8 +190,8 @@ def _made(
         if target.shape not in (None, tuple(value.shape)):
             raise InvalidArgumentError(
                 f"{reader.path}: the layout of {quoted(source.description)} returned {shape_text(value.shape)} for "
-                f"{quoted(target.name)}, which is {shape_text(target.shape or ())}. Its functions must not depend on "
-                f"the values"
+                f"{quoted(target.name)}, which is {shape_text(target.shape or ())}. The shape that its functions "
+                f"return must not depend on the values"
             )
         if value.dtype != target.tensor.dtype and value.is_floating_point():
             value, lost[target.name] = cast_counted(value, target.tensor.dtype)

@@ -7,12 +7,12 @@
                    bias [4h]                bias_ih
                    projection/kernel [h, p] weight_hr
     CudnnGRU       gates/kernel [in + h, 2h], candidate/input_projection/kernel [in, h]: weight_ih
-                   gates/kernel, candidate/hidden_projection/kernel [h, h]: weight_hh; so are the biases
+                   gates/kernel, candidate/hidden_projection/kernel [h, h]: weight_hh; biases likewise
 
 The variables of one layer and direction have a path of up to three parts: which of several layers, such as "cells/0/"
 or "multi_rnn_cell/cell_0/"; the direction, "forward_layer/" or "bidirectional_rnn/fw/"; and the cell. Names of cells
 and directions that Keras and TensorFlow choose and number by themselves are written as `stored_names` numbers them:
-"cell[1 of 1]" is the only cell there, whatever its name and number, and "cell[2 of 3]" the second of three.
+"cell[1 of 1]" is the only cell of its layer, whatever its name and number, and "cell[2 of 3]" the second of three.
 
 A stack of cells that runs in both directions is not the same as torch's stack of layers with two directions, in which
 each layer sees both directions of the previous layer; only names of torch's kind of stack are known.

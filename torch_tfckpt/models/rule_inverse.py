@@ -7,7 +7,7 @@ r"""The inverse of a rule: from a state_dict key to the stored name that the rul
     (?=.{3}/)0*(\d+)/(.*) -> \1.\2             "3.x" was "003/x": the only number of zeros that the pattern matches
 
 A pattern can be inverted if, outside its groups, it consists of literal characters, 0* and lookaheads, and if the
-target contains every group, except groups that are literal, too. The groups of a key are found by trying all ways to
+target contains every group, except groups of literal text. The groups of a key are found by trying all ways to
 divide it, in a bounded number of steps. Whether a pattern matches the names that are found is not checked here: a
 lookahead may exclude some of them.
 """
@@ -87,7 +87,7 @@ def rule_inverse(sources: tuple[NameOrPattern, ...], target: str | TargetFunctio
 
 
 def may_be_target(source: NameOrPattern, target: str | TargetFunction, key: str) -> bool:
-    """Return whether a rule may map a name to a key, as far as the literal parts of its target show."""
+    """Return whether a rule may map a name to a key, judging by the literal parts of its target."""
     parts = template_parts(target, source) if isinstance(target, str | TargetTemplate) else None
     if isinstance(source, str):
         return key == target
@@ -136,7 +136,7 @@ def template_parts(target: str | TargetTemplate, source: NameOrPattern) -> Parts
 
 
 def _pattern_parts(pattern: re.Pattern[str]) -> tuple[Parts, dict[int, re.Pattern[str]]] | None:
-    """Return the parts of a stored name and what each group matches; None for other patterns."""
+    """Return the parts of a stored name and what each group matches; None if this pattern has no inverse."""
     text = pattern.pattern
     if pattern.flags != re.compile("").flags:
         return None

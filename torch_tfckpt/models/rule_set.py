@@ -66,7 +66,7 @@ class KeyMatch(NamedTuple):
 
 
 class RuleSet:
-    """Rules that are checked.
+    """Rules that have been checked.
 
     Args:
         place: Their name in messages: "KeyMapper", or the path of a file.
@@ -196,7 +196,7 @@ def without_names(rules: RuleSet | None, names: Collection[str]) -> RuleSet | No
 
 
 def extended(rules: RuleSet, more: Sequence[ExplainedRule]) -> RuleSet:
-    """Return the rules with more rules after them, and the reasons for those."""
+    """Return the rules followed by more rules, with the reasons for the latter."""
     checked = [check_rule("an inferred rule", each.rule) for each in more]
     reasons = {source_text(rule.source): each.reason for rule, each in zip(checked, more, strict=True)}
     return RuleSet("KeyMapper", [*rules_of(rules), *checked], base=rules.base, explanations=reasons)

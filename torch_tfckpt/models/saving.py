@@ -73,13 +73,14 @@ def save_model(
         TypeError: `model` is not a Module, or `optimizer` not an Optimizer.
         UnimplementedError: a rule of the mapper that does not determine a name; a dtype that TensorFlow lacks; an
             optimizer that TensorFlow 1 lacks; with naming="keras", an optimizer, or a layer that Keras cannot have.
-        IncompleteSaveError: a file operation failed; nothing was published, an earlier checkpoint is intact.
+        IncompleteSaveError: a file operation failed; nothing was published, and an earlier checkpoint is intact.
 
     A tensor with several names is stored once, under the first; the others are listed in a string tensor ".shared". It
     is stored again for each name that the mapper gives, and for each different layout that TensorFlow's names imply.
     With naming="torch" and no mapper, the file is the one that Saver(model) writes, including extra state; otherwise
     extra state is omitted. load_model restores the same bits. Of the values of `extra`, it ignores strings and counters
-    such as global_step; the others are unexpected, unless its mapper has a rule {name: None} or strict is "shapes".
+    such as global_step; it reports the others as unexpected, unless its mapper has a rule {name: None} or strict is
+    "shapes".
 
     Cost: one write of the bytes. The checkpoint is durable when this returns.
 

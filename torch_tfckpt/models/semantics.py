@@ -1,4 +1,4 @@
-"""What weights do not show: settings and orders that are likely to differ from TensorFlow's model.
+"""What weights do not show: settings and axis orders that probably differ from TensorFlow's model.
 
     find_semantics(model, loads, ...)     a finding of each kind, with the modules concerned and what to do
 
@@ -48,7 +48,7 @@ SEMANTICS: Final = (
 
 
 def check_accept(accept: Collection[str]) -> None:
-    """Raise InvalidArgumentError unless these are names of findings."""
+    """Raise InvalidArgumentError unless `accept` is a collection of names of findings."""
     if isinstance(accept, str) or not isinstance(accept, Collection):
         raise InvalidArgumentError(
             f'load_model: accept={accept!r}: pass a tuple of names, such as accept=("batch_norm_epsilon",)'

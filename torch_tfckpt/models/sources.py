@@ -47,7 +47,7 @@ class Found:
 
     stored_averages: StoredAverages
     sources: dict[str, Source] = field(default_factory=dict)
-    filled: dict[str, float] = field(default_factory=dict)  # name -> fill value, without a variable
+    filled: dict[str, float] = field(default_factory=dict)  # name -> fill value; no variable is stored
     prefix: str = ""  # as the checkpoint spells it
     below_prefix: set[str] = field(default_factory=set)  # keys; without a prefix, all of them
     apart: set[str] = field(default_factory=set)  # keys of further copies of tied tensors, which are not read
@@ -276,9 +276,9 @@ def _check_order_of_axes(
 ) -> None:
     """Raise InvalidArgumentError for a "weight" that may be stored in TensorFlow's order of axes or in torch's.
 
-    Both orders are possible if other tensors of the module have TensorFlow's names, or if the file does not tell who
-    wrote it, and if the shape fits either order. The tensors of a checkpoint whose names are spelled as TensorFlow's
-    are only listed in `unknown_order`.
+    Both orders are possible if the shape fits either order, and if other tensors of the module have TensorFlow's names
+    or the file does not show which framework wrote it. In a checkpoint, tensors whose names are spelled as in
+    TensorFlow are only listed in `unknown_order`.
 
     Args:
         given: Keys whose layout a rule gives.

@@ -33,7 +33,7 @@ def without_copies(reader: CheckpointReader, stored: Sequence[Stored]) -> list[S
 
 
 def stored_copies(reader: CheckpointReader) -> dict[str, str]:
-    """Return the key of each copy of a variable -> the key of the first.
+    """Return a dict that maps the key of each further copy of a variable to the key of the first.
 
     Copies have the same full name and the same value. Variables with the same name and different values are not copies.
 
@@ -55,7 +55,9 @@ def stored_copies(reader: CheckpointReader) -> dict[str, str]:
 
 
 def further_copies(reader: CheckpointReader) -> set[str]:
-    """Return the keys of all copies but one of each variable: the one that a layer has, not one in a list of all.
+    """Return the keys of the redundant copies: for each variable, all copies but one.
+
+    The remaining copy is one that belongs to a layer, if there is one, and not an element of a list of variables.
 
     Cost: as for `stored_copies`.
     """

@@ -180,8 +180,8 @@ def stored_names(
         leave_out: Keys to ignore.
         with_wrapper: Whether the module is a wrapper with tensors of its own. Then the wrapper's part, with which all
             other names begin, is not mistaken for a prefix.
-        copies: Keys of variables that are stored again under the full name of another one with the same value. They
-            are not found by this name.
+        copies: Keys of variables that are stored again under the full name of another variable with the same value.
+            They are not found by this name.
 
     Raises:
         DataLossError: the object graph, or a list of shared names, is damaged.
@@ -342,7 +342,7 @@ def naming_below(ways: list[StoredNames], wanted: Mapping[str, set[str]], prefix
 
 
 def names_for_rules(reader: CheckpointReader) -> Callable[[str], tuple[str, ...]]:
-    """Return a function that returns the names of a key on which rules are tried, in this order.
+    """Return a function that maps a key to the names on which rules are tried, in this order.
 
     First the key without "/.ATTRIBUTES/VARIABLE_VALUE", then the whole key, then, in an object-based checkpoint, the
     paths of the object and the full name of the variable.
@@ -377,10 +377,11 @@ def variable_name_of(name: str) -> str:
 def is_spelled_by_torch(key: str, names: Iterable[str], name: str) -> bool:
     """Return whether the key or the full name of a variable ends as this package spells it: "fc.weight".
 
-    TensorFlow's programs write "fc/weight". The weight of a module that has no parent cannot be told apart.
+    TensorFlow's programs write "fc/weight". If `name` has no parent, as in "weight", both spellings are the same, and
+    the result is True.
 
     Args:
-        names: The names of the variable. Among them may be the path of its object with dots, which tells nothing.
+        names: The names of the variable. The path of its object, joined with dots, may be among them and is ignored.
         name: Its name in the module.
     """
     _, separator, leaf = name.rpartition(".")

@@ -6,8 +6,8 @@ r"""Targets of rules that translate what a group matched: numbers by an offset, 
 
 Everything else in a target is as in `re.Match.expand`. Contract: a rule with such a target applies only if each number
 and word can be translated: a number without leading zeros that does not become negative, a word that the table has.
-Therefore several rules may have the same pattern and different tables. Backwards, a number or a word is translated to
-the first word that the table has for it.
+Therefore several rules may have the same pattern and different tables. In the inverse direction, the offset is
+subtracted, or the first word that the table translates to this text is used.
 """
 
 import re
@@ -28,7 +28,7 @@ _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 
 @dataclass(frozen=True)
 class Translation:
-    """A group of a pattern, and how what it matched is translated.
+    """A group of a pattern, and how the text that it matched is translated.
 
     Attributes:
         group: Its number or name.
@@ -98,7 +98,7 @@ def as_template(target: str, tables: Mapping[str, Table]) -> str | TargetTemplat
     """Return a target, as a template if it translates something.
 
     Raises:
-        InvalidArgumentError: it names a table that is not in `tables`.
+        InvalidArgumentError: the target names a table that is not in `tables`.
     """
     pieces: list[str | Translation] = []
     start = 0

@@ -86,9 +86,9 @@ class Target:
         return None if self.is_loaded or is_lazy(self.tensor) else tuple(self.tensor.shape)
 
     def other_layout(self, shape: Shape) -> Layout | None:
-        """Return a layout that would keep this shape but move axes, if its layer has one and the shape fits as it is.
+        """Return a layout of the layer that would move axes but keep this stored shape; None if there is none.
 
-        Then the shape of a stored tensor does not tell whether its axes are in TensorFlow's order.
+        If there is such a layout, the shape does not show whether the stored axes are in TensorFlow's order.
         """
         for layout in dict.fromkeys(layout for each in self.origins for layout in each.origin.layouts()):
             other = layout.resolved(shape, self.shape)
@@ -135,7 +135,7 @@ class Target:
         VariableSaveable(self.tensor, "", self.name).restore([value], None)
 
     def replace(self, value: torch.Tensor) -> None:
-        """Replace the tensor everywhere by one of the same shape and dtype.
+        """Replace the tensor, wherever it is registered, with one of the same shape and dtype.
 
         A parameter is replaced by a Parameter of the same class, with its requires_grad and its attributes. If one
         place is a parameter and another a buffer, the buffer shares the memory of the parameter.

@@ -3,8 +3,8 @@
     fc/kernel/Adam, fc/kernel/Adam_1      the state of "fc.weight", transposed like fc/kernel
     beta1_power, beta2_power, global_step
 
-A variable to which several parameters are joined, such as the kernel of an LSTM, has slots if the optimizer trains one
-of them. This is the inverse of `optimizer_slots`.
+A variable into which several parameters are joined, such as the kernel of an LSTM, has slots if the optimizer trains
+one of them. This is the inverse of `optimizer_slots`.
 """
 
 from collections.abc import Sequence

@@ -97,7 +97,7 @@ def written_variables(
     Args:
         naming: "torch" or "tf".
         mapper: Rules that take precedence.
-        of_slots: Whether the tensors are slots of the module's: then nothing is added, summed, or compared.
+        of_slots: Whether the values are slots of the module's tensors: then nothing is added, summed, or compared.
 
     Raises:
         InvalidArgumentError: two tensors with one key; a mapped name that the module does not have; a layout that does

@@ -1,13 +1,13 @@
 """What torch's optimizers compute differently from TensorFlow's, given the same state.
 
     rmsprop_epsilon           TensorFlow adds it inside the square root
-    adam_bias_correction      Adam without bias correction (BERT): the step is set so that torch makes none, either
-    optimizer_options         amsgrad or centered, as the stored slots show, but not this optimizer
-    optimizer_kind            a name, such as LAMB's, of an optimizer that torch lacks and that has slots like Adam's
+    adam_bias_correction      Adam without bias correction (BERT): the step is set so that torch's correction is 1
+    optimizer_options         the stored slots show amsgrad or centered, which this optimizer does not use
+    optimizer_kind            the stored optimizer has slots like Adam's, but the name of one that torch lacks (LAMB)
     momentum_learning_rate    the learning rate that the momentum contains is not stored
 
-Adam's epsilon has the same effect in both after a few thousand steps, so it is only a remark before. The epsilons of
-Adagrad and Adamax have no effect in practice; Adadelta is the same in both.
+Adam's epsilon has the same effect in both after a few thousand steps; the difference in earlier steps is only a remark.
+The epsilons of Adagrad and Adamax have no effect in practice; Adadelta is the same in both.
 """
 
 import math
@@ -56,8 +56,8 @@ def differences(
         yield from _of_adam(groups, step)
     if not stored.corrects_bias:
         message = (
-            f"the stored moments are of an Adam without bias correction, like BERT's. The optimizer's step was set to "
-            f"{step:.0f}, so that torch makes no correction, either"
+            f"the stored moments are from Adam without bias correction, like BERT's. The optimizer's step was set to "
+            f"{step:.0f}, so that torch does not correct the bias either"
         )
         yield OptimizerDifference("adam_bias_correction", message)
     for state, option in ((MAXIMA, "amsgrad"), ("grad_avg", "centered")):
@@ -83,7 +83,7 @@ def _of_rmsprop(groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _of_adam(groups: Sequence[Mapping[str, Any]], step: float) -> Iterator[OptimizerDifference]:
-    """Yield the difference in the first steps, in which TensorFlow's epsilon is larger in torch's formula."""
+    """Yield the difference in the first steps, in which TensorFlow's epsilon equals a larger eps in torch."""
     for group in groups:
         correction = math.sqrt(1.0 - float(group["betas"][1]) ** (step + 1.0))
         if 0.0 < correction < 1.0 - _SMALL:

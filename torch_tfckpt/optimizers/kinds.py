@@ -7,7 +7,7 @@
     SGD                          momentum_buffer  v/Momentum     momentum     momentums
     RMSprop                      square_avg       v/RMSProp      rms          _velocities
                                  grad_avg         v/RMSProp_1    mg           _average_gradients   if centered
-                                 momentum_buffer  the last one   momentum     _momentums
+                                 momentum_buffer  the last slot  momentum     _momentums
     Adagrad                      sum              v/Adagrad      accumulator  _accumulators
     Adadelta                     square_avg       v/Adadelta     accum_grad   _accumulated_grads
                                  acc_delta        v/Adadelta_1   accum_var    _accumulated_delta_vars
@@ -16,10 +16,10 @@
 
 Contract:
 
-    which kind    of the class in torch.optim that an optimizer is a subclass of; or of RMSprop if its learning rate is
-                  part of its momentum, as in timm's RMSpropTF
+    which kind    an optimizer has the kind of its base class in torch.optim; without such a base class, it is an
+                  RMSprop if its momentum contains the learning rate, as in timm's RMSpropTF
     which state   a tensor that only an option uses, such as the momentum of SGD, is required only with this option
-    names         in Keras 2.11 and later, the variables have other names, which do not tell Adam from RMSprop
+    names         in Keras 2.11 and later, the variables have different names, which do not tell Adam from RMSprop
 
 Source: get_slot_names of tensorflow/python/training/*.py; keras/src/optimizers/*.py; in tf_keras, optimizers/*.py.
 """
@@ -43,10 +43,10 @@ class OptimizerKind:
     """A kind of optimizer.
 
     Attributes:
-        name: TensorFlow's name for it, and for its first slot in TensorFlow 1; "" if TensorFlow 1 has none.
+        name: TensorFlow's name for it, and for its first slot in TensorFlow 1; "" if TensorFlow 1 lacks it.
         slots: torch's name of a state tensor -> its names in object graphs, Keras 2's first.
         later: torch's name of a state tensor -> the names that Keras 2.11 and later give to the variables.
-        options: torch's name of a state tensor -> the option of torch without which it is not needed; "": it never is.
+        options: torch's name of a state tensor -> the torch option that requires it; "" if it is never required.
         in_order: The state tensors in the order of TensorFlow 1's slots; each is required by TensorFlow 1.
         betas: Number of betas whose powers TensorFlow 1 stores.
         called: Further names that TensorFlow's programs give to this kind, in lower case.
@@ -73,20 +73,20 @@ class OptimizerKind:
         return next((state for state, names in self.slots.items() if slot in names), None)
 
     def state_of_variable(self, slot: str) -> str | None:
-        """Return the state tensor for a slot by the name of its variable in Keras; None if the kind has none."""
+        """Return the state tensor for the slot whose Keras variable has this name, or None."""
         return next((state for state, names in self.later.items() if slot in names), None)
 
     def slot_of_variable(self, slot: str) -> str:
-        """Return the name in object graphs of a slot that has this name as a variable."""
+        """Return the name that object graphs use for the slot whose variable has this name in Keras."""
         state = self.state_of_variable(slot)
         return slot if state is None else self.slots.get(state, (slot,))[0]
 
     def is_called(self, name: str) -> bool:
-        """Return whether this is TensorFlow 1's name for the kind, as "Momentum" or "MomentumOptimizer"."""
+        """Return whether this is TensorFlow 1's name for the kind, such as "Momentum" or "MomentumOptimizer"."""
         return bool(self.name) and _plain(name) == self.name.lower()
 
     def numbered(self, count: int) -> tuple[str, ...]:
-        """Return the state tensors in the order of the slots, of which a variable has `count`."""
+        """Return the state tensors in the order of the slots, for a variable that has `count` slots."""
         centered = ("square_avg", "grad_avg", MOMENTUM)
         return centered if self is RMSPROP and count % 2 and count % 3 == 0 else self.in_order
 
@@ -97,7 +97,7 @@ ADAM: Final = OptimizerKind(
     "Adam",
     {**_ADAM_SLOTS, MAXIMA: ("vhat",)},
     _ADAM_LATER,
-    {MAXIMA: ""},  # without stored maxima, zeros are the right start
+    {MAXIMA: ""},  # without stored maxima, zeros are the right initial values
     ("exp_avg", "exp_avg_sq"),
     betas=2,
     called=frozenset(("adamw", "adamweightdecay", "lazyadam")),
@@ -148,7 +148,7 @@ _KINDS: Final[Mapping[type, OptimizerKind]] = {
 }
 TORCH_CLASSES: Final = tuple(_KINDS)
 CONVERTED: Final = tuple(each.__name__ for each in TORCH_CLASSES)
-# The first of these slots that an optimizer has shows its kind.
+# An optimizer is of the kind listed with the first of these slots that it has.
 _TELLING: Final = (
     ("linear", "Ftrl"), ("r", "Adafactor"), ("rms", "RMSprop"), ("accum_grad", "Adadelta"), ("accum", "Adadelta"),
     ("u", "Adamax"), ("v", "Adam"), ("accumulator", "Adagrad"), ("momentum", "SGD"),
@@ -159,13 +159,13 @@ _OTHER_NAMES: Final = frozenset((
 
 
 def kind_of(optimizer: torch.optim.Optimizer) -> OptimizerKind | None:
-    """Return the kind of a torch optimizer; None if TensorFlow has none like it."""
+    """Return the kind of a torch optimizer; None if TensorFlow has no such optimizer."""
     found = next((_KINDS[each] for each in type(optimizer).__mro__ if each in _KINDS), None)
     return RMSPROP if found is None and LR_IN_MOMENTUM in optimizer.defaults else found
 
 
 def kind_called(name: str) -> tuple[str, OptimizerKind | None] | None:
-    """Return what an optimizer of this name is usually: its name, and its kind if torch has it; None if unknown.
+    """Return the optimizer usually called this: its name, and its kind if torch has it; None if unknown.
 
     The name may have a scope, a number, and "Optimizer" at the end, as in "training/AdamOptimizer_1".
     """

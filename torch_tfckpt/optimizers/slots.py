@@ -1,11 +1,12 @@
 """Find the slots of TensorFlow's optimizers: in an object graph, or by the last parts of their names.
 
-In a name-based checkpoint, "Adam" is whatever the optimizer was called. `named_states` recognises Adam under other
-names by its powers (d_opt, d_opt_1 and d_opt/beta1_power) or by the letters of its slots (adam_m, adam_v). Slots of
-the other kinds need a name that TensorFlow gives to this kind: a single slot under another name may be Momentum's,
-Adagrad's or LARS's, and two may be Adadelta's or RMSProp's. That is not stored, so they are not converted.
+In a name-based checkpoint, "Adam" is the name of the optimizer, which a program may change. `named_states` recognises
+Adam under other names by its powers (d_opt, d_opt_1 and d_opt/beta1_power) or by the letters of its slots (adam_m,
+adam_v). Slots of the other kinds are recognised only under the names that TensorFlow gives them: a single slot under a
+different name may be Momentum's, Adagrad's or LARS's, and two may be Adadelta's or RMSProp's. The checkpoint does not
+store which, so they are not converted.
 
-`kinds` lists the names of slots. `slot_names` has those that Checkpoint writes.
+`kinds` lists the names of slots. `slot_names` returns the names that Checkpoint writes.
 
 Source: get_slot_names of tensorflow/python/training/*.py; keras/src/optimizers/*.py.
 """
@@ -56,7 +57,7 @@ _LISTS: Final = {
 }  # fmt: skip
 _LISTS_OF_RMSPROP: Final = {"_velocities": "rms", "_momentums": "momentum", "_average_gradients": "mg"}
 _NUMBER: Final = re.compile(r"(.+)_(0|[1-9][0-9]{0,8})", re.DOTALL)
-_LONGEST_BEGINNING: Final = 16  # scopes that may precede the full name of a variable in that of a slot
+_LONGEST_BEGINNING: Final = 16  # scopes that may precede a variable's full name in its slot's full name
 # Keras 3's name -> Keras 2's, if it has one.
 _NUMBERS: Final = {"_iterations": "iter", "_learning_rate": "learning_rate", "_u_product": "u_product"}
 
@@ -102,7 +103,7 @@ def named_states(
             is_kind = kind.is_called(stem)
         if not is_kind:
             continue
-        # If several optimizers of one name train a variable, their slots are numbered consecutively.
+        # If several optimizers with the same name train a variable, their slots are numbered consecutively.
         in_order = kind.numbered(len(numbered))
         for first in sorted({number - number % len(in_order) for number in numbered}):
             name = f"{stem}_{first}" if first else stem
@@ -138,10 +139,11 @@ def is_optimizer(node: TrackableObject) -> bool:
 
 
 def listed_originals(graph: ObjectGraph, optimizer: int, list_name: str) -> list[tuple[int, int | None]]:
-    """Return each entry of an optimizer's list, and the variable that it belongs to; None if that is not stored.
+    """Return each entry of an optimizer's list with the variable that it belongs to, or None if unknown.
 
     Keras 3 also stores the list of the trainable variables, in the same order. Keras 2.11 to 2.15 do not, but the
-    full name of an entry is that of its variable, below a beginning that all entries share: "Adam/m/dense/kernel".
+    full name of an entry is the full name of its variable after a prefix that all entries share:
+    "Adam/m/dense/kernel".
     """
     lists = _children(graph, optimizer)
     entries = _children(graph, lists[list_name]) if list_name in lists else {}
@@ -167,7 +169,8 @@ def _by_full_names(graph: ObjectGraph, entries: Collection[int]) -> dict[int, in
             return dict.fromkeys(entries)
         beginnings.add(full_name[: len(full_name) - len(rest)])
         found[entry] = originals[0]
-    # If beginnings differ, an entry may be of a variable that is not stored, and whose name ends with that of another.
+    # If the prefixes differ, an entry may belong to a variable that is not stored, but whose name ends with the name of
+    # a stored variable.
     is_known = len(beginnings) == 1 and len(set(found.values())) == len(found)
     return found if is_known else dict.fromkeys(entries)
 
@@ -185,7 +188,7 @@ def _listed_slots(graph: ObjectGraph, optimizer: int) -> Iterator[SlotVariable]:
 
 
 def number_nodes(graph: ObjectGraph, optimizer: int) -> dict[str, int]:
-    """Return the children of an optimizer's node by name; for Keras 3, only numbers, by Keras 2 names."""
+    """Return the children of an optimizer's node by name; for Keras 3, only numbers, under Keras 2 names."""
     children = _children(graph, optimizer)
     if _TRAINED in children or {"_iterations", "_learning_rate"} <= children.keys():
         return {_NUMBERS[name]: node_id for name, node_id in children.items() if name in _NUMBERS}

@@ -26,9 +26,9 @@ class StoredOptimizer:
     Attributes:
         name: Name for messages.
         keys: Name as in Keras 2 or TensorFlow 1 -> key of a counter or hyperparameter.
-        slots: Names of all slots of the optimizer, as in Keras; empty if it is a name-based one of TensorFlow 1.
+        slots: Names of all slots of the optimizer, as in Keras; empty for a name-based optimizer of TensorFlow 1.
         called: TensorFlow's name for it: "Adam", "rmsprop"; "" if unknown.
-        corrects_bias: Whether its Adam divides the moments by 1 - beta**step. Those of BERT do not.
+        corrects_bias: False if it is an Adam that does not divide the moments by 1 - beta**step, such as BERT's.
         used: Names in `keys` that were read.
     """
 
@@ -91,7 +91,7 @@ def hyperparameters(optimizer: torch.optim.Optimizer, stored: StoredOptimizer) -
     if kind is ADAGRAD:
         found["lr_decay"] = decay or 0.0  # same definition as in Keras
     elif kind is NADAM:
-        # Keras 2 stores torch's momentum_decay under this name. In Keras 3, it is always 1.
+        # Keras 2 stores torch's momentum_decay as "decay". Keras 3 always uses 1.
         found["momentum_decay"] = 1.0 if "u_product" in stored.keys else decay
     elif found["lr"] is not None and decay:
         found["lr"] /= 1.0 + decay * steps

@@ -10,7 +10,7 @@ Contract (`kinds` has the names of the slots):
                 v = momentum * v - rate * gradient, torch b = momentum * b + gradient, so b = -v / rate. TensorFlow's
                 RMSprop also multiplies by the rate, so b = v / rate
     steps       the optimizer's own counter, then the program's, then the powers of Adam's betas; a guess is logged
-    not equal   what torch computes differently is a finding: see `differences`
+    not equal   what torch computes differently is reported: see `differences`
     refused     a plan with a `problem` changes nothing
 
 Source: tensorflow/python/training/*.py; tensorflow/core/kernels/training_ops.cc; keras/src/optimizers/*.py; in
@@ -64,7 +64,7 @@ class StatePlan:
     """The planned new state of a torch optimizer.
 
     Attributes:
-        kind: Its kind; None if TensorFlow has none like it.
+        kind: Its kind; None if TensorFlow has no such optimizer.
         known: The tensors that the checkpoint has values for.
         groups: The optimizer's groups that contain tensors in `known`.
         slots: The slots to read, of parameters for which all required slots are stored.

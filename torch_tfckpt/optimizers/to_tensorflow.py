@@ -1,4 +1,4 @@
-"""Convert the state of a torch optimizer to that of TensorFlow 1's: slots, and powers of Adam's betas.
+"""Convert the state of a torch optimizer to TensorFlow 1's form: slots, and powers of Adam's betas.
 
     Adam, AdamW   Adam, Adam_1; beta1_power, beta2_power
     SGD           Momentum, if it has momentum
@@ -43,7 +43,7 @@ def state_to_tensorflow(optimizer: torch.optim.Optimizer) -> WrittenState:
 
     Raises:
         UnimplementedError: TensorFlow 1 has no such optimizer, or not with these options.
-        InvalidArgumentError: parameters have different numbers of steps or betas, of which TensorFlow stores one.
+        InvalidArgumentError: parameters have different numbers of steps or betas, but TensorFlow stores only one.
     """
     kind, name = kind_of(optimizer), type(optimizer).__name__
     groups = optimizer.param_groups

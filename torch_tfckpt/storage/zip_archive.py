@@ -114,7 +114,7 @@ def largest_size(member: zipfile.ZipInfo) -> int:
 
 
 def name_fault(name: str) -> str | None:
-    """Return why `name` is not a plain name for a member; None if it is.
+    """Return why `name` is not a plain name for a member; None if it is a plain name.
 
     Programs that unpack archives create files with these names.
     """

@@ -32,8 +32,8 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
 def row_major_pieces(tensor: torch.Tensor) -> Iterator[memoryview]:
     """Yield the bytes of a CPU tensor of any strides in row-major order, in pieces.
 
-    A contiguous tensor is one piece, without a copy. Of another one, such as a transposed kernel, a few megabytes at a
-    time are copied.
+    A contiguous tensor is one piece, without a copy. Other tensors, such as a transposed kernel, are copied a few
+    megabytes at a time.
     """
     if tensor.is_contiguous():
         yield byte_view(tensor)

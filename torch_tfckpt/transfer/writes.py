@@ -84,7 +84,7 @@ def _is_written_in_pieces(run: Sequence[Write]) -> bool:
 
 
 def _write_pieces(pipeline: Pipeline, write: Write, file: WritableFile) -> int:
-    """Write a tensor without a copy of all of it; return the CRC-32C."""
+    """Write a tensor without copying it as a whole; return the CRC-32C."""
     assert isinstance(write.source, torch.Tensor)
     crc, offset = 0, write.offset
     for piece in row_major_pieces(write.source.detach()):
