@@ -184,8 +184,8 @@ def test_model_garden(as_layer: bool, kind: str, tensorflow: TensorFlowProcess, 
     heads = ("masked_lm", "classification") if kind == "BertModel" else ("encoder/_pooler_layer",)
     left = [key for key in report.ignored if key.startswith(heads) and "OPTIMIZER_SLOT" not in key]
     assert len(back) == len(values) - len(left)
-    same = {name: RawTensor.of(value).data for name, value in values.items()}
-    assert all(same[name] == value.data for name, value in back.items())
+    same = {name: RawTensor.of(value) for name, value in values.items()}
+    assert all((same[name].shape, same[name].data) == (value.shape, value.data) for name, value in back.items())
 
 
 @pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM"])
@@ -205,6 +205,7 @@ def test_keras_hub(kind: str, tensorflow: TensorFlowProcess, tmp_path: Path) -> 
         back = tensorflow.call("restore_all", str(tmp_path / "back"))
         stored_names = wanted.keys() - {"hidden", "pooled"}
         assert back.keys() == stored_names
+        assert all(back[name].shape == wanted[name].shape for name in stored_names)
         assert all(back[name].data == wanted[name].tobytes() for name in stored_names)
 
 

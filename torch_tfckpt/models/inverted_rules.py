@@ -15,7 +15,7 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.implied_sources import implied_layout
 from torch_tfckpt.models.key_rules import ROOT_MODULE, CheckedRule, source_text, targets_of_rule
-from torch_tfckpt.models.layouts import Layout, LayoutLike
+from torch_tfckpt.models.layouts import OF_HEADS, Layout, LayoutLike
 from torch_tfckpt.models.rule_inverse import RuleInverse, may_be_target, rule_inverse
 from torch_tfckpt.models.rule_set import RuleSet, not_inverted, rule_match, rules_of
 from torch_tfckpt.models.stored_names import dotted
@@ -195,11 +195,13 @@ class InvertedRules:
 def layout_given(rule: CheckedRule, target: Target, name: str) -> Layout | None:
     """Return the layout that a rule gives, with the lengths that follow from the module; None if it gives none.
 
-    The shape of a depthwise convolution, for instance, does not show its multiplier.
+    The shape of a depthwise convolution, for instance, does not show its multiplier, nor that of a Linear its heads.
     """
     given = rule.given_layout
     if given is None or given.known:
         return given
+    if given.name in OF_HEADS and target.heads is not None:
+        return given.with_axis("heads").with_lengths(heads=target.heads)
     layouts = (each for origin in target.origins if origin.name == name for each in origin.origin.layouts())
     same = next((each for each in layouts if each.name == given.name), None)
     return given if same is None else given.with_lengths(**dict(same.known))

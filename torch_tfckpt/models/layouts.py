@@ -135,6 +135,10 @@ class Layout:
         own = {name: length for name, length in known.items() if name in names}
         return replace(self, known=tuple((dict(self.known) | own).items())) if own else self
 
+    def with_axis(self, name: str) -> "Layout":
+        """Return this layout without the patterns that do not have a certain axis."""
+        return replace(self, patterns=tuple(each for each in self.patterns if name in each.names))
+
     @property
     def is_same(self) -> bool:
         """Whether the layout changes nothing."""
@@ -223,6 +227,7 @@ VECTOR: Final = _layout(
 )
 SQUEEZE: Final = _layout("squeeze", "1 a -> a", "1 a b -> a b", "1 1 a b -> a b", "1 a b c -> a b c")
 HEADS: Final = _layout("heads", "->", "size -> size", "heads size -> (heads size)")
+OF_HEADS: Final = frozenset((DENSE_TO_HEADS.name, DENSE_FROM_HEADS.name, HEADS.name))
 # Gates of tf.nn.rnn_cell.LSTMCell and BasicLSTMCell; TensorFlow adds forget_bias to f when the cell runs.
 LSTM_TF1: Final = _layout("lstm_tf1", "in out -> out in", "out -> out", gates=(0, 2, 1, 3), added=(0.0, 1.0, 0.0, 0.0))
 GRU: Final = _layout("gru", "in out -> out in", "out -> out", gates=(1, 0, 2))

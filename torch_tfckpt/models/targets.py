@@ -4,8 +4,9 @@ A tensor with several names, such as a tied weight, is one target; a checkpoint 
 Extra state, and tensors that the module's state_dict omits, are not targets.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import nn
@@ -21,6 +22,9 @@ from torch_tfckpt.saveables.state_dicts import loads_state_dict, outermost
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.saveables.wrappers import ModuleNames
 from torch_tfckpt.text import quoted
+
+# What torch, transformers and timm call the number of heads of an attention.
+_HEADS: Final = ("num_attention_heads", "num_heads", "n_heads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +57,13 @@ class Target:
     Attributes:
         is_loaded: Whether it is in a module that is restored by load_state_dict, which may change its shape.
         origins: How it may be made from TensorFlow's variables.
+        heads: Number of heads of the attention that it belongs to; None if it is unknown.
     """
 
     places: Sequence[ModuleTensor]
     is_loaded: bool = False
     origins: Sequence[LayerOrigin] = ()
+    heads: int | None = None
 
     @property
     def tensor(self) -> torch.Tensor:
@@ -168,7 +174,9 @@ def targets_of(model: nn.Module) -> list[Target]:
     loaded = {id(each) for _, part in outermost(model, loads_state_dict) for each in part.modules()}
     groups = group_shared(each for each in module_tensors(model) if each.persistent)
     origins: dict[str, list[LayerOrigin]] = {}
-    for base, module in ModuleNames(model).owners().items():
+    owners = ModuleNames(model).owners()
+    heads = _heads_near(owners)
+    for base, module in owners.items():
         for order, variant in enumerate(variants_of(module)):
             for attribute, origin in variant.items():
                 name = base + attribute
@@ -178,6 +186,32 @@ def targets_of(model: nn.Module) -> list[Target]:
             places,
             any(id(place.module) in loaded for place in places),
             [each for place in places for each in origins.get(place.name, ())],
+            _nearest(heads, places[0].name),
         )
         for places in groups
     ]
+
+
+def _heads_near(owners: Mapping[str, nn.Module]) -> dict[str, set[int]]:
+    """Return the numbers of heads of the modules with these names, and of the modules directly in them."""
+    found: dict[str, set[int]] = {}
+    for base, module in owners.items():
+        number = next((held for name in _HEADS if isinstance(held := getattr(module, name, None), int)), None)
+        if number is not None:
+            for near in {base, _parent(base)}:
+                found.setdefault(near, set()).add(number)
+    return found
+
+
+def _nearest(heads: Mapping[str, set[int]], name: str) -> int | None:
+    """Return the number of heads for a tensor: of the innermost module around it that has one, or is next to one."""
+    base = _parent(f"{name}.") if heads else ""
+    while base and base not in heads:
+        base = _parent(base)
+    numbers = heads.get(base, set())
+    return next(iter(numbers)) if len(numbers) == 1 else None
+
+
+def _parent(base: str) -> str:
+    """Return "encoder." for "encoder.layer.", and "" for "encoder."."""
+    return base[: base.rfind(".", 0, -1) + 1]
