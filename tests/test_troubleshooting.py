@@ -147,7 +147,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "renamed to torch's names, but the layouts are still TensorFlow's": lambda: command(
         "convert net out.safetensors --rename kernel weight"
     ),
-    "does not name a factory of modules": lambda: command("map net --module Net"),
+    "does not name a module factory": lambda: command("map net --module Net"),
     "moving averages of": lambda: load_other(kernel("fc") | AVERAGES, net()),
     "but no moving average is stored for": lambda: load_model(net(), "net", ema="only"),
     "Missing optimizer state of:": lambda: load_slots("Momentum", net()),

@@ -104,7 +104,7 @@ class CheckpointReader:
 
     @property
     def version(self) -> int:
-        """Version of the format: 1 or 2; 0 for a file of Keras."""
+        """Version of the format: 1 or 2; 0 for a Keras file."""
         return self._reader.version
 
     def keys(self) -> list[str]:

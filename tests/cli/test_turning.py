@@ -56,7 +56,7 @@ def test_there_and_back(factories: str, capsys: Output) -> None:
         (["--to-torch", "--check", "MODULE:failing"], 2, "no configuration"),
         (["--to-torch", "--check", "MODULE:Nett"], 2, 'Closest: "Net"'),
         (["--to-torch", "--check", "no_such_module_anywhere:Net"], 2, "no_such_module_anywhere"),
-        (["--to-torch", "--check", "MODULE.Net"], 2, "does not name a factory"),
+        (["--to-torch", "--check", "MODULE.Net"], 2, "does not name a module factory"),
         (["--to-torch"], 2, "Pass `--preset`, `--map` or `--infer`"),
         (["--check", "MODULE:Net"], 2, "Pass --to-torch, to turn them"),
         (["--to-torch", "--to-tf"], 2, "not allowed with"),

@@ -121,7 +121,7 @@ def test_kinds_of_variables(written: Written, capsys: pytest.CaptureFixture[str]
 def test_unnamed_variables_are_not_mapped(written: Written) -> None:
     """load_model says that the file does not tell which variables they are."""
     module = torch.nn.ModuleDict({"bn1": torch.nn.BatchNorm2d(4)})
-    with pytest.raises(tfckpt.NotFoundError, match=r"does not tell which variables these are.*Load the \.keras file"):
+    with pytest.raises(tfckpt.NotFoundError, match=r"does not record which variables these are.*Load the \.keras file"):
         tfckpt.load_model(module, written("cnn")[0] / "m.weights.h5")
 
 

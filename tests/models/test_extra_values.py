@@ -94,7 +94,7 @@ def test_names_of_the_model_are_refused(tmp_path: Path, naming: str, name: str) 
 
 
 def test_names_that_a_mapper_gives_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match='"own" is a name of a tensor of the model'):
+    with pytest.raises(InvalidArgumentError, match='"own" is the name of a model tensor'):
         save_model(Tied(), tmp_path / "m", mapper={"own": ("a.weight", "same")}, extra={"own": 1})
 
 

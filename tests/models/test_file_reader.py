@@ -163,7 +163,7 @@ def test_renamed_kernels_are_asked_for(tmp_path: Path, name: str) -> None:
     rules = {"fc.weight": ("fc.weight", "dense")}
     tfckpt.load_model(model, tmp_path / name, mapper=rules)
     assert torch.equal(model.state_dict()["fc.weight"], kernel.T)
-    with pytest.raises(tfckpt.InvalidArgumentError, match="are in TensorFlow's order of axes already"):
+    with pytest.raises(tfckpt.InvalidArgumentError, match="are already in TensorFlow's order"):
         tfckpt.convert(tmp_path / name, tmp_path / "back", to_tf=True, map={"fc/kernel": ("fc.weight", "dense")})
 
 

@@ -134,7 +134,7 @@ def test_several_kernels_of_a_recurrent_layer(tmp_path: Path) -> None:
     model = module(lstm=nn.LSTM(3, 4, num_layers=2))
     report = load_model(model, tfckpt.save_file(stored, tmp_path / "m"), strict=False)
     assert report.remarks == [
-        '"lstm/kernel": the name does not tell which weight of LSTM this is, so it is not loaded. Map it to one with '
+        '"lstm/kernel": the name does not show which weight of LSTM this is, so it is not loaded. Map it to one with '
         "mapper="
     ]
 

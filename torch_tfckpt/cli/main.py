@@ -30,12 +30,12 @@ PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 _PATHS: Final = """\
 A path is a checkpoint: its prefix (model.ckpt-1000), any of its files, a
 directory with a `checkpoint` file (the latest checkpoint in it) or a SavedModel
-directory; or a file of Keras (.keras, .weights.h5, .weights.json, .h5). ls,
+directory; or a Keras file (.keras, .weights.h5, .weights.json, .h5). ls,
 show, convert, diff and average also read .pt, .npz and .safetensors files, and
 the directory or index of a sharded .safetensors file.
 """
 _TURNING: Final = """\
-To turn a checkpoint into what model.load_state_dict takes, and back:
+To convert a checkpoint to a file for model.load_state_dict, and back:
   tfckpt convert bert_model.ckpt bert.safetensors --to-torch --preset bert \\
       --check net:build
   tfckpt convert bert.safetensors bert/model --to-tf --preset bert --check net:build
@@ -254,7 +254,8 @@ def _add_convert(verbs: Verbs) -> None:
         "--names",
         choices=("keys", "paths", "variables"),
         default="keys",
-        help='names of an object-based checkpoint: "paths" of objects, or full names of "variables"; default: "keys"',
+        help='tensor names to use for an object-based checkpoint: "keys" (default), object "paths", or full '
+        'names of "variables"',
     )
     verb.add_argument("--weights-only", action="store_true", help="omit optimizer state, counters and moving averages")
     _add_turning(verb)
@@ -302,16 +303,16 @@ def _add_map(verbs: Verbs) -> None:
         "map:map_names",
         "Print the rules that load a TensorFlow checkpoint into a torch module, as TOML.",
         "The layers of the checkpoint are matched with the modules by kind, shape, words and\n"
-        "numbers in names, and the layers next to them. A comment gives the reason for each\n"
-        "rule. If a choice is left, nothing is guessed: the candidates, and rules that settle\n"
-        "the choice, are printed to stderr, with exit status 1.\n\n"
+        "numbers in names, and by neighbouring layers. A comment gives the reason for each\n"
+        "rule. If a match is ambiguous, nothing is guessed: the candidates, and rules that\n"
+        "choose between them, are printed to stderr, with exit status 1.\n\n"
         "Without --module, print a rule without a target for each weight, to be completed.",
         epilog=f"{_PATHS}\nFACTORY is called without arguments, on the meta device. The current directory is\n"
         "searched first.\n\n  tfckpt map model.ckpt-1000 --module net:Classifier > map.toml",
     )
     verb.add_argument("path", metavar="SRC")
     verb.add_argument("--module", metavar="PKG.MOD:FACTORY", help="class or function that builds the torch module")
-    verb.add_argument("--rules", metavar="FILE", help="a map file with rules that take precedence and settle choices")
+    verb.add_argument("--rules", metavar="FILE", help="a map file whose rules take precedence and resolve ambiguities")
 
 
 def _add_diff(verbs: Verbs) -> None:
@@ -364,8 +365,8 @@ def _add_average(verbs: Verbs) -> None:
         "Average several checkpoints of one model into one TensorFlow checkpoint.",
         "Floating-point and complex tensors, including those of optimizers, are averaged. All\n"
         "others, and the object graph, are taken from the last SRC. An existing DST is replaced.",
-        epilog="SRC is any checkpoint or file that convert reads. A directory with a `checkpoint` file\n"
-        "means all checkpoints that it lists, and --last N the last N of them.\n\n"
+        epilog="SRC is any checkpoint or file that convert reads. If SRC is a directory with a `checkpoint`\n"
+        "file, all checkpoints listed there are averaged, or with --last N only the last N.\n\n"
         "The last five checkpoints of a run, without optimizer state:\n"
         "  tfckpt average run run/average.ckpt --last 5 --exclude '/Adam|beta._power'",
     )
@@ -402,7 +403,7 @@ def _add_meta(verbs: Verbs) -> None:
     verb.add_argument("path", metavar="FILE")
     verb.add_argument("--tags", metavar="TAG,...", help="which graph of a SavedModel; default: the one for serving")
     form = verb.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON document without the listing's limits")
+    form.add_argument("--json", action="store_true", help="print everything as one JSON document, without limits")
     form.add_argument("--dot", action="store_true", help="print the graph for Graphviz, with name scopes folded")
     verb.add_argument("--depth", type=int, metavar="N", help="with --dot: unfold N levels of scopes; default: 1")
 

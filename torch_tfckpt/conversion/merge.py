@@ -71,8 +71,8 @@ def merge(
         storage: Where the files are stored; by default chosen by `dst`.
 
     Raises:
-        InvalidArgumentError: no source is given or exists; a source has version 1; a tensor or slice is in two sources;
-            the sources differ in endianness or format version. Nothing was changed.
+        InvalidArgumentError: no source is given or exists; a source is a version 1 checkpoint; a tensor or slice is in
+            two sources; the sources differ in endianness or format version. Nothing was changed.
         NotFoundError, DataLossError: a source is missing or damaged. Nothing was changed.
         IncompleteSaveError: a file operation failed. Sources and an existing target are unchanged.
 

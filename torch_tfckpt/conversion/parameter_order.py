@@ -40,7 +40,7 @@ class ModelTensor(NamedTuple):
 
     @property
     def may_be_parameter(self) -> bool:
-        """Whether it may be a parameter: it can have gradients, or may be a frozen quantized weight."""
+        """Whether the tensor may be a parameter: one that can have gradients, or a frozen quantized weight."""
         return self.has_gradients or self.dtype in (torch.int8, torch.uint8)
 
 

@@ -7,8 +7,8 @@ a weight next to a running_mean is a gamma.
 Contract:
 
     complete        every tensor of the file has an outcome
-    never a guess   a tensor that no rule inverts is an error, or only reported if `strict` is off; so is a weight
-                    that may be a kernel or an embedding
+    never a guess   a tensor that no inverted rule covers is an error, or only reported if `strict` is off; so is a
+                    weight that may be a kernel or an embedding
     bytes           variables that turn_to_torch converted get the same bytes, if their dtype was kept
 """
 
@@ -60,7 +60,7 @@ def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Seq
     kept = sorted(tensorflow_layouts(source))
     if kept:
         raise InvalidArgumentError(
-            f"{printable(source.path)}: {counted(len(kept), 'tensor')} are in TensorFlow's order of axes already: "
+            f"{printable(source.path)}: the axes of {counted(len(kept), 'tensor')} are already in TensorFlow's order: "
             f"only the names of {listed(kept, _LISTED)} were changed. Convert without to_tf, with `to` and `rename`"
         )
     mapper: RuleSet | None

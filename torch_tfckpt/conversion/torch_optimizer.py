@@ -86,7 +86,7 @@ def optimizer_state(
 
     Raises:
         InvalidArgumentError: no module is given, so the order of the parameters is unknown.
-        NotFoundError: no state is stored for any optimizer of torch; or, with `strict`, the state of some parameters is
+        NotFoundError: no state is stored for any torch optimizer; or, with `strict`, the state of some parameters is
             missing.
     """
     if model is None:

@@ -30,7 +30,7 @@ _RULES: Final = "`preset`, `map` or `infer`"
 
 @dataclass(slots=True)
 class Turned:
-    """The tensors to write, and what the report says about them.
+    """The tensors to write, and their entries in the report.
 
     Attributes:
         source: The tensors under their new names.
@@ -147,7 +147,7 @@ def _check_to_tf(infer: Factory | None, optimizer: bool, ema: str) -> None:
     """Raise an error for arguments that are only for to_torch."""
     if infer is not None:
         raise InvalidArgumentError(
-            "`infer` cannot be combined with to_tf: it finds rules in a checkpoint of TensorFlow, which to_tf writes. "
+            "`infer` cannot be combined with to_tf: it finds rules in a TensorFlow checkpoint, which to_tf writes. "
             "Find them in the original checkpoint with `tfckpt map`, and pass the file as `map`; pass the factory as "
             "`check`"
         )

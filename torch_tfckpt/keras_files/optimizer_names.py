@@ -34,7 +34,7 @@ _SLOTS: Final[Mapping[str, Sequence[tuple[Sequence[str], str]]]] = {
 
 
 class TrainedVariable(NamedTuple):
-    """A variable that the optimizer trains, in the order of the model."""
+    """A variable that the optimizer trains. Lists of these follow the order of the model."""
 
     path: str
     shape: Shape

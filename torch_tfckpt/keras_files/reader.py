@@ -42,12 +42,12 @@ class KerasReader(TensorReader):
         path: The file, in printable form.
         format: The form of the file in words.
         skipped: Name -> kind of each dataset that is not a tensor.
-        unnamed: Tensors whose names are only their paths in the file, because the file does not tell which variables
-            they are. They can be read, but must not be matched with others by name.
+        unnamed: Tensors whose names are only their paths in the file, because the file does not record which
+            variables they are. They can be read, but must not be matched with others by name.
         of_optimizer: Tensors of the optimizer.
 
     Raises:
-        DataLossError: the file is damaged, or not a file of Keras.
+        DataLossError: the file is damaged, or is not a Keras file.
         UnimplementedError: it uses a part of HDF5 or zip that Keras does not use, such as a link to another file.
         NotFoundError: a shard is missing.
 

@@ -1,6 +1,6 @@
 """Names of the variables of Keras's own layers, in the order in which Keras saves them.
 
-Keras numbers the variables of a layer: `vars/0`, `vars/1`. The number alone does not tell which variable it is, because
+Keras numbers the variables of a layer: `vars/0`, `vars/1`. The number alone does not identify a variable, because
 settings remove variables: BatchNormalization with center=False and with scale=False both have three. So the names come
 from the class, the settings if the configuration is known, and the shapes. If choices remain, there are no names.
 

@@ -157,7 +157,7 @@ class Source:
         return self.assemble([stored[key] for key in self.read_keys])
 
     def assemble(self, stored: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the value made of one stored tensor for each part, in order."""
+        """Return the value assembled from `stored`, which contains one tensor for each part, in order."""
         made = [part.layout.to_torch(each) for part, each in zip(self.parts, stored, strict=True)]
         joined = made[0] if len(made) == 1 else torch.cat(made, self.axis)
         if self.bounds is not None:

@@ -45,7 +45,7 @@ def extra_values(extra: Mapping[str, object], taken: Iterable[str]) -> dict[str,
         if not isinstance(name, str) or not name:
             raise InvalidArgumentError(f"extra: the name {name!r} is not a non-empty string")
         if _comparable(name) in known:
-            raise InvalidArgumentError(f"extra: {quoted(name)} is a name of a tensor of the model. Choose another name")
+            raise InvalidArgumentError(f"extra: {quoted(name)} is the name of a model tensor. Choose another name")
         last = name.rpartition("/")[2]
         if last in _RESERVED:
             raise InvalidArgumentError(f"extra: {quoted(name)}: {quoted(last)} {_RESERVED[last]}. Choose another name")

@@ -52,7 +52,7 @@ def build_module(spec: str) -> nn.Module:
     """
     found = _SPEC.fullmatch(spec)
     if found is None:
-        raise InvalidArgumentError(f"{quoted(spec)} does not name a factory of modules. Write {_EXAMPLE}")
+        raise InvalidArgumentError(f"{quoted(spec)} does not name a module factory. Write {_EXAMPLE}")
     module_name, attributes = found.groups()
     with _current_directory_first():
         factory = _attribute(spec, _imported(spec, module_name), attributes)

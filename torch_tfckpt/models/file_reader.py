@@ -6,7 +6,7 @@
 Contract:
 
     formats     .safetensors, with its index, as one file or a directory; .pt, .pth and .bin; .npz. They are recognised
-                by content, not by name. Everything else is opened as a checkpoint; if this fails, the error tells what
+                by content, not by name. Everything else is opened as a checkpoint; if this fails, the error names what
                 the file is
     sidecar     strings, the object graph and TensorFlow's types that `convert` stored in a sidecar are read with the
                 file

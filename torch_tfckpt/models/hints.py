@@ -183,7 +183,7 @@ def _unknown_layouts(reader: CheckpointReader, targets: Sequence[Target], report
         kind = type(place.module).__name__
         shown = quoted(short_key(key)) + and_more(len(found), 1)
         if target.origins:
-            reason = f"the name does not tell which weight of {kind} this is"
+            reason = f"the name does not show which weight of {kind} this is"
             fix = "Map it to one with mapper="
         else:
             reason = f"no layout is known for this weight of {kind}"

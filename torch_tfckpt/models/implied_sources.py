@@ -112,7 +112,7 @@ def part_layout(target: Target, name: str, key: str, part: int, count: int) -> L
 
 
 def layout_of_part(here: NamedTarget, mapped: MappedTensor, at: int, count: int) -> Layout:
-    """Return the layout that its name implies for variable number `at` of those joined into a tensor."""
+    """Return the layout implied by the name of variable number `at` of those joined into a tensor."""
     for each in here.origins:
         for leaves in each.origin.variables[at : at + 1] if len(each.origin.variables) == count else ():
             for name in mapped.names:

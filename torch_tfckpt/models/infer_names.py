@@ -96,7 +96,7 @@ class NamePath:
 
     @property
     def all_words(self) -> frozenset[str]:
-        """All words with a meaning."""
+        """The words of all parts of the name."""
         return frozenset(word for part in self.words for word in part)
 
 

@@ -42,7 +42,7 @@ def ambiguous(path: str, choices: Sequence[Choice]) -> InvalidArgumentError:
         if each.rule is not None:
             lines += _indented(each.rule)
     return InvalidArgumentError(
-        f"{path}: some layers have the same kind and shapes, and neither their names nor their numbers tell which is "
+        f"{path}: some layers have the same kind and shapes, and neither their names nor their numbers show which is "
         f"which, so nothing is guessed. Each rule below resolves one choice if its name and target belong together; "
         f"if not, change the target:\n" + "\n".join(lines) + f"\n{_HOW}"
     )

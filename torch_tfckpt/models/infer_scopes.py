@@ -31,7 +31,7 @@ def flat_layers(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     for name, key in pairs:
         match = _FLAT.fullmatch(name)
         if match is not None and re.split(r"[/.]", name)[-1] not in OF_LAYERS:
-            # The names do not tell the order of axes: BERT's output_weights are [classes, hidden].
+            # The names do not show the order of axes: BERT's output_weights are [classes, hidden].
             leaf = "weight" if match["leaf"] == "weights" else match["leaf"]
             layers.setdefault(match["layer"], {})[leaf] = key
     taken = {name[:at] for name, _ in pairs for at, character in enumerate(name) if character in "/."}

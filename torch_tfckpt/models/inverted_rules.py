@@ -117,8 +117,8 @@ class InvertedRules:
         if preset and not self._is_used:
             place = preset[0].place.partition(": rule ")[0]
             raise InvalidArgumentError(
-                f"no rule of {place} is for a tensor of the module, so it would have no effect. It may be for another "
-                f"model, or for the module of another library"
+                f"no rule of {place} matches a tensor of the module, so {place} would have no effect. It may be for "
+                f"another model, or for the module of another library"
             )
 
     def below_module(self, path: str) -> tuple[str, LayoutLike | None] | None:

@@ -106,7 +106,7 @@ def _weight_normed(module: nn.Module, variant: Variant) -> Variant:
 
 
 def _lengths(held: torch.Tensor | None) -> TensorOrigin:
-    """Return the origin of the lengths for weight normalization; in torch they have the weight's rank."""
+    """Return the origin of weight normalization's magnitudes; torch gives them the rank of the weight."""
     rank = 0 if held is None or is_lazy(held) else held.dim()
     patterns = WEIGHT_NORM.patterns[max(rank - 1, 0) : rank or None]
     layout = replace(WEIGHT_NORM, patterns=patterns, otherwise=SAME)  # "weight_g" is also torch's name

@@ -197,7 +197,7 @@ DENSE: Final = _layout(
     "in heads size -> (heads size) in",
     "heads size out -> out (heads size)",
 )
-# Without a module, a shape of three axes does not tell on which side the heads are.
+# Without a module, a shape of three axes does not show on which side the heads are.
 DENSE_TO_HEADS: Final = _layout("dense_to_heads", "in out -> out in", "in heads size -> (heads size) in")
 DENSE_FROM_HEADS: Final = _layout("dense_from_heads", "in out -> out in", "heads size out -> out (heads size)")
 DENSE_AFTER_FLATTEN: Final = _layout(

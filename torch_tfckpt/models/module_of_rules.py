@@ -1,4 +1,4 @@
-r"""Build a module from rules alone, to convert a checkpoint for a model whose code is not at hand.
+r"""Build a module from rules alone, to convert a checkpoint for a model whose code is not available.
 
     'bert/encoder/layer_(\d+)/output' -> 'encoder.layer.\1.output', layout "dense"
     becomes a module "encoder.layer.0.output" with a weight and a bias, for each layer that is stored

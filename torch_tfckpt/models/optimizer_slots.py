@@ -137,7 +137,7 @@ def _remarks_on_values(
     slots: Sequence[FoundSlot],
     optimizer: torch.optim.Optimizer,
 ) -> Iterator[str]:
-    """Yield a remark on parameters that lack part of their state, and one on state cast to a shorter type."""
+    """Yield remarks on parameters that lack part of their state, and on state cast to a narrower type."""
     missing = set(map(identity_of, plan.missing))
     partial = [slot for slot in slots if identity_of(slot.parameter) in missing]
     if partial and plan.kind is not None:

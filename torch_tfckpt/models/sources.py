@@ -95,7 +95,7 @@ def find_sources(
     if reader.keras is not None and reader.keras.unnamed - reader.keras.of_optimizer:
         places = sorted(reader.keras.unnamed - reader.keras.of_optimizer)
         found.remarks.append(
-            f"the file does not tell which variables these are, so they are not found by name: "
+            f"the file does not record which variables these are, so they are not found by name: "
             f"{listed(places, _LISTED)}. Load the .keras file of the model, or name them with rules in mapper="
         )
     for target in targets:
@@ -224,7 +224,7 @@ def _may_be_filled(target: Target) -> bool:
 
 
 def _check_distinct(targets: Sequence[Target]) -> None:
-    """Raise InvalidArgumentError if names differ only in "/" and ".", which are equal in stored names."""
+    """Raise InvalidArgumentError if names differ only in "/" and ".", which stored names treat as equal."""
     seen: dict[str, tuple[str, Target]] = {}
     for target in targets:
         for name in target.names:

@@ -4,8 +4,8 @@
 
 A tensor is TensorFlow's if its stored name is not the torch name of the attribute, or if its axes were moved: "kernel"
 of a Linear, "moving_mean". "bias" alone is not enough, since both use it. A module is TensorFlow's if one of its own
-tensors is. A module without tensors belongs to the nearest module around it with tensors in other parts, and is
-TensorFlow's if one of these tensors is.
+tensors is. For a module without tensors, the nearest enclosing module with tensors in other parts decides: the
+module is TensorFlow's if one of these tensors is.
 """
 
 from collections.abc import Mapping, Sequence

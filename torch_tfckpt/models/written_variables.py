@@ -287,7 +287,7 @@ def _written(target: Target, name: str) -> LayerOrigin | None:
 def _stored_as(
     target: Target, place: ModuleTensor, by_rule: WrittenAs | None, rules: InvertedRules, *, below: bool
 ) -> tuple[str, Layout]:
-    """Return the key and the layout of a tensor that is one variable.
+    """Return the key and the layout of a tensor that is stored as one variable.
 
     Args:
         below: Whether it has TensorFlow's name: because of `naming`, or of a rule for its module.

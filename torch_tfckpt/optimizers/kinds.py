@@ -19,7 +19,7 @@ Contract:
     which kind    an optimizer has the kind of its base class in torch.optim; without such a base class, it is an
                   RMSprop if its momentum contains the learning rate, as in timm's RMSpropTF
     which state   a tensor that only an option uses, such as the momentum of SGD, is required only with this option
-    names         in Keras 2.11 and later, the variables have different names, which do not tell Adam from RMSprop
+    names         in Keras 2.11 and later, the variables have different names, which are the same for Adam and RMSprop
 
 Source: get_slot_names of tensorflow/python/training/*.py; keras/src/optimizers/*.py; in tf_keras, optimizers/*.py.
 """

@@ -80,7 +80,7 @@ class Conversion(NamedTuple):
 
 
 class SemanticFinding(NamedTuple):
-    """Setting or order that weights do not tell, and in which module and TensorFlow are likely to differ.
+    """Setting or order that weights do not reveal, and that likely differs between module and TensorFlow.
 
     docs/conversion/semantics.md has a section for each name.
 
@@ -131,8 +131,8 @@ class LoadReport:
         variables: Stored key -> full name of the variable, for an object-based checkpoint.
         hyperparameters: Hyperparameters that were loaded into the optimizer: lr, betas, momentum.
         unused_rules: Names and patterns of the mapper that match no stored tensor.
-        semantics: What weights do not tell, and what is likely to differ, such as the epsilon of a BatchNorm. Only
-            load_model looks for it.
+        semantics: Differences that weights do not reveal but that are likely, such as the epsilon of a BatchNorm. Only
+            load_model looks for them.
         remarks: Other findings, such as arguments with which load_model would find more tensors; and `semantics`,
             except those that the caller accepted.
         hints: Missing name or unexpected key -> a remark, printed after it.

@@ -289,7 +289,7 @@ class _ModulesRestore:
         if lost:
             self._report.unexpected.extend(lost)
             _log.warning(
-                "%s: the restored modules have no place for these stored tensors, which are not restored: %s. If the "
+                "%s: these stored tensors match nothing in the restored modules and are not restored: %s. If the "
                 "modules create them later, for example in the first forward pass, create them before the restore",
                 self._reader.path,
                 listed(lost, _LISTED),

@@ -30,7 +30,7 @@ def prefixes_of_names(stored: Iterable[str], wanted: Mapping[str, set[str]], sep
 
 
 def _starts(name: str, earliest: int, separator: str) -> Iterator[int]:
-    """Yield the offsets of the parts of a name, from `earliest` on: only the end of a very long name can match."""
+    """Yield the offsets of a name's parts from `earliest` on; earlier ones leave too much of it to match."""
     if earliest <= 0:
         yield 0
     at = name.find(separator, max(0, earliest - 1))

@@ -69,7 +69,7 @@ class SaveSpec:
 
     @property
     def shape(self) -> Shape | None:
-        """The current shape; None for a function, which is not called, and if there is no value."""
+        """The current shape; None if there is no value, or for a function, which is not called."""
         value = self._tensor
         if isinstance(value, torch.Tensor | np.ndarray):
             return tuple(value.shape)

@@ -45,7 +45,7 @@ class Temporary(NamedTuple):
 def new_save_number(domain: int) -> int:
     """Return a number that identifies a save: the storage's 32-bit `lock_domain`, and 32 random bits.
 
-    The lock domain tells other programs whether they can see the locks on the save's files.
+    From the lock domain, other programs know whether they can see the locks on the save's files.
     """
     return domain << 32 | secrets.randbits(32)
 

@@ -52,6 +52,6 @@ def refusals_named(path: str) -> Iterator[None]:
         if says_nothing_there(error):
             raise NotFoundError(f"{printable(path)}: {error}. It was removed in the meantime; try again") from error
         raise FailedPreconditionError(
-            f"{printable(path)}: {error}. What is stored there is unknown. Try again, make it readable by this user, "
-            f"or free the exhausted resource"
+            f"{printable(path)}: {error}. It is unknown what is stored there. Try again, make it readable by this "
+            f"user, or free the exhausted resource"
         ) from error
