@@ -271,7 +271,7 @@ def test_datasets_that_share_bytes(tmp_path: Path) -> None:
     kernel, bias = (variables[name].offset.to_bytes(8, "little") for name in ("0", "1"))
     assert content.count(bias) == 1
     path.write_bytes(content.replace(bias, kernel))
-    assert "share bytes" in refused(path)
+    assert "overlap at byte" in refused(path)
 
 
 def test_damage_in_an_archive_is_found(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class Pieces:
         held = sum(self.files.shard(shard).size for shard in {piece.shard for piece in pieces})
         if claimed > held:
             raise DataLossError(
-                f"{index_filename(self.path)}: tensor {quoted(name)}: its slices claim {claimed} bytes, but their "
+                f"{index_filename(self.path)}: tensor {quoted(name)}: its slices declare {claimed} bytes, but their "
                 f"files contain {held}. {DAMAGED}"
             )
 

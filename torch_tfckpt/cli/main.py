@@ -193,8 +193,8 @@ def _add_show(verbs: Verbs) -> None:
         "show",
         "show:show_path",
         "Show a summary of a file in any format, or the values of one tensor.",
-        "For any other file or directory, print its kind and how to read it: exit status\n"
-        "0 if tfckpt can show or list it, 1 if it is not supported.",
+        "If PATH is not a checkpoint or a file of tensors, print its kind and how to read\n"
+        "it: exit status 0 if tfckpt supports it, 1 if it does not.",
         epilog=f"{_PATHS}\n{_COMING_FROM_TENSORFLOW}",
     )
     verb.add_argument("path", metavar="PATH")

@@ -208,7 +208,7 @@ class _Edit:
         return removed | orphans
 
     def _places(self) -> dict[int, Route]:
-        """Return each node's new place, from the new keys of its values or of values below it, or its path."""
+        """Return each node's new place: by the new keys of values in or below it, or else by its path."""
         parents = self._graph.parents
         order = [node_id for node_id in self._routes if node_id not in self._removed]  # parents before children
         wanted = self._wanted_places()

@@ -35,7 +35,7 @@ class ModelTensor(NamedTuple):
 
     @property
     def has_gradients(self) -> bool:
-        """Whether it can have gradients, so that an optimizer may have state for it."""
+        """Whether the tensor can have gradients, so that an optimizer may have state for it."""
         return self.dtype.is_floating_point or self.dtype.is_complex
 
     @property

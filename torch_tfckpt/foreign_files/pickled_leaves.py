@@ -40,8 +40,8 @@ def named_leaves(value: Any, pickle_bytes: int) -> Iterator[tuple[str, Any]]:
         characters -= len(name)
         if allowed < 0 or characters < 0:
             raise DataLossError(
-                f"its containers share items so often that they have more values than a pickle of {pickle_bytes} bytes "
-                "should have"
+                f"its containers share items so often that they expand to more values than a pickle of {pickle_bytes} "
+                "bytes should have"
             )
         pairs = _pairs_of(value)
         if pairs is None:

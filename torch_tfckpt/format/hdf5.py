@@ -162,7 +162,7 @@ class Hdf5File:
         ranges = sorted(each for each in self._ranges if each[1] > each[0])
         for (_, end, first), (begin, _, second) in pairwise(ranges):
             if begin < end:
-                raise DataLossError(f"datasets {quoted(first)} and {quoted(second)} share bytes from byte {begin}")
+                raise DataLossError(f"datasets {quoted(first)} and {quoted(second)} overlap at byte {begin}")
 
     def _object(self, address: int, path: str) -> tuple[Hdf5Group | Hdf5Array | None, list[Hdf5Message]]:
         """Return the group or dataset at an address, and its messages. An object may have only one name."""

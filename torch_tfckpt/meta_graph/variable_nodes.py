@@ -177,7 +177,7 @@ def _handle_attributes(dtype: DataType, shape: Shape | None) -> tuple[bytes, byt
 
 @functools.lru_cache(SHAPES_KEPT)
 def _fill_attributes(dtype: DataType, shape: Shape) -> tuple[bytes, bytes, bytes]:
-    """Return three parts: the attributes of the shape's Const; those of Fill before, and after, `_class`."""
+    """Return the attributes of the shape's Const, those of Fill before `_class`, and those after it."""
     sizes = sizes_tensor(shape)
     after = attributes(_output_shapes=shape_list(shape), index_type=type_value(DataType(sizes.dtype)))
     return constant(sizes), attributes(T=type_value(dtype)), after

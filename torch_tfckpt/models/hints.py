@@ -225,7 +225,7 @@ def _only_one_left(reader: CheckpointReader, targets: Sequence[Target], report: 
 def _is_known(target: Target, name: str) -> bool:
     """Return whether a stored name implies how the tensor is made from it, wherever the variable is.
 
-    Then a tensor that is missing only has a mistake in a rule, and needs no layout.
+    If so, the tensor is missing only because of a mistake in a rule, and needs no layout.
     """
     return any(leaf_of(name, leaves) for each in target.origins for leaves in each.origin.variables)
 

@@ -66,7 +66,7 @@ def drop_impossible(
 def components(
     edges: Mapping[Form, set[Form]], units: Mapping[Form, Sequence[int]]
 ) -> list[tuple[list[Form], list[Form]]]:
-    """Return the connected components of fitting forms: forms of layers, and forms of units."""
+    """Return the connected components of forms that fit each other, each as forms of layers and of units."""
     found: list[tuple[list[Form], list[Form]]] = []
     by_unit: dict[Form, list[Form]] = {form: [] for form in units}
     for form, others in edges.items():

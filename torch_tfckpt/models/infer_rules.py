@@ -86,7 +86,7 @@ def plain_rules(
 
 
 def layout_for_rule(layout: Layout, stored: Shape, *, explicit: bool) -> LayoutLike | None:
-    """Return what a rule gives to get this layout for a stored shape, also to save; None for an unchanged vector."""
+    """Return what a rule needs as its layout, to load and to save; None for an unchanged vector."""
     given = _layout_to_load(layout, stored, explicit=explicit)
     fitting = fitting_pattern(layout, stored)
     if given is None or fitting is None or layout.gates or layout.added or _is_restored(layout_of_rule(given), stored):

@@ -129,8 +129,8 @@ class KeyMapper(RuleSet):
         Args:
             name: Such as "bert"; docs/conversion/presets.md lists all, with the classes that they are for.
             scope: The first part of the stored names, such as "resnet_v1_50", if the preset requires one to save; ""
-                for Keras names, which have no scope. None: all names that the preset is for, which suffices to
-                load.
+                for Keras names, which have no scope. None: all names that the preset is for, which is enough for
+                loading.
 
         Raises:
             NotFoundError: there is no preset of this name; the message lists the names.

@@ -269,7 +269,7 @@ def _table_blocks(rules: Sequence[CheckedRule]) -> Iterator[str]:
             for name, table in target.tables.items() if isinstance(target, TargetTemplate) else ():
                 if found.setdefault(name, table) != table:
                     raise UnimplementedError(
-                        f"{rule.place}: another table {quoted(name)} has different words. Rename one"
+                        f"{rule.place}: another table {quoted(name)} has different entries. Rename one"
                     )
     for name, table in found.items():
         yield f"[tables.{name}]\n" + "".join(f"{_string(key)} = {_string(value)}\n" for key, value in table.items())

@@ -187,7 +187,7 @@ class RuleSet:
 
 
 def without_names(rules: RuleSet | None, names: Collection[str]) -> RuleSet | None:
-    """Return rules that omit these keys before any other rule; the rules themselves if there are no keys."""
+    """Return the rules, preceded by rules that omit these keys; `rules` itself if there are no keys."""
     if not names:
         return rules
     omitted = [CheckedRule("the names to omit", (name,), ()) for name in names]

@@ -290,7 +290,7 @@ def _stored_as(
     """Return the key and the layout of a tensor that is stored as one variable.
 
     Args:
-        below: Whether it has TensorFlow's name: because of `naming`, or of a rule for its module.
+        below: Whether it has TensorFlow's name, because of `naming` or a rule for its module.
     """
     if by_rule is not None:
         [key] = by_rule.keys

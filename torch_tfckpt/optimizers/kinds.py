@@ -165,7 +165,7 @@ def kind_of(optimizer: torch.optim.Optimizer) -> OptimizerKind | None:
 
 
 def kind_called(name: str) -> tuple[str, OptimizerKind | None] | None:
-    """Return the optimizer usually called this: its name, and its kind if torch has it; None if unknown.
+    """Return an optimizer's usual name, and its kind if torch has it; None if the name is unknown.
 
     The name may have a scope, a number, and "Optimizer" at the end, as in "training/AdamOptimizer_1".
     """

@@ -106,9 +106,9 @@ class SaverRecords(CheckpointRecords):
 
     @property
     def expected_newest(self) -> list[str]:
-        """`newest`; between a restore and the first save, also the checkpoints that this save would adopt.
+        """`newest`; between a restore and the first save, also the checkpoints that the first save would adopt.
 
-        Assumes that this save is into the directory of the restored checkpoint.
+        Assumes that the first save writes to the directory of the restored checkpoint.
 
         Cost: between a restore and the first save, reads the state file in that directory.
         """
