@@ -58,7 +58,7 @@ def test_there_and_back(factories: str, capsys: Output) -> None:
         (["--to-torch", "--check", "no_such_module_anywhere:Net"], 2, "no_such_module_anywhere"),
         (["--to-torch", "--check", "MODULE.Net"], 2, "does not name a module factory"),
         (["--to-torch"], 2, "Pass `--preset`, `--map` or `--infer`"),
-        (["--check", "MODULE:Net"], 2, "Pass --to-torch, to turn them"),
+        (["--check", "MODULE:Net"], 2, "Pass --to-torch or --to-tf to convert them"),
         (["--to-torch", "--to-tf"], 2, "not allowed with"),
         (["--to-torch", "--preset", "bert", "--map", "x.toml"], 2, "not allowed with"),
         (["--to-torch", "--preset", "brt"], 1, 'Closest: "bert"'),

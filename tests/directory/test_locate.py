@@ -259,7 +259,7 @@ class TestFilesOfOtherKinds:
         path = tmp_path / "model.safetensors"
         OTHER_FILES["model.safetensors"][1](path)
         with pytest.raises(tfckpt.DataLossError) as error:
-            tfckpt.load_model(torch.nn.Linear(2, 2), path)
+            tfckpt.Saver(torch.nn.Linear(2, 2)).restore(path)
         assert str(error.value).endswith(
             "model.safetensors is a safetensors file, not a TensorFlow checkpoint. safetensors.torch.load_file reads "
             "it; `tfckpt ls` lists it, and `tfckpt convert` converts it to a checkpoint"

@@ -640,3 +640,12 @@ def test_rules_that_match_nothing(tmp_path: Path, model: Small) -> None:
     assert report.unused_rules == ["cnv/(.*)", "head"] and 'Rules that match nothing: "cnv/' in str(report)
     with pytest.raises(NotFoundError, match='Rules that match nothing: "x"'):
         load_model(model, tmp_path / "m", mapper={"x": None, "fc/bias": None})
+
+
+def test_recurrent_layers_under_torchs_names(tmp_path: Path) -> None:
+    """A bias of a GRU has one row per gate in torch and in Keras's other formula; the name tells them apart."""
+    for kind in (nn.GRU, nn.LSTM, nn.RNN):
+        stored, model = (nn.ModuleDict({"rnn": kind(3, 4, bidirectional=True)}) for _ in range(2))
+        path = tfckpt.save_model(stored, tmp_path / kind.__name__)
+        assert tfckpt.load_model(model, path).mismatched == []
+        assert all(torch.equal(value, stored.state_dict()[name]) for name, value in model.state_dict().items())

@@ -1,7 +1,6 @@
 """Check that a module loads a file strictly, before the file is published.
 
-Names, shapes and dtypes are read back from what was written, a .pt file by torch.load. The module is on the meta
-device, so no values are read.
+Names, shapes and dtypes are read back from what was written. The module is on the meta device, so no values are read.
 """
 
 import copy
@@ -14,7 +13,7 @@ from torch import nn
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.foreign_files.npz import NpzSource
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
-from torch_tfckpt.foreign_files.pt import PtSink
+from torch_tfckpt.foreign_files.pt import PtSink, PtSource
 from torch_tfckpt.foreign_files.safetensors import SafetensorsSource
 from torch_tfckpt.text import printable
 
@@ -41,14 +40,12 @@ def written_state(sink: TensorSink, files: Mapping[str, str], part: str) -> dict
         files: Final path -> temporary path.
         part: As for `planned_state`.
     """
-    if isinstance(sink, PtSink):
-        loaded = torch.load(files[sink.path], map_location="meta", weights_only=True)
-        state: dict[str, torch.Tensor] = loaded[part.removesuffix(".")] if part else loaded
-        return state
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for path, temporary in files.items():
         source: TensorSource
-        if path.endswith(".npz"):
+        if isinstance(sink, PtSink) and path == sink.path:
+            source = PtSource(temporary)
+        elif path.endswith(".npz"):
             source = NpzSource(temporary)
         elif path.endswith(".safetensors"):
             source = SafetensorsSource.of_file(temporary)

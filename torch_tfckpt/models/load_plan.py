@@ -215,7 +215,8 @@ def _other_formulas(
         if source is None:
             continue
         for place in target.places:
-            if place.attribute.startswith("bias"):
+            # A bias under torch's own name has torch's formula, too.
+            if place.attribute.startswith("bias") and source.variable_name != place.attribute:
                 found = other_formula(place.module, reader.shape(source.read_keys[0]))
                 refused[place.parent] = refused.get(place.parent) or found
     return {layer: reason for layer, reason in refused.items() if reason}
