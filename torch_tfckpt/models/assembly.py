@@ -148,6 +148,13 @@ class Source:
             size = self.bounds.stop - self.bounds.start
         return (*first[: self.axis], size, *first[self.axis + 1 :])
 
+    def fits(self, shapes: Mapping[str, Shape], wanted: Shape | None) -> bool:
+        """Return whether the stored shapes give the shape of the target; None takes any shape for which they fit."""
+        try:
+            return wanted in (None, self.shape(shapes))
+        except InvalidArgumentError:
+            return False
+
     def value(self, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the value of the target: a view of what was read, where possible.
 

@@ -165,14 +165,13 @@ def _by_layout(here: NamedTarget, mapped: MappedTensor, layout: Layout) -> tuple
             if own.gates and _fits(source, mapped.shape, here.target.shape):
                 return source, each
     variable_name = next((name for _, _, name in _origins_of(here, mapped)), variable_name_of(mapped.names[0]))
-    whole = Source.of(mapped.key, layout, variable_name)
+    source = Source.of(mapped.key, layout, variable_name)
     # Keras's SimpleRNN has two kernels in the layout in which TensorFlow 1's cell has one.
-    is_whole = here.target.shape is not None and _fits(whole, mapped.shape, here.target.shape)
+    is_whole = here.target.shape is not None and _fits(source, mapped.shape, here.target.shape)
     for each in here.origins if not is_whole else ():
         ranges = each.origin.bounds is not None and len(each.origin.variables) == 1
         if ranges and any(known.name == layout.name for known in each.origin.variables[0].values()):
             return _source(mapped, layout, variable_name, each.origin), each
-    source = whole
     if layout.is_same and not _fits(source, mapped.shape, here.target.shape):
         squeezed = Source.of(mapped.key, SQUEEZE, variable_name)
         source = squeezed if _fits(squeezed, mapped.shape, here.target.shape) else source
@@ -216,10 +215,7 @@ def _source(mapped: MappedTensor, layout: Layout, variable_name: str, origin: Te
 
 def _fits(source: Source, stored: Shape, wanted: Shape | None) -> bool:
     shapes = dict.fromkeys(source.read_keys, stored)
-    try:
-        return wanted is None or source.resolved(shapes, wanted).shape(shapes) == wanted
-    except InvalidArgumentError:
-        return False
+    return wanted is None or source.resolved(shapes, wanted).fits(shapes, wanted)
 
 
 def _check_known(here: NamedTarget, variable_name: str, rank: int, *, may_be_own: bool = True) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS
-from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
+from torch_tfckpt.errors import NotFoundError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source
@@ -92,7 +92,7 @@ def plan_load(
         mismatch = _mismatch(reader, target, source, shapes, is_refused)
         if mismatch is not None:
             report.mismatched.append(mismatch)
-            if not is_refused and source.is_one_variable and not _fits(source, shapes, target.shape):
+            if not is_refused and source.is_one_variable and not source.fits(shapes, target.shape):
                 of_other_shape.append(mismatch)
             continue
         loads.append((target, source))
@@ -236,20 +236,13 @@ def _mismatch(
     stored_dtype = next((each for each in dtypes if not _converts(_torch_dtype(each), dtype)), dtypes[0])
     if is_refused:
         reason = f"formula mismatch for {target.name}: the layer computes a different function in TensorFlow"
-    elif not _fits(source, shapes, wanted):
+    elif not source.fits(shapes, wanted):
         reason = size_mismatch(target.name, shape, layout.name, wanted)
     elif not _converts(_torch_dtype(stored_dtype), dtype):
         reason = f"dtype mismatch for {target.name}: {stored_dtype.short_name} in checkpoint, {dtype} in current model"
     else:
         return None
     return Mismatch(target.name, key, shape, stored_dtype, layout.name, wanted, dtype, reason)
-
-
-def _fits(source: Source, shapes: Mapping[str, Shape], wanted: Shape | None) -> bool:
-    try:
-        return wanted in (None, source.shape(shapes))
-    except InvalidArgumentError:
-        return False
 
 
 def _torch_dtype(dtype: DataType) -> torch.dtype | None:
