@@ -23,10 +23,7 @@ from torch_tfckpt.models.reading import NewValues, read_rest, read_values
 from torch_tfckpt.models.semantics import check_accept, find_semantics
 from torch_tfckpt.models.sources import Averages
 from torch_tfckpt.models.targets import targets_of
-from torch_tfckpt.saveables.load_report import (
-    LoadReport,
-    SemanticFinding,
-)
+from torch_tfckpt.saveables.load_report import LoadReport, SemanticFinding
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import listed, quoted

@@ -82,16 +82,15 @@ def mapped_sources(
     places = {place.name: NamedTarget(target, place) for target in targets for place in target.places}
     modules = [rule for rule in rules_of(mapper) if rule.is_module]
     names_of = names_for_rules(reader)
-    stored = list(dict.fromkeys((*reader.keys(), *averages)))
-    known = known_below(modules, targets, [(key, names_of(key)) for key in stored]) if modules else frozenset()
+    stored = {key: names_of(key) for key in (*reader.keys(), *averages)}
+    known = known_below(modules, targets, stored.values()) if modules else frozenset()
     by_name: dict[str, list[MappedTensor]] = {}
     joined: dict[tuple[str, int], list[MappedTensor]] = {}  # name and rule -> parts
     split: list[MappedTensor] = []
     unused = {id(rule): rule for rule in rules_of(mapper)}
     needless = {number for number, rule in unused.items() if rule.is_needless(places)}
     astray: dict[str, tuple[CheckedRule, str]] = {}
-    for key in stored:
-        names = names_of(key)
+    for key, names in stored.items():
         match = rule_match(mapper, names, known)
         if match is None:
             astray.update((key, (rule, path)) for rule in modules if (path := path_below(rule, names)))

@@ -16,7 +16,7 @@ from torch_tfckpt.models.targets import Target
 
 
 def known_below(
-    modules: Sequence[CheckedRule], targets: Sequence[Target], stored: Sequence[tuple[str, Sequence[str]]]
+    modules: Sequence[CheckedRule], targets: Sequence[Target], stored: Collection[Sequence[str]]
 ) -> Collection[str]:
     """Return the dotted names that rules for modules may match.
 
@@ -24,14 +24,14 @@ def known_below(
     their order (see `numbered_names`), so the names that they have in this checkpoint are included.
 
     Args:
-        stored: Each key with its names.
+        stored: The names of each stored tensor.
     """
     known = {dotted(name) for target in targets for name in target.possible_names}
     if any(name.endswith("]") for each in known for name in each.split(".")):
         below = [
             (path, path)
             for rule in modules
-            for _, names in stored
+            for names in stored
             if (path := path_below(rule, names)) is not None and path not in known
         ]
         known.update(path for name, path in numbered_names(list(dict.fromkeys(below))) if name in known)

@@ -92,11 +92,11 @@ def find_sources(
             f"it is not stored which variables these moving averages belong to, or one variable has several, so they "
             f"are not loaded: {listed(among_stored.unknown, _LISTED)}. Load one with a rule in mapper="
         )
-    if reader.keras is not None and reader.keras.unnamed - reader.keras.of_optimizer:
-        places = sorted(reader.keras.unnamed - reader.keras.of_optimizer)
+    unnamed = set() if reader.keras is None else reader.keras.unnamed - reader.keras.of_optimizer
+    if unnamed:
         found.remarks.append(
             f"the file does not record which variables these are, so they are not found by name: "
-            f"{listed(places, _LISTED)}. Load the .keras file of the model, or name them with rules in mapper="
+            f"{listed(sorted(unnamed), _LISTED)}. Load the .keras file of the model, or name them with rules in mapper="
         )
     for target in targets:
         given = [mapped.sources[name] for name in target.names if name in mapped.sources]
