@@ -133,7 +133,7 @@ def _other_layouts(targets: Sequence[Target], mismatched: Sequence[Mismatch]) ->
     for mismatch in mismatched:
         shape, wanted = mismatch.stored_shape, mismatch.shape
         target = of.get(mismatch.name)
-        own = [layout for each in (target.origins if target else ()) for layout in each.origin.layouts()]
+        own = target.layouts if target else []
         for layout in [SAME, *(each for each in own if each.functions is None), *LAYOUTS.values()]:
             resolved = layout.resolved(shape, wanted)
             fits = wanted is not None and resolved.fits(shape) and resolved.torch_shape(shape) == wanted
@@ -237,7 +237,7 @@ def _has_one_weight(target: Target) -> bool:
 
 def _fitting(target: Target, shape: Shape) -> str:
     """Return the name of the first layout of a layer that gives a stored shape that of the target; "" if none does."""
-    for layout in dict.fromkeys(layout for each in target.origins for layout in each.origin.layouts()):
+    for layout in target.layouts:
         resolved = layout.resolved(shape, target.shape)
         if layout.name in LAYOUTS and resolved.fits(shape) and target.shape in (None, resolved.torch_shape(shape)):
             return layout.name

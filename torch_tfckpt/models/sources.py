@@ -208,7 +208,7 @@ def find_in_modules(reader: CheckpointReader, targets: Sequence[Target], mapped:
         source = _source_of(reader, target, naming, layers, found)
         if source is None:
             continue
-        is_turned = any(layout.changes_values for each in target.origins for layout in each.origin.layouts())
+        is_turned = any(layout.changes_values for layout in target.layouts)
         may_be_turned = source.variable_name in AMBIGUOUS and is_turned
         parts = (
             replace(part, layout=mapped.layouts.get(part.key, part.layout))

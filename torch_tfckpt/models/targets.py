@@ -91,12 +91,17 @@ class Target:
         """Its shape; None if it takes any shape: a lazy tensor, or one that load_state_dict may resize."""
         return None if self.is_loaded or is_lazy(self.tensor) else tuple(self.tensor.shape)
 
+    @property
+    def layouts(self) -> list[Layout]:
+        """The layouts in which TensorFlow stores it, or a part of it, each once."""
+        return list(dict.fromkeys(layout for each in self.origins for layout in each.origin.layouts()))
+
     def other_layout(self, shape: Shape) -> Layout | None:
         """Return a layout of the layer that would move axes but keep this stored shape; None if there is none.
 
         If there is such a layout, the shape does not show whether the stored axes are in TensorFlow's order.
         """
-        for layout in dict.fromkeys(layout for each in self.origins for layout in each.origin.layouts()):
+        for layout in self.layouts:
             other = layout.resolved(shape, self.shape)
             if (
                 layout.functions is None
