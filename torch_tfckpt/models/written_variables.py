@@ -6,7 +6,7 @@ a mapper do the same where they determine the names. This is the inverse of what
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -107,7 +107,8 @@ def written_variables(
     """
     rules = InvertedRules(mapper_for(mapper or RuleSet("KeyMapper", ()), targets), targets)
     variables = _WrittenVariables(of_slots)
-    ranges = _ranges(targets, rules)
+    by_rules = {place.name: rules.of(target, place.name) for target in targets for place in target.places}
+    ranges = _ranges(targets, by_rules)
     filled: list[tuple[Target, ModuleTensor]] = []
     for target in targets:
         if is_lazy(target.tensor):
@@ -117,7 +118,7 @@ def written_variables(
             if place.name in rules.filled:
                 filled.append((target, place))
                 continue
-            by_rule = rules.of(target, place.name)
+            by_rule = by_rules[place.name]
             if by_rule is not None and by_rule.is_several:
                 _put_by_rule(variables, target, place, by_rule, rules)
                 continue
@@ -160,13 +161,14 @@ def written_names(target: Target) -> list[str]:
     return names
 
 
-def _ranges(targets: Sequence[Target], rules: InvertedRules) -> dict[str, tuple[str, str, TensorOrigin, Layout]]:
+def _ranges(
+    targets: Sequence[Target], by_rules: Mapping[str, WrittenAs | None]
+) -> dict[str, tuple[str, str, TensorOrigin, Layout]]:
     """Return the arguments of `put_range` for tensors that are ranges of a variable that a rule names.
 
     If several tensors are made from one variable, a rule for one of them also applies to the others.
     """
     found: dict[str, tuple[str, str, TensorOrigin, Layout]] = {}
-    by_rules = {place.name: rules.of(target, place.name) for target in targets for place in target.places}
     for target in targets:
         for place in target.places:
             by_rule = by_rules[place.name]
