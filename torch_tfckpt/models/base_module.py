@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch_tfckpt.models.key_rules import ROOT_MODULE, CheckedRule, TargetFunction, expand
 from torch_tfckpt.models.rule_set import RuleSet, rules_of
-from torch_tfckpt.models.target_templates import TargetTemplate
+from torch_tfckpt.models.target_templates import TargetTemplate, as_template
 from torch_tfckpt.models.targets import Target
 
 
@@ -33,11 +33,7 @@ def _stripped(target: str | TargetFunction, base: str) -> str | TargetFunction:
     if isinstance(target, str):
         return ROOT_MODULE if target == base else target.removeprefix(f"{base}.")
     if isinstance(target, TargetTemplate):  # stays a template, which can be inverted
-        first, *others = target.pieces
-        if not isinstance(first, str):
-            return target
-        text = target.text.removeprefix(f"{base}.")
-        return TargetTemplate(text, (first.removeprefix(f"{base}."), *others))
+        return as_template(target.text.removeprefix(f"{base}."), target.tables)
 
     def stripped(match: re.Match[str]) -> str | None:
         name = expand(match, target)
