@@ -10,6 +10,7 @@ Derived from the layers in `layer_names`: a leaf is known if layers that are not
 they agree on the attribute.
 """
 
+import copy
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +22,7 @@ from torch import nn
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.layer_names import variants_of
 from torch_tfckpt.models.layouts import Layout
+from torch_tfckpt.models.tensor_origins import Variant
 
 # Attributes that are made from several variables, or from a part of one; "weight_g" gets additional axes.
 _OF_SEVERAL: Final = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_g", "original0", "in_proj_")
@@ -44,22 +46,28 @@ class Leaf:
         return any(layout.changes_values for layout in self.layouts)
 
 
-def _prototypes() -> list[nn.Module]:
-    """Return one module of each kind on the meta device; those with more variables first."""
+@cache
+def _prototypes() -> list[tuple[nn.Module, Variant]]:
+    """Return one module of each kind, without tensors, and how it is stored; those with more variables first."""
     with torch.device("meta"):
-        return [
+        modules = [
             nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1, groups=2), nn.Linear(2, 2), nn.Conv1d(2, 2, 1), nn.Conv2d(2, 3, 1),
             nn.Conv3d(2, 3, 1), nn.ConvTranspose1d(2, 2, 1), nn.ConvTranspose2d(2, 2, 1), nn.ConvTranspose3d(2, 2, 1),
             nn.LayerNorm(2), nn.LayerNorm((2, 2)), nn.PReLU(), nn.Embedding(2, 2),
         ]  # fmt: skip
+    found = [(module, variants_of(module)[0]) for module in modules]
+    for module in modules:
+        module._parameters.clear()
+        module._buffers.clear()
+    return found
 
 
 @cache
 def known_leaves() -> dict[str, Leaf]:
     """Return the last parts of names that imply an attribute of torch."""
     found: dict[str, Leaf] = {}
-    for module in _prototypes():
-        for attribute, origin in variants_of(module)[0].items():
+    for _, variant in _prototypes():
+        for attribute, origin in variant.items():
             for leaves in origin.variables:
                 for name, layout in leaves.items():
                     found.setdefault(name, Leaf(attribute)).layouts[layout] = None
@@ -73,13 +81,11 @@ def layer_with(leaves: Collection[str]) -> nn.Module:
     must be given.
     """
     best, score = nn.Module(), 0
-    for module in _prototypes():
-        own = {name for origin in variants_of(module)[0].values() for name in origin.leaves()}
+    for module, variant in _prototypes():
+        own = {name for origin in variant.values() for name in origin.leaves()}
         if len(own.intersection(leaves)) > score:
             best, score = module, len(own.intersection(leaves))
-    best._parameters.clear()
-    best._buffers.clear()
-    return best
+    return copy.deepcopy(best)
 
 
 def is_of_several(attribute: str) -> bool:
