@@ -235,7 +235,7 @@ def _add(
 
 
 def _names_of(reader: CheckpointReader, key: str) -> tuple[str, ...]:
-    variable = reader.variable_name(key) if reader.object_graph is not None else None
+    variable = reader.variable_name(key)
     names = (short_key(key), *([variable] if variable else []))
     return tuple(dict.fromkeys(name.removesuffix(OUTPUT) for name in names))
 

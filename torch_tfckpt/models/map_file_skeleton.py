@@ -28,7 +28,7 @@ def map_file_skeleton(reader: CheckpointReader, auxiliary: Container[str]) -> st
         if key in auxiliary:
             continue
         shape = tuple(reader.shape(key))
-        variable = reader.variable_name(key) if reader.object_graph is not None else None
+        variable = reader.variable_name(key)
         called = f", variable {escaped(variable)}" if variable else ""
         kind = _kind(variable_name_of(variable or key), len(shape))
         comment = f"# {shape_text(shape)}{called}{f': {kind}' if kind else ''}\n"
