@@ -20,7 +20,6 @@ from typing import Final
 from torch import nn
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source, SourcePart
@@ -395,18 +394,10 @@ def _sources(unit: ModuleUnit, attribute: str, origin: TensorOrigin, stored: Map
             origin.axis,
             origin.bounds,
         )
-        fitting = _fitting(source, stored, wanted)
-        if fitting is not None and not any(each.parts == fitting.parts for each in made):
-            made.append(fitting)
-    return made
-
-
-def _fitting(source: Source, stored: Mapping[str, Shape], wanted: Shape | None) -> Source | None:
-    try:
         resolved = source.resolved(stored, wanted)
-        return resolved if wanted in (None, resolved.shape(stored)) else None
-    except InvalidArgumentError:
-        return None
+        if resolved.fits(stored, wanted) and not any(each.parts == resolved.parts for each in made):
+            made.append(resolved)
+    return made
 
 
 def _single_recipe(unit: ModuleUnit, shape: Shape, *, same_name: bool) -> Recipe | None:
