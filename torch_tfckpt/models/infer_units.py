@@ -182,7 +182,7 @@ def stored_candidates(reader: CheckpointReader, keys: Sequence[str], units: Sequ
                         recipes[layer_form, form] = _recipe(each.unit, dict(layer_form))
                     recipe = recipes[layer_form, form]
                     if recipe is not None:
-                        _add(found, known, spelled[scope], relevant, shapes, each.unit, recipe)
+                        _add(found, known, spelled[scope], relevant, layer_form, each.unit, recipe)
     alone: dict[Shape | None, list[ModuleUnit]] = {}
     for unit in by_form.values():
         if len(unit.tensors) == 1:
@@ -211,13 +211,12 @@ def _add(
     known: dict[frozenset[str], int],
     scope: str,
     used: Mapping[str, str],
-    shapes: Mapping[str, Shape],
+    form: Form,
     unit: ModuleUnit,
     recipe: Recipe,
 ) -> None:
     """Add a stored layer that fits a unit; if it is known, add the scope to its names."""
     keys = frozenset(used.values())
-    form = tuple(sorted((leaf, shapes[key]) for leaf, key in used.items()))
     index = known.get(keys)
     if index is None:
         index = known[keys] = len(found.layers)
