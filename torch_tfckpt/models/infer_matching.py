@@ -89,8 +89,6 @@ class LayerMatching:
         self._sequentials = sequentials
         self._confirmed: set[tuple[int, Hashable]] = set()
         self._layer_ids = without_overlaps(candidates, units, given)
-        self._kind_of_layer: dict[int, int] = {}
-        self._kind_of_unit: dict[int, int] = {}
         self._label_of_layer: dict[int, int] = {}
         self._label_of_unit: dict[int, int] = {}
         self._views = max((len(candidates.layers[each].names) for each in self._layer_ids), default=0)
@@ -98,7 +96,7 @@ class LayerMatching:
         self._family_of_unit = _by_member(families([unit.name for unit in units]), range(len(units)))
         self.classes = self._initial(given)
         self._label()
-        self._kind_of_layer, self._kind_of_unit = dict(self._label_of_layer), dict(self._label_of_unit)
+        self._kind_of_layer = dict(self._label_of_layer)
         self._refine()
 
     def fits(self, layer: int, unit: int) -> bool:

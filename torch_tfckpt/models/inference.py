@@ -40,7 +40,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source, SourcePart
-from torch_tfckpt.models.auxiliary import kinds
+from torch_tfckpt.models.auxiliary import variable_kinds
 from torch_tfckpt.models.averages import StoredAverages
 from torch_tfckpt.models.base_module import mapper_for
 from torch_tfckpt.models.file_reader import open_reader
@@ -104,13 +104,12 @@ class _Inference:
         self._targets = targets
         self._mapper = mapper_for(given, targets)
         self._given = self._apply(self._mapper)
-        self._kinds = kinds(reader).of
         # Such a variable must not be taken for another of the same shape, such as beta for gamma.
         mapped = {key for source in self._given.sources.values() for key in source.keys}
         unnamed = frozenset[str]() if reader.keras is None else reader.keras.unnamed - mapped
         left_out = {*self._given.omitted, *further_copies(reader), *unnamed}
         self._weights = [
-            key for key, kind in self._kinds.items() if kind is VariableKind.WEIGHT and key not in left_out
+            key for key, kind in variable_kinds(reader).items() if kind is VariableKind.WEIGHT and key not in left_out
         ]
         self._copies: set[str] = set()  # tied weights that are stored twice
         self._shapes: dict[str, Shape] = {key: tuple(reader.shape(key)) for key in self._weights}
@@ -138,7 +137,7 @@ class _Inference:
         used: set[str] = set()
         sources = self._sources(units, candidates, found)
         names = {key: short_key(key) for key in self._weights}
-        for unit, (_, reason), of_unit, of_fills in sources:
+        for unit, reason, of_unit, of_fills in sources:
             explicit = isinstance(unit.module, nn.RNNBase | nn.RNNCellBase)
             given = {name: source for name, source in of_unit.items() if name not in self._given.sources}
             plain += plain_rules(given, names, self._shapes, explicit, reason)
@@ -206,11 +205,11 @@ class _Inference:
             if len(fitting) == 1 and fitting[0] not in pairs.values():
                 pairs[at] = fitting[0]
             else:
-                rest = {name: target for name, target in unit.tensors.items() if target.name not in done}
+                rest = [target.name for target in unit.tensors.values() if target.name not in done]
                 raise InvalidArgumentError(
                     f"{self._reader.path}: the rules map {listed(sorted(keys), 4)} to a part of {quoted(unit.name)}, "
                     f"but no stored layer with these variables fits the rest. Write rules for "
-                    f"{listed([target.name for target in rest.values()], 4)}, too"
+                    f"{listed(rest, 4)}, too"
                 )
         return units, candidates, pairs
 
@@ -276,7 +275,7 @@ class _Inference:
 
     def _sources(
         self, units: Sequence[ModuleUnit], candidates: Candidates, found: LayerMatching
-    ) -> list[tuple[ModuleUnit, tuple[int, str], dict[str, Source], dict[str, float]]]:
+    ) -> list[tuple[ModuleUnit, str, dict[str, Source], dict[str, float]]]:
         """Return the source of each tensor of each unit. Raises InvalidArgumentError if an order of axes is unknown."""
         made = {at: self._made(unit, candidates, found.pairs[at][0]) for at, unit in enumerate(units)}
         possible: dict[tuple[object, ...], set[str]] = {}
@@ -311,7 +310,7 @@ class _Inference:
                     "; its input is a flattened feature map, which TensorFlow orders height, width, channels "
                     "(unless its data_format was channels_first)"
                 )
-            result.append((unit, (found.pairs[at][0], reason), chosen, fills))
+            result.append((unit, reason, chosen, fills))
         if unknown:
             raise layouts_unknown(self._reader.path, unknown, self._shapes)
         return result
