@@ -203,13 +203,7 @@ class LayerMatching:
             for of_layers, (of_units, word) in good.items():
                 reason = f"the names have {quoted(word)} in common, which no other candidate has"
                 found.append(MatchingClass(tuple(layers.pop(of_layers)), tuple(units.pop(of_units)), reason))
-        rest_of_layers = self._in_order(layer for group in layers.values() for layer in group)
-        rest_of_units = tuple(sorted(unit for group in units.values() for unit in group))
-        if not found:
-            return [each]
-        if rest_of_layers or rest_of_units:
-            found.append(MatchingClass(rest_of_layers, rest_of_units, "the names of all others match"))
-        return found
+        return [*found, *self._rest(layers, units, "the names of all others match")] if found else [each]
 
     def _words_of_layer(self, layer: int) -> frozenset[str]:
         stored = self._candidates.layers[layer]
@@ -238,12 +232,16 @@ class LayerMatching:
             if len(layers) == 1 or not alike:
                 continue
             parts = [MatchingClass(tuple(layers.pop(key)), tuple(units.pop(key)), reason) for key in alike]
-            rest_of_layers = self._in_order(layer for group in layers.values() for layer in group)
-            rest_of_units = tuple(sorted(unit for group in units.values() for unit in group))
-            if rest_of_layers or rest_of_units:
-                parts.append(MatchingClass(rest_of_layers, rest_of_units, "the scopes of all others match"))
-            return parts
+            return [*parts, *self._rest(layers, units, "the scopes of all others match")]
         return [each]
+
+    def _rest(
+        self, layers: Mapping[_Key, Sequence[int]], units: Mapping[_Key, Sequence[int]], reason: str
+    ) -> list[MatchingClass]:
+        """Return the class of the layers and modules that are left in these groups, if there are any."""
+        of_layers = self._in_order(layer for group in layers.values() for layer in group)
+        of_units = tuple(sorted(unit for group in units.values() for unit in group))
+        return [MatchingClass(of_layers, of_units, reason)] if of_layers or of_units else []
 
     def _context(self, view: "_View | None", level: int, index: int) -> "_Content | None":
         """Return the content of the scope `level` levels above a layer or module; None if there is none.
