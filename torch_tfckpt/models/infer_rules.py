@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.axis_patterns import AxisPattern
@@ -56,13 +57,12 @@ class PlainRule:
 
 
 def plain_rules(
-    sources: Mapping[str, Source], names: Mapping[str, str], shapes: Mapping[str, Shape], explicit: bool, reason: str
+    sources: Mapping[str, Source], shapes: Mapping[str, Shape], explicit: bool, reason: str
 ) -> list[PlainRule]:
     """Return the rules for the tensors of one module.
 
     Args:
         sources: Name of a tensor -> its source.
-        names: Key -> name in a rule.
         shapes: Key -> stored shape.
         explicit: Give layouts even where nothing is rearranged.
     """
@@ -73,7 +73,7 @@ def plain_rules(
             ranges.setdefault(source.key, []).append((source.bounds, target, source))
             continue
         layout = layout_for_rule(source.layout, shapes[source.key], explicit=explicit)
-        keys = tuple(names[key] for key in source.keys)
+        keys = tuple(map(short_key, source.keys))
         found.append(PlainRule(keys, (target,), layout, source.axis if len(keys) > 1 else 0, None, reason))
     for key, parts in ranges.items():
         parts.sort(key=lambda part: part[0].start)
@@ -81,7 +81,7 @@ def plain_rules(
         sizes = tuple(bounds.stop - bounds.start for bounds, _, _ in parts)
         targets = tuple(target for _, target, _ in parts)
         layout = layout_for_rule(source.layout, shapes[key], explicit=True)
-        found.append(PlainRule((names[key],), targets, layout, source.axis, sizes, reason))
+        found.append(PlainRule((short_key(key),), targets, layout, source.axis, sizes, reason))
     return found
 
 

@@ -136,11 +136,10 @@ class _Inference:
         fills: list[ExplainedRule] = []
         used: set[str] = set()
         sources = self._sources(units, candidates, found)
-        names = {key: short_key(key) for key in self._weights}
         for unit, reason, of_unit, of_fills in sources:
             explicit = isinstance(unit.module, nn.RNNBase | nn.RNNCellBase)
             given = {name: source for name, source in of_unit.items() if name not in self._given.sources}
-            plain += plain_rules(given, names, self._shapes, explicit, reason)
+            plain += plain_rules(given, self._shapes, explicit, reason)
             used.update(key for source in of_unit.values() for key in source.keys)
             fills += [
                 ExplainedRule(KeyRule(None, name, fill=value), "not stored by TensorFlow")
@@ -243,9 +242,8 @@ class _Inference:
                 (each.units[0], each.layers[0]),
             )
             sources, _ = self._made(units[unit], candidates, layer)
-            names = {key: short_key(key) for key in self._weights}
             chosen = {name: of[0] for name, of in sources.items()}
-            rules = plain_rules(chosen, names, self._shapes, True, "")
+            rules = plain_rules(chosen, self._shapes, True, "")
             choices.append(
                 Choice(
                     [candidates.layers[at].names[0] for at in each.layers],
