@@ -88,13 +88,13 @@ def plain_rules(
 def layout_for_rule(layout: Layout, stored: Shape, *, explicit: bool) -> LayoutLike | None:
     """Return what a rule needs as its layout, to load and to save; None for an unchanged vector."""
     given = _layout_to_load(layout, stored, explicit=explicit)
-    fitting = fitting_pattern(layout, stored)
+    fitting = layout.fitting(stored)
     if given is None or fitting is None or layout.gates or layout.added or _is_restored(layout_of_rule(given), stored):
         return given
-    lengths = fitting.lengths(tuple(stored), dict(layout.known)) or {}
-    joined = [axis[:-1] for axis in fitting.held if len(axis) > 1]
+    pattern, lengths = fitting
+    joined = [axis[:-1] for axis in pattern.held if len(axis) > 1]
     more = {name: lengths[name] for names in joined for name in names}
-    return {"kind": str(fitting), **more} if more else str(fitting)
+    return {"kind": str(pattern), **more} if more else str(pattern)
 
 
 def _is_restored(layout: Layout, stored: Shape) -> bool:
@@ -106,15 +106,15 @@ def _is_restored(layout: Layout, stored: Shape) -> bool:
 
 
 def _layout_to_load(layout: Layout, stored: Shape, *, explicit: bool) -> LayoutLike | None:
-    fitting = fitting_pattern(layout, stored)
+    fitting = _pattern_for(layout, stored)
     if layout.functions is None and not layout.gates and not layout.added and (fitting is None or _is_same(fitting)):
         return "same" if explicit or len(stored) > 1 else None
     known = LAYOUTS.get(layout.name)
     lengths = {name: length for name, length in layout.known if fitting is not None and name in fitting.names}
     if known is not None and known.gates == layout.gates:
-        if fitting_pattern(known, stored) == fitting:
+        if _pattern_for(known, stored) == fitting:
             name: LayoutLike = layout.name
-        elif fitting_pattern(known.with_lengths(**lengths), stored) == fitting:
+        elif _pattern_for(known.with_lengths(**lengths), stored) == fitting:
             name = {"kind": layout.name, **lengths}
         else:
             return str(fitting)
@@ -124,23 +124,22 @@ def _layout_to_load(layout: Layout, stored: Shape, *, explicit: bool) -> LayoutL
     return str(fitting)
 
 
-def fitting_pattern(layout: Layout, stored: Shape) -> AxisPattern | None:
-    """Return the pattern of a layout that fits a stored shape; None if there is none."""
-    found = (each for each in layout.patterns if each.lengths(tuple(stored), dict(layout.known)) is not None)
-    return next(found, None)
+def _pattern_for(layout: Layout, stored: Shape) -> AxisPattern | None:
+    fitting = layout.fitting(stored)
+    return None if fitting is None else fitting[0]
 
 
 def effect(layout: Layout, stored: Shape) -> tuple[object, ...]:
     """Return a value that is equal for layouts that convert tensors of this shape in the same way."""
-    fitting = fitting_pattern(layout, stored)
-    if fitting is None or _is_same(fitting):
+    fitting = layout.fitting(stored)
+    if fitting is None or _is_same(fitting[0]):
         axes: object = "same"
     else:
-        numbers = {name: at for at, name in enumerate(fitting.names)}
-        lengths = fitting.lengths(tuple(stored), dict(layout.known)) or {}
+        pattern, lengths = fitting
+        numbers = {name: at for at, name in enumerate(pattern.names)}
         sides = (
             tuple(tuple((numbers[part], lengths[part]) for part in axis) for axis in side)
-            for side in (fitting.stored, fitting.held)
+            for side in (pattern.stored, pattern.held)
         )
         axes = tuple(sides)
     return (axes, layout.gates, layout.added if len(stored) == 1 else ())

@@ -65,7 +65,17 @@ class Layout:
 
     def fits(self, stored: Shape) -> bool:
         """Return whether tensors of this stored shape can have this layout."""
-        return self._is_any or self._fitting(stored) is not None
+        return self._is_any or self.fitting(stored) is not None
+
+    def fitting(self, stored: Shape) -> tuple[AxisPattern, dict[str, int]] | None:
+        """Return the pattern that fits a stored shape, and the lengths of its axes; None if there is none."""
+        if not self._divides(stored):
+            return None
+        for each in self.patterns:
+            lengths = each.lengths(tuple(stored), dict(self.known))
+            if lengths is not None:
+                return each, lengths
+        return None
 
     def torch_shape(self, stored: Shape) -> Shape:
         """Convert a stored shape to the shape in torch. InvalidArgumentError if it does not fit."""
@@ -161,20 +171,11 @@ class Layout:
         """Return the layout with the sides of its patterns swapped, for shapes and axes only."""
         return replace(self, patterns=tuple(each.inverse() for each in self.patterns), gates=(), added=())
 
-    def _fitting(self, stored: Shape) -> tuple[AxisPattern, dict[str, int]] | None:
-        if not self._divides(stored):
-            return None
-        for each in self.patterns:
-            lengths = each.lengths(tuple(stored), dict(self.known))
-            if lengths is not None:
-                return each, lengths
-        return None
-
     def _divides(self, stored: Shape) -> bool:
         return not self.gates or bool(stored and stored[-1] % len(self.gates) == 0)
 
     def _axes(self, shape: Shape) -> tuple[AxisPattern, dict[str, int]]:
-        found = self._fitting(shape)
+        found = self.fitting(shape)
         if found is None:
             raise misfit(self.name, self.patterns, shape, dict(self.known))
         return found
