@@ -16,7 +16,7 @@ from torch_tfckpt.models.infer_rules import layout_for_rule
 from torch_tfckpt.models.infer_units import ModuleUnit, StoredLayer
 from torch_tfckpt.models.key_rules import KeyRule, check_rule
 from torch_tfckpt.models.map_file import rule_text
-from torch_tfckpt.text import and_more, counted, listed, quoted
+from torch_tfckpt.text import and_more, counted, first_lines, listed, quoted
 
 _LISTED: Final = 6
 _HOW: Final = (
@@ -79,19 +79,18 @@ def missing(
         unmatched: Keys and shapes of variables that fit no module.
     """
     lines = []
-    for units, layers in short[:_LISTED]:
+    for units, layers in short:
         tensors = [
             f"{target.name} {shape_text(target.shape or ())}" for unit in units for target in unit.tensors.values()
         ]
         names = [layer.names[0] for layer in layers]
         fitting = f"only {listed(names, _LISTED)} fit {counted(len(units), 'module')}" if names else "nothing fits"
         lines.append(f"{listed(tensors, _LISTED, str)}: {fitting}")
-    rest = and_more(len(short), _LISTED).strip()
     stored = [f"{short_key(key)} {shape_text(shape)}" for key, shape in unmatched]
     unused_text = f"Stored variables that fit no module: {listed(stored, _LISTED, str)}" if stored else ""
     return NotFoundError(
         f"{path}: the module has tensors that no stored layer fits:\n"
-        + "\n".join(filter(None, [*lines, rest, unused_text]))
+        + "\n".join(filter(None, [*first_lines(lines, _LISTED), unused_text]))
         + f"\nBuild the module with the sizes of the checkpoint, or map these tensors with rules, such as "
         f'KeyRule(None, "fc.bias", fill=0.0) for a tensor that is not stored. {_HOW}'
     )
