@@ -330,10 +330,9 @@ def _targets(place: str, given: KeyRule, *, is_split: bool) -> tuple[str | Targe
             raise InvalidArgumentError(f"{place}: {given.target!r} has a state_dict key twice. Name each part once")
         return targets
     if given.target is None or given.target == "":
-        if given.fill is not None or given.add or given.layout is not None:
-            what = "fill" if given.fill is not None else "add" if given.add else "layout"
-            if what != "layout":
-                raise InvalidArgumentError(f"{place}: {what} has no effect on a tensor that is omitted. Give a target")
+        if given.fill is not None or given.add:
+            what = "fill" if given.fill is not None else "add"
+            raise InvalidArgumentError(f"{place}: {what} has no effect on a tensor that is omitted. Give a target")
         return ()
     if not isinstance(given.target, str) and (given.literal or given.fill is not None or not callable(given.target)):
         raise InvalidArgumentError(
