@@ -42,7 +42,8 @@ from torch_tfckpt.text import did_you_mean, escaped, printable, quoted, shortene
 _LARGEST: Final = 4 << 20  # bytes of a file
 _DOTS: Final = 8  # dots on one line, outside strings: tomllib takes quadratic time for a key of many parts
 _KINDS: Final = ("name", "pattern", "module", "join")
-_KEYS: Final = (*_KINDS, "to", "layout", "axis", "sizes", "fill", "add", "optional", "alias")
+_OPTIONS: Final = ("axis", "sizes", "fill", "add", "optional", "alias")
+_KEYS: Final = (*_KINDS, "to", "layout", *_OPTIONS)
 _EXAMPLES: Final = {
     "name": 'name = "dense/kernel"\n  to = "fc.weight"',
     "pattern": "pattern = 'layer_(\\d+)/kernel'\n  to = 'layers.\\1.weight'",
@@ -202,9 +203,7 @@ def _rule(place: str, table: Mapping[str, object], words: Mapping[str, Table]) -
             )
         except InvalidArgumentError as error:
             raise InvalidArgumentError(f"{place}: {error}. {example}") from error
-    options: dict[str, Any] = {
-        key: table[key] for key in ("axis", "sizes", "fill", "add", "optional", "alias") if key in table
-    }
+    options: dict[str, Any] = {key: table[key] for key in _OPTIONS if key in table}
     rule = KeyRule(
         cast(Any, tuple(source) if isinstance(source, list) else source),
         cast(Any, tuple(to) if isinstance(to, list) else to),
