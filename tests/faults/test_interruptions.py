@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from own_threads import own_thread_names
 from storages import GatedStorage
 
 import torch_tfckpt as tfckpt
@@ -117,7 +118,7 @@ def test_a_handler_that_saves_finishes_or_is_refused(tmp_path: Path, name: str, 
     for path in (*run.saver.last_checkpoints, *run.manager.checkpoints):
         assert torch.equal(tfckpt.load_file(path).get("w", run.w), run.w)
     assert tfckpt.latest_checkpoint(tmp_path, valid=True) == run.saver.last_checkpoints[-1]
-    assert not [thread for thread in threading.enumerate() if thread.name == "tfckpt-save"]
+    assert "tfckpt-save" not in own_thread_names()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ctrl-C during a `__del__`

@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 import torch
 from claims import within
+from own_threads import own_thread_names, own_threads
 
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import Buffer
@@ -95,10 +96,6 @@ def expected() -> list[bytes]:
     return parts
 
 
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tfckpt")]
-
-
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None, str], Steps]]:
     """Include copies as steps: of whole tensors from their device, and into host memory."""
@@ -119,7 +116,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None, str
         return made
 
     yield make
-    assert threads() == []
+    assert own_thread_names() == []
 
 
 def assert_all_memory_is_back(staging: Staging) -> None:
@@ -148,7 +145,7 @@ def test_each_step_may_fail(snapshot: bool, kind: str, steps: Callable[[int | No
                 transfer.result()
             assert transfer.failed
             assert transfer.staged.is_set(), "a waiting caller would hang"
-            assert threads() == []
+            assert own_thread_names() == []
             assert_all_memory_is_back(staging)
     files = [Memory(steps(None, kind)) for _ in range(LANES)]
     Transfer(plan(), files, staging, snapshot=snapshot).result()
@@ -218,7 +215,7 @@ def test_ctrl_c_while_waiting_stops_everything(
     with pytest.raises(KeyboardInterrupt):
         transfer.result()
     monkeypatch.undo()
-    assert threads() == []
+    assert own_thread_names() == []
     assert transfer.staged.is_set()
     assert_all_memory_is_back(staging)
 
@@ -244,10 +241,9 @@ def test_ctrl_c_while_threads_start_leaves_no_thread(
             patch.setattr(threading.Thread, "start", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 Transfer(plan(), [Memory(made) for _ in range(LANES)], staging, snapshot=True)
-        for thread in threading.enumerate():
-            if thread.name.startswith("tfckpt"):
-                thread.join(60)
-        assert threads() == [], f"after the start of thread {number}"
+        for thread in own_threads():
+            thread.join(60)
+        assert own_thread_names() == [], f"after the start of thread {number}"
         assert_all_memory_is_back(staging)
 
 

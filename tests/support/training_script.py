@@ -7,7 +7,6 @@ import itertools
 import random
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from numbered import STEP, State
+from own_threads import own_thread_names
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt import BaseSaverBuilder, BulkSaverBuilder, Saver, SaverDef
@@ -79,13 +79,9 @@ def train_until_interrupted(folder: str, seed: int, reports: Connection) -> None
         train(folder, seed, reports)
     except KeyboardInterrupt:
         until = time.monotonic() + 10
-        while (left := threads_of_ours()) and time.monotonic() < until:
+        while (left := own_thread_names()) and time.monotonic() < until:
             time.sleep(0.001)  # a background save may be finishing; a thread may be starting or ending
         reports.send(f"interrupted, left: {left}")
-
-
-def threads_of_ours() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tfckpt")]
 
 
 def alternate(folder: str, base: str, numbers: range, reports: Connection) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from own_threads import own_threads
 
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.format import crc32c
@@ -433,10 +434,10 @@ def test_another_thread_closes_the_pipeline() -> None:
 
 def test_threads_end_when_a_pipeline_is_forgotten() -> None:
     """Nobody has to call `close`."""
-    before = set(tfckpt_threads())
+    before = set(own_threads())
     pipeline = Pipeline(2)
     pipeline.read(apart(Memory(bytes(100)), 9))
-    mine = set(tfckpt_threads()) - before
+    mine = set(own_threads()) - before
     assert mine
     del pipeline
     for thread in mine:
@@ -447,23 +448,19 @@ def test_threads_end_when_a_pipeline_is_forgotten() -> None:
 # Threads.
 
 
-def tfckpt_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("tfckpt")]
-
-
 def test_threads_end_with_the_pipeline() -> None:
     """They start with the first plan of several jobs, and `close` waits for them; a later plan starts new ones."""
-    before = len(tfckpt_threads())
+    before = len(own_threads())
     pipeline = Pipeline(2)
     file = Memory(bytes(100))
     pipeline.read(apart(file, 1))
-    assert len(tfckpt_threads()) == before
+    assert len(own_threads()) == before
     for _ in range(2):
         pipeline.read(apart(file, 8))
-        assert before < len(tfckpt_threads()) <= before + 2
+        assert before < len(own_threads()) <= before + 2
         pipeline.close()
         pipeline.close()
-        assert len(tfckpt_threads()) == before
+        assert len(own_threads()) == before
 
 
 def test_jobs_run_in_parallel() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from own_threads import own_thread_names
 
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.local import LOCAL
@@ -96,10 +97,6 @@ def meeting(others: threading.Barrier) -> Callable[[str], None]:
             others.wait()
 
     return wait
-
-
-def tfckpt_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tfckpt-")]
 
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint8]
@@ -265,7 +262,7 @@ def test_the_first_error_stops_everything_and_is_raised(in_order: bool, snapshot
     with pytest.raises(OSError, match="No space left"):
         transfer.result()
     assert transfer.failed and transfer.staged.is_set()
-    assert tfckpt_threads() == []
+    assert own_thread_names() == []
     if snapshot:
         buffers = staging.buffers(2, pinned=False, snapshot=True)
         assert len(buffers._free) == buffers._made
@@ -283,7 +280,7 @@ def test_an_error_while_copying_is_raised() -> None:
     transfer = Transfer(transfer_plan, files, Staging(SMALL), snapshot=True)
     with pytest.raises(RuntimeError):
         transfer.result()
-    assert transfer.staged.is_set() and tfckpt_threads() == []
+    assert transfer.staged.is_set() and own_thread_names() == []
 
 
 def test_a_cancelled_transfer_has_no_running_threads() -> None:
@@ -293,7 +290,7 @@ def test_a_cancelled_transfer_has_no_running_threads() -> None:
     transfer = begin([torch.ones(MIB) for _ in range(6)], [file], Staging(SMALL), snapshot=True)
     threading.Timer(0.05, go.set).start()
     transfer.cancel()
-    assert tfckpt_threads() == []
+    assert own_thread_names() == []
     assert len(file.contents) < 24 * MIB
 
 
@@ -311,7 +308,7 @@ def test_a_thread_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         begin([torch.ones(MIB) for _ in range(6)], [Memory()], Staging(SMALL), snapshot=True)
-    assert tfckpt_threads() == []
+    assert own_thread_names() == []
 
 
 def test_an_empty_plan_is_done_at_once() -> None:
