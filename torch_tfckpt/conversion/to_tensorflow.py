@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred import DeferredTensor
-from torch_tfckpt.conversion.deferred_source import DeferredSource, needed_by, read_tensors
+from torch_tfckpt.conversion.deferred_source import DeferredSource, deferred_tensor, needed_by
 from torch_tfckpt.conversion.training_state import as_training
 from torch_tfckpt.conversion.turning import Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
@@ -67,7 +67,7 @@ def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Seq
     mapper, model = request.prepared(source.path)
     omitted = {name: "left out by include and exclude" for name in excluded}
     names = _names_in(source, omitted, () if model is None else model.state_dict(keep_vars=True))
-    file = {bare: _deferred(source, name) for bare, name in names.items()}
+    file = {bare: deferred_tensor(source, name) for bare, name in names.items()}
     if model is None:
         assert mapper is not None, "checked with the arguments"
         targets = targets_of(_module_with(file, names, omitted))
@@ -133,12 +133,6 @@ def _parts_of_models(source: TensorSource, names: Sequence[str]) -> Collection[s
     keys = [key for key, role in training.roles.items() if role.startswith("a module")]
     parts = [f"{key.replace('/', '.')}." for key in keys] + ["state_dict."]  # Lightning uses "state_dict"
     return [part for part in parts if any(name.startswith(part) for name in names)]
-
-
-def _deferred(source: TensorSource, name: str) -> DeferredTensor:
-    info = source.info(name)
-    assert info.type.dtype is not None, "names of other types are left out"
-    return DeferredTensor.stored(name, info.shape, info.type.dtype, lambda names: read_tensors(source, names))
 
 
 def _module_with(file: Mapping[str, torch.Tensor], names: Mapping[str, str], omitted: dict[str, str]) -> nn.Module:

@@ -17,8 +17,7 @@ from typing import Final
 import torch
 
 from torch_tfckpt.conversion.convert_report import TensorOutcome
-from torch_tfckpt.conversion.deferred import DeferredTensor
-from torch_tfckpt.conversion.deferred_source import DeferredSource, read_tensors
+from torch_tfckpt.conversion.deferred_source import DeferredSource, deferred_tensor
 from torch_tfckpt.conversion.torch_optimizer import TorchOptimizerState, optimizer_state
 from torch_tfckpt.conversion.turning import Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
@@ -100,7 +99,7 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
     values, filled = _values(source, plan, targets, part)
     outcomes = list(_outcomes(reader.keys(), source, plan, part, state, {*excluded}))
     if state is not None:
-        values |= state.values(lambda key: _deferred(source, key))
+        values |= state.values(lambda key: deferred_tensor(source, key))
     contents = None if state is None else state.contents
     return Turned(DeferredSource(source, values), outcomes, filled, remarks, model, part, contents)
 
@@ -146,12 +145,6 @@ def _check(source: TensorSource, plan: LoadPlan, request: TurnRequest, targets: 
     raise FailedPreconditionError(f"{printable(source.path)}: {what}:\n  {lines}\nNothing was written. {fix}")
 
 
-def _deferred(source: TensorSource, key: str) -> DeferredTensor:
-    info = source.info(key)
-    assert info.type.dtype is not None, "checked when the load was planned"
-    return DeferredTensor.stored(key, info.shape, info.type.dtype, lambda names: read_tensors(source, names))
-
-
 def _values(
     source: TensorSource, plan: LoadPlan, targets: Iterable[Target], part: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -166,7 +159,7 @@ def _values(
         value = None
         if target.name in sources:
             made_of = sources[target.name]
-            value = made_of.value({key: _deferred(source, key) for key in made_of.read_keys})
+            value = made_of.value({key: deferred_tensor(source, key) for key in made_of.read_keys})
         elif target.name in constants:
             number = constants[target.name]
             value = torch.full(tuple(target.tensor.shape), number, dtype=target.tensor.dtype, device="cpu")
