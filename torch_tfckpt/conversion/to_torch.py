@@ -18,7 +18,7 @@ import torch
 
 from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred_source import DeferredSource, deferred_tensor
-from torch_tfckpt.conversion.torch_optimizer import TorchOptimizerState, optimizer_state
+from torch_tfckpt.conversion.torch_optimizer import MODEL, TorchOptimizerState, optimizer_state
 from torch_tfckpt.conversion.turning import Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
@@ -37,7 +37,6 @@ from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.text import counted, printable, quoted
 
 _COUNTER: Final = "num_batches_tracked"
-_MODEL: Final = "model."  # prefix of the names if the file also has optimizer state
 
 
 def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence[str]) -> Turned:
@@ -95,7 +94,7 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
         )
         remarks += map(str, findings)
     remarks += [f"the rule for {quoted(rule)} matches nothing" for rule in plan.report.unused_rules if model is None]
-    part = "" if state is None else _MODEL
+    part = "" if state is None else MODEL
     values, filled = _values(source, plan, targets, part)
     outcomes = list(_outcomes(reader.keys(), source, plan, part, state, {*excluded}))
     if state is not None:
