@@ -23,8 +23,9 @@ from torch.nn.parameter import is_lazy
 from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred import DeferredTensor
 from torch_tfckpt.conversion.deferred_source import DeferredSource, deferred_tensor, needed_by
+from torch_tfckpt.conversion.parameter_order import STATISTICS
 from torch_tfckpt.conversion.training_state import as_training
-from torch_tfckpt.conversion.turning import Turned, TurnRequest
+from torch_tfckpt.conversion.turning import COUNTER, Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.foreign_files.sidecar_source import tensorflow_layouts
@@ -41,8 +42,6 @@ from torch_tfckpt.saveables.stored_keys import SHARED
 from torch_tfckpt.text import counted, did_you_mean, listed, printable, quoted
 
 _LISTED: Final = 8  # names in a message
-_COUNTER: Final = "num_batches_tracked"
-_STATISTICS: Final = ("running_mean", "running_var")
 
 
 def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Sequence[str]) -> Turned:
@@ -152,7 +151,7 @@ def _module_with(file: Mapping[str, torch.Tensor], names: Mapping[str, str], omi
                 made[path] = _layer(shapes.get(path, {}))
                 here._modules[part] = made[path]
             here = made[path]
-        if attribute == _COUNTER and any(each in shapes[path] for each in _STATISTICS):
+        if attribute == COUNTER and any(each in shapes[path] for each in STATISTICS):
             omitted[names[name]] = "a counter that TensorFlow does not have"
             continue
         here._buffers[attribute] = torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
@@ -161,7 +160,7 @@ def _module_with(file: Mapping[str, torch.Tensor], names: Mapping[str, str], omi
 
 def _layer(shapes: Mapping[str, Shape]) -> nn.Module:
     """Return a layer without tensors, of the kind that these names and shapes imply."""
-    if any(name in shapes for name in _STATISTICS):
+    if any(name in shapes for name in STATISTICS):
         return layer_with(["gamma", "beta", "moving_mean", "moving_variance"])
     weight = shapes.get("weight")
     if weight is None:

@@ -19,7 +19,7 @@ import torch
 from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred_source import DeferredSource, deferred_tensor
 from torch_tfckpt.conversion.torch_optimizer import MODEL, TorchOptimizerState, optimizer_state
-from torch_tfckpt.conversion.turning import Turned, TurnRequest
+from torch_tfckpt.conversion.turning import COUNTER, Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
@@ -35,8 +35,6 @@ from torch_tfckpt.models.semantics import find_semantics
 from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.text import counted, printable, quoted
-
-_COUNTER: Final = "num_batches_tracked"
 
 
 def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence[str]) -> Turned:
@@ -105,7 +103,7 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
 
 def _leave_out_counters(plan: LoadPlan) -> None:
     """Ignore num_batches_tracked, which checkpoints from torch contain, instead of asking for a rule."""
-    counters = [key for key in plan.report.unexpected if variable_name_of(key) == _COUNTER]
+    counters = [key for key in plan.report.unexpected if variable_name_of(key) == COUNTER]
     plan.report.unexpected[:] = [key for key in plan.report.unexpected if key not in {*counters}]
     plan.report.ignored.extend(counters)
 
@@ -235,7 +233,7 @@ def _reason(key: str, plan: LoadPlan, replaced: Mapping[str, str], excluded: set
     mismatch = next((each for each in plan.report.mismatched if key in each.key), None)
     if mismatch is not None:
         return "does not fit the module"
-    return "a counter" if variable_name_of(key) == _COUNTER else "a counter of a wrapper"
+    return "a counter" if variable_name_of(key) == COUNTER else "a counter of a wrapper"
 
 
 _OF_KINDS: Final = {
