@@ -21,7 +21,7 @@ from torch_tfckpt.models.averages import OUTPUT
 from torch_tfckpt.models.named_kinds import POWERS, Kinds
 from torch_tfckpt.models.named_slots import stem_of
 from torch_tfckpt.optimizers.kinds import OptimizerKind
-from torch_tfckpt.optimizers.slots import named_states
+from torch_tfckpt.optimizers.slots import named_states, numbered_name
 from torch_tfckpt.optimizers.stored_optimizer import GLOBAL_STEP, StoredOptimizer
 from torch_tfckpt.text import listed, quoted
 
@@ -78,7 +78,7 @@ class NamedOptimizers:
         """Yield state name and key of each tensor that has a slot's name, but not the slot's shape or type."""
         bare = key.removesuffix(OUTPUT)
         for number, state in enumerate(kind.in_order):
-            slot_key = f"{bare}/{kind.name}{f'_{number}' if number else ''}{key[len(bare) :]}"
+            slot_key = f"{bare}/{numbered_name(kind.name, number)}{key[len(bare) :]}"
             if slot_key in self._reader and slot_key not in self._slots:
                 yield state, slot_key
 
