@@ -344,8 +344,9 @@ def _select(
     wanted = without(listing.names, report.omitted)
     chosen = selection.select(wanted, keep_object_graph=keep_graph, object_paths=paths)
     if not keep_graph:
-        report.remarks += layout_remarks(source, chosen.new_names)
-        report.sidecar += kept_layouts(source, chosen.new_names)
+        kept = kept_layouts(source, chosen.new_names)
+        report.sidecar += kept
+        report.remarks += layout_remarks(source, chosen.new_names, kept)
     rename = selection.new_name if selection.renames else None
     if graph is not None and selection and OBJECT_GRAPH_KEY in chosen.new_names:
         for left_out, others in other_keys(graph, chosen.left_out).items():

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from torch_tfckpt.conversion.casting import casting_lines
 from torch_tfckpt.conversion.training_state import training_lines
@@ -13,6 +13,7 @@ from torch_tfckpt.text import byte_text, counted, encodable, first_lines, listed
 _LISTED: Final = 8  # number of shared tensors that the text of a report lists
 KEPT_LAYOUT: Final = "only that its axes are in TensorFlow's order; the values are in the target"
 _NAMED: Final = 5  # number of tensors with the same damage that the text of a report lists
+_Value = TypeVar("_Value")
 
 
 class ConvertedTensor(NamedTuple):
@@ -228,22 +229,17 @@ class ConvertReport:
         )
 
     def _turned(self) -> Iterator[str]:
-        """Yield what was done to the tensors, and lines for those that are left out."""
+        """Yield what was done to the tensors."""
         counts = Counter(outcome.transform for outcome in self.outcomes if outcome.new_name is not None)
         for transform, count in counts.items():
             yield f"  {transform}: {counted(count, 'tensor')}"
 
     def _filled(self) -> Iterator[str]:
         """Yield lines for tensors that are filled or left out."""
-        by_value: dict[float, list[str]] = {}
-        for name, number in self.filled.items():
-            by_value.setdefault(number, []).append(name)
-        for number, names in by_value.items():
+        for number, names in _names_by_value(self.filled).items():
             yield f"not stored, filled with {number:g}: {counted(len(names), 'tensor')}, {listed(names, _NAMED)}"
         left_out = {outcome.name: outcome.reason for outcome in self.outcomes if outcome.new_name is None}
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in (left_out | self.omitted).items():
-            by_reason.setdefault(reason, []).append(name)
+        by_reason = _names_by_value(left_out | self.omitted)
         if by_reason:
             yield "left out:"
         for reason, names in by_reason.items():
@@ -252,14 +248,20 @@ class ConvertReport:
 
 def _grouped(damaged: Mapping[str, str]) -> Iterator[str]:
     """Yield one line for each reason, such as a missing data file, with the damaged tensors that share it."""
-    names_of_reason: dict[str, list[str]] = {}
-    for name, reason in damaged.items():
-        names_of_reason.setdefault(reason.replace(f"tensor {quoted(name)}: ", ""), []).append(name)
-    for reason, names in names_of_reason.items():
+    reasons = {name: reason.replace(f"tensor {quoted(name)}: ", "") for name, reason in damaged.items()}
+    for reason, names in _names_by_value(reasons).items():
         if len(names) == 1:
             yield f"  {quoted(names[0])}: {damaged[names[0]]}"
         else:
             yield f"  {counted(len(names), 'tensor')}, {listed(names, _NAMED)}: {reason}"
+
+
+def _names_by_value(values: Mapping[str, _Value]) -> dict[_Value, list[str]]:
+    """Return each value with the names that have it."""
+    found: dict[_Value, list[str]] = {}
+    for name, value in values.items():
+        found.setdefault(value, []).append(name)
+    return found
 
 
 def _described(item: ConvertedTensor | SidecarTensor) -> str:

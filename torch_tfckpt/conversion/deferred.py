@@ -15,7 +15,7 @@ Contract:
     steps       `steps` names the operations that are applied to the stored tensors, for reports
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -88,16 +88,13 @@ class DeferredTensor(torch.Tensor):
     @property
     def names(self) -> list[str]:
         """The stored tensors that are needed, each once."""
-        found: dict[str, None] = {}
-        self._visit(found, {})
-        return list(found)
+        return list(dict.fromkeys(each.origin for each in self._walk() if isinstance(each.origin, str)))
 
     @property
     def steps(self) -> list[str]:
         """What is done to the stored tensors, each kind of step once: ["permute", "join"]."""
-        found: dict[str, None] = {}
-        self._visit({}, found)
-        return list(found)
+        found = [word for each in self._walk() if (word := _word_of(each)) is not None]
+        return list(dict.fromkeys(reversed(found)))
 
     def compute(self, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the value, which may be a view of a stored tensor and have any strides.
@@ -108,35 +105,38 @@ class DeferredTensor(torch.Tensor):
         origin = self.origin
         while isinstance(origin, _Step) and origin.function in _COPIES:  # the order in memory does not matter
             [copied] = origin.arguments
-            origin = copied.origin if isinstance(copied, DeferredTensor) else ""
-        known: dict[int, Any] = {}
-        return stored[origin] if isinstance(origin, str) else _run(origin, stored, known)
+            origin = copied.origin
+        return stored[origin] if isinstance(origin, str) else _run(origin, stored, {})
 
-    def _visit(self, names: dict[str, None], steps: dict[str, None]) -> None:
+    def _walk(self) -> "Iterator[DeferredTensor]":
+        """Yield this tensor and all those that it is computed from, each once."""
         waiting: list[DeferredTensor] = [self]
         seen: set[int] = set()
-        found: list[str] = []
         while waiting:
             here = waiting.pop()
             if id(here) in seen:
                 continue
             seen.add(id(here))
-            if isinstance(here.origin, str):
-                names[here.origin] = None
-                continue
-            word = here.origin.function.overloadpacket.__name__
-            found += [_WORDS[word]] if word in _WORDS and not _changes_nothing(here, word) else []
-            leaves = tree_flatten((here.origin.arguments, here.origin.options))[0]
-            waiting += [leaf for leaf in reversed(leaves) if isinstance(leaf, DeferredTensor)]
-        steps.update(dict.fromkeys(reversed(found)))
+            yield here
+            if isinstance(here.origin, _Step):
+                leaves = tree_flatten((here.origin.arguments, here.origin.options))[0]
+                waiting += [leaf for leaf in reversed(leaves) if isinstance(leaf, DeferredTensor)]
 
 
-def _changes_nothing(result: DeferredTensor, word: str) -> bool:
-    """Return whether an operation leaves all axes as they were, such as a permutation of one axis."""
-    assert isinstance(result.origin, _Step)
-    before = result.origin.arguments[0]
+def _word_of(result: DeferredTensor) -> str | None:
+    """Return the kind of the operation that gives a tensor; None if it is stored, or if no report mentions it.
+
+    Operations that leave all axes as they were are not mentioned, such as a permutation of one axis.
+    """
+    if isinstance(result.origin, str):
+        return None
+    name = result.origin.function.overloadpacket.__name__
+    word = _WORDS.get(name)
+    before = result.origin.arguments[0] if word is not None else None
     is_view = isinstance(before, DeferredTensor) and before.shape == result.shape
-    return is_view and (_WORDS[word] == "reshape" or (word == "permute" and before.stride() == result.stride()))
+    if is_view and (word == "reshape" or (name == "permute" and before.stride() == result.stride())):
+        return None
+    return word
 
 
 def _meta_of(value: Any) -> Any:

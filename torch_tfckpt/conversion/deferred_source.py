@@ -60,6 +60,16 @@ class DeferredSource(DerivedSource):
                     yield name, value
 
 
+def deferred_tensor(source: TensorSource, name: str) -> DeferredTensor:
+    """Return a tensor of a source, to be read later.
+
+    REQUIRES: torch has its dtype.
+    """
+    info = source.info(name)
+    assert info.type.dtype is not None, "tensors of other types are left out"
+    return DeferredTensor.stored(name, info.shape, info.type.dtype, lambda names: read_tensors(source, names))
+
+
 def needed_by(value: object) -> list[str]:
     """Return the names of the stored tensors that a value is computed from."""
     return value.names if isinstance(value, DeferredTensor) else []

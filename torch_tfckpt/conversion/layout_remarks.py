@@ -5,7 +5,7 @@ torch's layout. If tensors in TensorFlow's layout were renamed like this, the si
 does not assume torch's layout.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from torch_tfckpt.conversion.convert_report import KEPT_LAYOUT, SidecarTensor
@@ -22,33 +22,32 @@ _HOW: Final = "To turn them into torch's, convert the checkpoint with to_torch=T
 _OF_TORCH: Final = "weight"
 
 
-def layout_remarks(source: TensorSource, new_names: Mapping[str, str]) -> list[str]:
+def layout_remarks(source: TensorSource, names: Iterable[str], kept: Sequence[SidecarTensor]) -> list[str]:
     """Return the remark on a conversion into a file of another format, or nothing.
 
     Args:
-        new_names: Name in the source -> name in the target.
+        names: Names in the source.
+        kept: The result of `kept_layouts`.
     """
     if not isinstance(source, CheckpointSource):
         return []
-    of_tensorflow = [name for name in new_names if _is_turned(source, name)]
-    if not of_tensorflow:
-        return []
-    renamed = [name for name in of_tensorflow if _is_renamed(name, new_names[name])]
-    if renamed:
-        first = renamed[0]
+    if kept:
+        first = kept[0]
         return [
-            f"{counted(len(renamed), 'tensor')} renamed to torch's names, but the layouts are still TensorFlow's: "
-            f"{quoted(new_names[first])} was {quoted(first)} {shape_text(source.info(first).shape)}. A square kernel "
-            f"would be loaded without an error, and be wrong. {_HOW}"
+            f"{counted(len(kept), 'tensor')} renamed to torch's names, but the layouts are still TensorFlow's: "
+            f"{quoted(first.new_name)} was {quoted(first.name)} {shape_text(first.shape)}. A square kernel would be "
+            f"loaded without an error, and be wrong. {_HOW}"
         ]
-    return [f"names and layouts are still TensorFlow's: a kernel is [in, out] or [height, width, in, out]. {_HOW}"]
+    if any(_is_turned(source, name) for name in names):
+        return [f"names and layouts are still TensorFlow's: a kernel is [in, out] or [height, width, in, out]. {_HOW}"]
+    return []
 
 
 def kept_layouts(source: TensorSource, new_names: Mapping[str, str]) -> list[SidecarTensor]:
     """Return the tensors that get torch's names, but keep TensorFlow's order of axes.
 
     Args:
-        new_names: As for `layout_remarks`.
+        new_names: Name in the source -> name in the target.
     """
     kept = tensorflow_layouts(source)
     if isinstance(source, CheckpointSource):

@@ -20,7 +20,7 @@ from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.text import counted
 
 MAX_STEPS: Final = 1_000_000  # per search, about 2 s; 100,000 parameters in one group take 200,000 steps
-_STATISTICS: Final = frozenset({"running_mean", "running_var"})  # buffers of torch's BatchNorm and InstanceNorm
+STATISTICS: Final = frozenset({"running_mean", "running_var"})  # buffers of torch's BatchNorm and InstanceNorm
 
 
 class AmbiguousPositionsError(InvalidArgumentError):
@@ -109,8 +109,8 @@ def _known_buffers(entries: Mapping[str, ModelTensor]) -> set[str]:
     found = {name for name, entry in entries.items() if not entry.may_be_parameter}
     for name, entry in entries.items():
         prefix = name[: name.rfind(".") + 1]
-        statistics = [entries.get(prefix + each) for each in _STATISTICS]
-        if name[len(prefix) :] in _STATISTICS and statistics == [entry, entry]:
+        statistics = [entries.get(prefix + each) for each in STATISTICS]
+        if name[len(prefix) :] in STATISTICS and statistics == [entry, entry]:
             found.add(name)
     return found
 

@@ -22,9 +22,10 @@ from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred import DeferredTensor
-from torch_tfckpt.conversion.deferred_source import DeferredSource, needed_by, read_tensors
+from torch_tfckpt.conversion.deferred_source import DeferredSource, deferred_tensor, needed_by
+from torch_tfckpt.conversion.parameter_order import STATISTICS
 from torch_tfckpt.conversion.training_state import as_training
-from torch_tfckpt.conversion.turning import Turned, TurnRequest
+from torch_tfckpt.conversion.turning import COUNTER, Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.foreign_files.sidecar_source import tensorflow_layouts
@@ -41,8 +42,6 @@ from torch_tfckpt.saveables.stored_keys import SHARED
 from torch_tfckpt.text import counted, did_you_mean, listed, printable, quoted
 
 _LISTED: Final = 8  # names in a message
-_COUNTER: Final = "num_batches_tracked"
-_STATISTICS: Final = ("running_mean", "running_var")
 
 
 def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Sequence[str]) -> Turned:
@@ -67,7 +66,7 @@ def turn_to_tensorflow(source: TensorSource, request: TurnRequest, excluded: Seq
     mapper, model = request.prepared(source.path)
     omitted = {name: "left out by include and exclude" for name in excluded}
     names = _names_in(source, omitted, () if model is None else model.state_dict(keep_vars=True))
-    file = {bare: _deferred(source, name) for bare, name in names.items()}
+    file = {bare: deferred_tensor(source, name) for bare, name in names.items()}
     if model is None:
         assert mapper is not None, "checked with the arguments"
         targets = targets_of(_module_with(file, names, omitted))
@@ -135,12 +134,6 @@ def _parts_of_models(source: TensorSource, names: Sequence[str]) -> Collection[s
     return [part for part in parts if any(name.startswith(part) for name in names)]
 
 
-def _deferred(source: TensorSource, name: str) -> DeferredTensor:
-    info = source.info(name)
-    assert info.type.dtype is not None, "names of other types are left out"
-    return DeferredTensor.stored(name, info.shape, info.type.dtype, lambda names: read_tensors(source, names))
-
-
 def _module_with(file: Mapping[str, torch.Tensor], names: Mapping[str, str], omitted: dict[str, str]) -> nn.Module:
     """Return a module with the tensors of a file, in layers of the kinds that their names imply."""
     shapes: dict[str, dict[str, Shape]] = {}
@@ -158,7 +151,7 @@ def _module_with(file: Mapping[str, torch.Tensor], names: Mapping[str, str], omi
                 made[path] = _layer(shapes.get(path, {}))
                 here._modules[part] = made[path]
             here = made[path]
-        if attribute == _COUNTER and any(each in shapes[path] for each in _STATISTICS):
+        if attribute == COUNTER and any(each in shapes[path] for each in STATISTICS):
             omitted[names[name]] = "a counter that TensorFlow does not have"
             continue
         here._buffers[attribute] = torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
@@ -167,7 +160,7 @@ def _module_with(file: Mapping[str, torch.Tensor], names: Mapping[str, str], omi
 
 def _layer(shapes: Mapping[str, Shape]) -> nn.Module:
     """Return a layer without tensors, of the kind that these names and shapes imply."""
-    if any(name in shapes for name in _STATISTICS):
+    if any(name in shapes for name in STATISTICS):
         return layer_with(["gamma", "beta", "moving_mean", "moving_variance"])
     weight = shapes.get("weight")
     if weight is None:

@@ -17,10 +17,9 @@ from typing import Final
 import torch
 
 from torch_tfckpt.conversion.convert_report import TensorOutcome
-from torch_tfckpt.conversion.deferred import DeferredTensor
-from torch_tfckpt.conversion.deferred_source import DeferredSource, read_tensors
-from torch_tfckpt.conversion.torch_optimizer import TorchOptimizerState, optimizer_state
-from torch_tfckpt.conversion.turning import Turned, TurnRequest
+from torch_tfckpt.conversion.deferred_source import DeferredSource, deferred_tensor
+from torch_tfckpt.conversion.torch_optimizer import MODEL, TorchOptimizerState, optimizer_state
+from torch_tfckpt.conversion.turning import COUNTER, Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
@@ -36,9 +35,6 @@ from torch_tfckpt.models.semantics import find_semantics
 from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.text import counted, printable, quoted
-
-_COUNTER: Final = "num_batches_tracked"
-_MODEL: Final = "model."  # prefix of the names if the file also has optimizer state
 
 
 def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence[str]) -> Turned:
@@ -96,18 +92,18 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
         )
         remarks += map(str, findings)
     remarks += [f"the rule for {quoted(rule)} matches nothing" for rule in plan.report.unused_rules if model is None]
-    part = "" if state is None else _MODEL
+    part = "" if state is None else MODEL
     values, filled = _values(source, plan, targets, part)
     outcomes = list(_outcomes(reader.keys(), source, plan, part, state, {*excluded}))
     if state is not None:
-        values |= state.values(lambda key: _deferred(source, key))
+        values |= state.values(lambda key: deferred_tensor(source, key))
     contents = None if state is None else state.contents
     return Turned(DeferredSource(source, values), outcomes, filled, remarks, model, part, contents)
 
 
 def _leave_out_counters(plan: LoadPlan) -> None:
     """Ignore num_batches_tracked, which checkpoints from torch contain, instead of asking for a rule."""
-    counters = [key for key in plan.report.unexpected if variable_name_of(key) == _COUNTER]
+    counters = [key for key in plan.report.unexpected if variable_name_of(key) == COUNTER]
     plan.report.unexpected[:] = [key for key in plan.report.unexpected if key not in {*counters}]
     plan.report.ignored.extend(counters)
 
@@ -146,12 +142,6 @@ def _check(source: TensorSource, plan: LoadPlan, request: TurnRequest, targets: 
     raise FailedPreconditionError(f"{printable(source.path)}: {what}:\n  {lines}\nNothing was written. {fix}")
 
 
-def _deferred(source: TensorSource, key: str) -> DeferredTensor:
-    info = source.info(key)
-    assert info.type.dtype is not None, "checked when the load was planned"
-    return DeferredTensor.stored(key, info.shape, info.type.dtype, lambda names: read_tensors(source, names))
-
-
 def _values(
     source: TensorSource, plan: LoadPlan, targets: Iterable[Target], part: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -166,7 +156,7 @@ def _values(
         value = None
         if target.name in sources:
             made_of = sources[target.name]
-            value = made_of.value({key: _deferred(source, key) for key in made_of.read_keys})
+            value = made_of.value({key: deferred_tensor(source, key) for key in made_of.read_keys})
         elif target.name in constants:
             number = constants[target.name]
             value = torch.full(tuple(target.tensor.shape), number, dtype=target.tensor.dtype, device="cpu")
@@ -243,7 +233,7 @@ def _reason(key: str, plan: LoadPlan, replaced: Mapping[str, str], excluded: set
     mismatch = next((each for each in plan.report.mismatched if key in each.key), None)
     if mismatch is not None:
         return "does not fit the module"
-    return "a counter" if variable_name_of(key) == _COUNTER else "a counter of a wrapper"
+    return "a counter" if variable_name_of(key) == COUNTER else "a counter of a wrapper"
 
 
 _OF_KINDS: Final = {

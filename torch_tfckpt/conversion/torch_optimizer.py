@@ -28,8 +28,10 @@ from torch_tfckpt.models.load_plan import LoadPlan
 from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.models.optimizer_slots import SlotPlan, plan_slots
 from torch_tfckpt.optimizers.kinds import ADAMS, CONVERTED, TORCH_CLASSES
+from torch_tfckpt.saveables.identity import identity_of
 from torch_tfckpt.text import listed
 
+MODEL: Final = "model."  # prefix of the names of the module's tensors
 _PART: Final = "optimizer.state."
 _LISTED: Final = 8
 # Arguments that have no default in torch, or without which the optimizer has no state.
@@ -75,7 +77,7 @@ class TorchOptimizerState:
             own = {name: tensors.pop(f"{_PART}{number}.{name}", value) for name, value in values.items()}
             if not any(isinstance(value, torch.Tensor) for value in own.values()):
                 state[number] = own
-        model = {name.removeprefix("model."): value for name, value in tensors.items()}
+        model = {name.removeprefix(MODEL): value for name, value in tensors.items()}
         return {"model": model, "optimizer": {"state": state, "param_groups": self._packed["param_groups"]}}
 
 
@@ -118,17 +120,16 @@ def optimizer_state(
             f"{reader.path}: no state of {type(state.optimizer).__name__} is stored for "
             f"{listed(state.plan.missing, _LISTED)}. Omit optimizer, or pass strict=False to convert the rest"
         )
-    _describe(state, plan)
+    _describe(state)
     return state
 
 
-def _describe(state: TorchOptimizerState, plan: LoadPlan) -> None:
+def _describe(state: TorchOptimizerState) -> None:
     """Fill in the names and the remarks."""
     numbers = {id(each): number for number, each in enumerate(state.optimizer.param_groups[0]["params"])}
-    sources = {id(place.tensor): source for target, source in plan.loads for place in target.places}
     for slot in state.plan.state.slots:
         number, shape = numbers[id(slot.parameter)], tuple(slot.parameter.shape)
-        layout = sources[id(slot.parameter)].layout.name
+        layout = state.plan.loaded[identity_of(slot.parameter)][1].layout.name
         for key in slot.keys:
             state.names.setdefault(key, []).append((f"{_PART}{number}.{slot.state}", shape, layout))
     kind = type(state.optimizer)

@@ -25,6 +25,7 @@ from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.sources import Averages
 from torch_tfckpt.storage.names import AnyPath
 
+COUNTER: Final = "num_batches_tracked"  # a buffer of torch's BatchNorm; TensorFlow has no such variable
 _RULES: Final = "`preset`, `map` or `infer`"
 
 

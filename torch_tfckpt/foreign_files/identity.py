@@ -13,11 +13,6 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-import torch
-
-from torch_tfckpt.format import crc32c
-from torch_tfckpt.transfer.host_bytes import row_major_pieces
-
 IDENTITY_KEY: Final = "torch_tfckpt"
 IDENTITY_SIZE: Final = 16  # hexadecimal digits
 
@@ -38,11 +33,3 @@ def identity_of_sums(sums: Mapping[str, int]) -> str:
 def identity_of_archive(members: Iterable[zipfile.ZipInfo]) -> str:
     """Return the identity of a zip archive, from its directory."""
     return identity_of(f"{member.CRC} {member.file_size} {member.filename}" for member in members)
-
-
-def sum_of(tensor: torch.Tensor) -> int:
-    """Return the CRC-32C of the elements of a tensor in host memory, in row-major order."""
-    crc = 0
-    for piece in row_major_pieces(tensor):
-        crc = crc32c.extend(crc, piece)
-    return crc

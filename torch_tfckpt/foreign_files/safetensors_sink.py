@@ -17,7 +17,7 @@ from typing import Final
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.foreign_files.identity import IDENTITY_KEY, IDENTITY_SIZE, identity_of, sum_of
+from torch_tfckpt.foreign_files.identity import IDENTITY_KEY, IDENTITY_SIZE, identity_of
 from torch_tfckpt.foreign_files.publishing import publish_files, publish_shards
 from torch_tfckpt.foreign_files.safetensors import shards_of_index
 from torch_tfckpt.foreign_files.safetensors_format import METADATA_KEY, WORDS, HeaderEntry, lay_out
@@ -26,8 +26,9 @@ from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import WritableFile
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import quoted
-from torch_tfckpt.transfer.host_bytes import byte_view, row_major_pieces
+from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import Pipeline, WriteRequest
+from torch_tfckpt.transfer.writes import write_in_pieces
 
 _UNKNOWN: Final = "0" * IDENTITY_SIZE  # in place of the identity until all tensors are written
 _UNITS: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -140,21 +141,20 @@ class SafetensorsSink:
             shard.path = path
 
     def write(self, values: Mapping[str, FileValue]) -> None:
-        requests = []
+        requests: dict[str, WriteRequest] = {}
+        sums: dict[str, int] = {}
         shard = None
         for name, value in values.items():
             assert isinstance(value, torch.Tensor), "refused before"
             shard = self._shard_of[name]
             output, offset = self._output(shard), shard.tensors[name].offset
-            if self._sums is not None:
-                self._sums[name] = sum_of(value)
             if value.is_contiguous():
-                requests.append(WriteRequest(output, offset, byte_view(value)))
-                continue
-            for piece in row_major_pieces(value):
-                self._pipeline.write([WriteRequest(output, offset, piece)])
-                offset += len(piece)
-        self._pipeline.write(requests)
+                requests[name] = WriteRequest(output, offset, byte_view(value))
+            else:
+                sums[name] = write_in_pieces(self._pipeline, output, offset, value)
+        sums.update(zip(requests, self._pipeline.write([*requests.values()]), strict=True))
+        if self._sums is not None:
+            self._sums.update(sums)
         for done in self._shards:
             if done is not shard:  # complete, since values arrive in the order of `plan`; close it to limit open files
                 done.close()

@@ -17,7 +17,7 @@ from torch_tfckpt.bundle.unfinished import data_files_of
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError
-from torch_tfckpt.foreign_files.identity import identity_of_sums, sum_of
+from torch_tfckpt.foreign_files.identity import identity_of_sums
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, StoredBytes, TensorInfo
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.coding import decode_varint
@@ -30,6 +30,7 @@ from torch_tfckpt.format.variant_tensor import encode_variants
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.text import quoted
+from torch_tfckpt.transfer.host_bytes import row_major_pieces
 
 _log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class CheckpointSink:
                 self._writer.add(name, value, dtype=dtype)
                 self._nbytes += value.numel() * value.dtype.itemsize
                 if self._summed:
-                    self._sums[name] = crc32c.mask(sum_of(value))
+                    self._sums[name] = crc32c.mask(_sum_of(value))
             else:
                 stored, checksum, shape = _stored(name, value)
                 self._writer.add_stored(name, dtype, shape, stored, checksum)
@@ -183,6 +184,14 @@ class CheckpointSink:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.abandon()
+
+
+def _sum_of(tensor: torch.Tensor) -> int:
+    """Return the CRC-32C of the elements of a tensor in host memory, in row-major order."""
+    crc = 0
+    for piece in row_major_pieces(tensor):
+        crc = crc32c.extend(crc, piece)
+    return crc
 
 
 def _stored(name: str, value: FileValue) -> tuple[bytes, int, Shape]:

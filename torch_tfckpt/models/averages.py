@@ -24,6 +24,7 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.object_graph import ObjectGraph, TrackableObject
 from torch_tfckpt.optimizers.slots import is_optimizer, listed_originals, number_nodes
+from torch_tfckpt.optimizers.stored_optimizer import GLOBAL_STEP
 
 # Appended to a variable's name to form the name of its exponential moving average.
 AVERAGE: Final = "/ExponentialMovingAverage"
@@ -35,7 +36,6 @@ SCOPES: Final = 16
 _DEFAULT_NAME: Final = AVERAGE.removeprefix("/")
 # Names that programs give to averages. They count only if the variable is stored with the same shape.
 _OTHER_NAMES: Final = re.compile(r"(?:[^/]*_)?ema(?:_[^/]*)?|[^/]*average[^/]*", re.IGNORECASE)
-_GLOBAL_STEP: Final = "global_step"
 _LIST_OF_KERAS: Final = "_model_variables_moving_average"
 _SLOT: Final = "average"
 
@@ -85,7 +85,7 @@ def count_of_updates(reader: CheckpointReader) -> int | None:
     graph = reader.object_graph
     keys: set[str | None]
     if graph is None:
-        keys = {key for key in (_GLOBAL_STEP, _GLOBAL_STEP + OUTPUT) if key in reader}
+        keys = {key for key in (GLOBAL_STEP, GLOBAL_STEP + OUTPUT) if key in reader}
     else:
         counters = (
             number_nodes(graph, number).get("iter") for number, node in enumerate(graph.nodes) if _averages(node)

@@ -21,14 +21,13 @@ from torch_tfckpt.models.averages import OUTPUT
 from torch_tfckpt.models.named_kinds import POWERS, Kinds
 from torch_tfckpt.models.named_slots import stem_of
 from torch_tfckpt.optimizers.kinds import OptimizerKind
-from torch_tfckpt.optimizers.slots import named_states
-from torch_tfckpt.optimizers.stored_optimizer import StoredOptimizer
+from torch_tfckpt.optimizers.slots import named_states, numbered_name
+from torch_tfckpt.optimizers.stored_optimizer import GLOBAL_STEP, StoredOptimizer
 from torch_tfckpt.text import listed, quoted
 
 Owner = tuple[str, str]
 """Scope and name of a stored optimizer."""
 
-_GLOBAL_STEP: Final = "global_step"
 _POWERS: Final = ("beta1_power", "beta2_power")
 _KERAS_NAMES: Final[Mapping[str, Sequence[str]]] = {  # Keras 2's name -> other names
     "iter": ("iterations", "iteration"), "learning_rate": ("lr",), "beta_1": (), "beta_2": (), "momentum": (),
@@ -79,7 +78,7 @@ class NamedOptimizers:
         """Yield state name and key of each tensor that has a slot's name, but not the slot's shape or type."""
         bare = key.removesuffix(OUTPUT)
         for number, state in enumerate(kind.in_order):
-            slot_key = f"{bare}/{kind.name}{f'_{number}' if number else ''}{key[len(bare) :]}"
+            slot_key = f"{bare}/{numbered_name(kind.name, number)}{key[len(bare) :]}"
             if slot_key in self._reader and slot_key not in self._slots:
                 yield state, slot_key
 
@@ -116,10 +115,10 @@ class NamedOptimizers:
         return is_only_one or not self._places_of_both.isdisjoint(_own_places(scope, stem))
 
     def _global_step(self) -> dict[str, str]:
-        if _GLOBAL_STEP in self._names:
-            return {_GLOBAL_STEP: self._names[_GLOBAL_STEP]}
-        scoped = [name for name in self._names if name.endswith(f"/{_GLOBAL_STEP}")]
-        return {_GLOBAL_STEP: self._names[scoped[0]]} if len(scoped) == 1 else {}
+        if GLOBAL_STEP in self._names:
+            return {GLOBAL_STEP: self._names[GLOBAL_STEP]}
+        scoped = [name for name in self._names if name.endswith(f"/{GLOBAL_STEP}")]
+        return {GLOBAL_STEP: self._names[scoped[0]]} if len(scoped) == 1 else {}
 
     def _power(self, power: str, owner: Owner, *, is_needed: bool) -> str | None:
         """Return the key of an optimizer's power of a beta; None if it is not stored or not known."""

@@ -81,6 +81,11 @@ def stem_and_number(part: str) -> tuple[str, int]:
     return (part, 0) if numbered is None else (numbered[1], int(numbered[2]))
 
 
+def numbered_name(stem: str, number: int) -> str:
+    """Return the last part of the name of a slot: the inverse of `stem_and_number`."""
+    return f"{stem}_{number}" if number else stem
+
+
 def named_states(
     kind: OptimizerKind, parts: Collection[str], has_powers: Callable[[str], bool]
 ) -> dict[str, dict[str, str]]:
@@ -106,7 +111,7 @@ def named_states(
         # If several optimizers with the same name train a variable, their slots are numbered consecutively.
         in_order = kind.numbered(len(numbered))
         for first in sorted({number - number % len(in_order) for number in numbered}):
-            name = f"{stem}_{first}" if first else stem
+            name = numbered_name(stem, first)
             found[name] = {state: numbered[n] for n, state in enumerate(in_order, first) if n in numbered}
     if kind is ADAM:
         found.update(_lettered(parts))

@@ -19,6 +19,7 @@ import torch
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.optimizers.kinds import LR_IN_MOMENTUM, MOMENTUM, RMSPROP, STEP, OptimizerKind, kind_of
+from torch_tfckpt.optimizers.slots import numbered_name
 from torch_tfckpt.optimizers.stored_optimizer import GLOBAL_STEP
 from torch_tfckpt.saveables.identity import Identity, identity_of
 
@@ -59,8 +60,7 @@ def state_to_tensorflow(optimizer: torch.optim.Optimizer) -> WrittenState:
         in_order = ()  # SGD without momentum
     slots: dict[str, dict[Identity, torch.Tensor]] = {}
     for number, state in enumerate(in_order):
-        suffix = f"{kind.name}_{number}" if number else kind.name
-        slots[suffix] = {
+        slots[numbered_name(kind.name, number)] = {
             identity_of(parameter): _value(optimizer, kind, group, parameter, state)
             for group in groups
             for parameter in group["params"]

@@ -65,7 +65,9 @@ def write_tensors(pipeline: Pipeline, writes: Sequence[Write], files: Sequence[W
     sums: list[int] = []
     for run in runs:
         if _is_written_in_pieces(run):
-            sums.append(_write_pieces(pipeline, run[0], files[run[0].file]))
+            [write] = run
+            assert isinstance(write.source, torch.Tensor)
+            sums.append(write_in_pieces(pipeline, files[write.file], write.offset, write.source.detach()))
             continue
         request, whole = next(results)
         if len(run) == 1:
@@ -83,13 +85,12 @@ def _is_written_in_pieces(run: Sequence[Write]) -> bool:
     return source.device.type == "cpu" and not (source.is_contiguous() or source.is_conj() or source.is_neg())
 
 
-def _write_pieces(pipeline: Pipeline, write: Write, file: WritableFile) -> int:
-    """Write a tensor without copying it as a whole; return the CRC-32C."""
-    assert isinstance(write.source, torch.Tensor)
-    crc, offset = 0, write.offset
-    for piece in row_major_pieces(write.source.detach()):
-        pipeline.write([WriteRequest(file, offset, piece)])
-        crc, offset = crc32c.extend(crc, piece), offset + len(piece)
+def write_in_pieces(pipeline: Pipeline, file: WritableFile, offset: int, tensor: torch.Tensor) -> int:
+    """Write a CPU tensor of any strides without copying it as a whole; return the CRC-32C (not masked)."""
+    crc = 0
+    for piece in row_major_pieces(tensor):
+        [of_piece] = pipeline.write([WriteRequest(file, offset, piece)])
+        crc, offset = crc32c.combine(crc, of_piece, len(piece)), offset + len(piece)
     return crc
 
 
