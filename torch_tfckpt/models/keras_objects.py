@@ -119,10 +119,7 @@ class KerasVariable(Trackable):
         return SavedValues({VARIABLE_VALUE: key}, [_KerasSaveable(self._variable, key)])
 
     def to_restore(self, stored: StoredNode) -> RestoredValues:
-        key = stored.keys.get(VARIABLE_VALUE)
-        if key is None:
-            return RestoredValues()
-        return RestoredValues([_KerasSaveable(self._variable, key)], frozenset([VARIABLE_VALUE]))
+        return stored.restored(VARIABLE_VALUE, lambda key: _KerasSaveable(self._variable, key))
 
 
 class _KerasSaveable(SaveableObject):
