@@ -170,7 +170,7 @@ def test_model_garden(as_layer: bool, kind: str, tensorflow: TensorFlowProcess, 
         "predictions/transform/logits/bias": np.zeros(2),
     }
     logits = {name: value.astype(np.float32) for name, value in logits.items()}
-    wanted = tensorflow.call("tensorflow_families.run_garden", logits | values, SIZES, IDS)
+    wanted = tensorflow.call("tensorflow_families.run", "garden", logits | values, SIZES, IDS)
     found = outputs(model, input_ids=torch.from_numpy(IDS))
     names = {"last_hidden_state": "hidden", "pooler_output": "pooled"} if kind == "BertModel" else {"logits": "words"}
     if kind == "BertForPreTraining":
