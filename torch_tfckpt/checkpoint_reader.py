@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from torch_tfckpt.bundle.check import Verification
-from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.bundle.tensor_reader import TensorReader
 from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint
 from torch_tfckpt.directory.opening import open_files
@@ -89,10 +88,7 @@ class CheckpointReader:
         self._names: TensorNames | None = None
 
     def _open(self, where: str, *, verify: bool) -> tuple[CheckpointFiles, TensorReader]:
-        files = find_checkpoint(self.storage, where)
-        if files.version == 2:
-            return files, BundleReader(self.storage, files.prefix, verify=verify)
-        return open_files(self.storage, files, verify=verify)
+        return open_files(self.storage, find_checkpoint(self.storage, where), verify=verify)
 
     def __repr__(self) -> str:
         return f"<CheckpointReader of {quoted(self.path)}, version {self.version}>"

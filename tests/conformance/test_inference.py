@@ -7,10 +7,10 @@ mapping would change them, because all values are random and no layer can replac
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from architectures import architecture, known_model
+from layer_twins import tensor
 from tensorflow_process import Call, RawTensor, TensorFlowError, TensorFlowProcess
 from torch_architectures import Built
 
@@ -18,10 +18,6 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.loading import load_model
 from torch_tfckpt.models.saving import save_model
-
-
-def tensor(raw: RawTensor) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(raw.data, raw.dtype).reshape(raw.shape).copy())
 
 
 def outcome(prefix: Path, seed: int, answer: dict[str, RawTensor]) -> str:

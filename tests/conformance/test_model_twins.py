@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from layer_twins import tensor
 from tensorflow_process import RawTensor, TensorFlowProcess
 from torch import nn
 
@@ -28,10 +28,6 @@ class Twin(nn.Module):
         seen = self.bn(self.conv(image.permute(0, 3, 1, 2))).relu().mean((2, 3))
         output: torch.Tensor = self.fc(torch.cat([seen, self.emb(words).mean(1)], -1))
         return output
-
-
-def tensor(raw: RawTensor) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(raw.data, raw.dtype).reshape(raw.shape).copy())
 
 
 def assert_same_output(model: nn.Module, answer: dict[str, RawTensor]) -> None:

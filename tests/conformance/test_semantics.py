@@ -5,19 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from layer_twins import tensor
 from tensorflow_process import RawTensor, TensorFlowProcess
 from torch import nn
 from torch.nn import functional
 
 from torch_tfckpt.models.loading import load_model
 from torch_tfckpt.saveables.load_report import LoadReport
-
-
-def tensor(raw: RawTensor) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(raw.data, raw.dtype).reshape(raw.shape).copy())
 
 
 class Net(nn.Sequential):

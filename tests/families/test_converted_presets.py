@@ -11,29 +11,19 @@ import pytest
 import tensorflow_families as families
 import torch
 from image_models import CLASSES, MODELS
-from language_models import language_model, random_values
+from language_models import SIZES, bert_settings, gpt2_settings, language_model, random_values, t5_settings
 from torch import nn
 from torch_families import family
 
 import torch_tfckpt as tfckpt
 
-SIZES = {
-    "vocabulary": 37, "positions": 19, "layers": 2, "hidden": 15, "heads": 3, "head": 5, "inner": 22, "embedding": 9,
-    "groups": 2, "inner_groups": 1, "buckets": 10,
-}  # fmt: skip
 GENERATOR = SIZES | {"hidden": 10, "heads": 2, "inner": 14}
-BERT = {
-    "vocab_size": 37, "max_position_embeddings": 19, "num_hidden_layers": 2, "hidden_size": 15,
-    "num_attention_heads": 3, "intermediate_size": 22,
-}  # fmt: skip
+BERT = bert_settings(SIZES)
 ALBERT = BERT | {"embedding_size": 9, "num_hidden_groups": 2, "inner_group_num": 1}
 ELECTRA = BERT | {"embedding_size": 9}
-ELECTRA_GENERATOR = ELECTRA | {"hidden_size": 10, "num_attention_heads": 2, "intermediate_size": 14}
-GPT2 = {"vocab_size": 37, "n_positions": 19, "n_layer": 2, "n_embd": 15, "n_head": 3, "n_inner": 22}
-T5 = {
-    "vocab_size": 37, "d_model": 15, "d_kv": 5, "d_ff": 22, "num_layers": 2, "num_heads": 3,
-    "relative_attention_num_buckets": 10,
-}  # fmt: skip
+ELECTRA_GENERATOR = bert_settings(GENERATOR, embedding_size=9)
+GPT2 = gpt2_settings(SIZES)
+T5 = t5_settings(SIZES)
 T5_NEWER = T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 

@@ -5,11 +5,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from image_models import MODELS, WithoutPaddingInAverages
-from tensorflow_process import RawTensor, TensorFlowProcess
+from layer_twins import tensor
+from tensorflow_process import TensorFlowProcess
 from torch_families import family
 
 import torch_tfckpt as tfckpt
@@ -91,12 +91,8 @@ class Models:
                 told = self._tensorflow.call(f"tensorflow_images.{kind}", prefix, 96)
             else:
                 told = self._tensorflow.call("tensorflow_images.save_keras", kind, prefix, SIZES.get(kind, 64))
-            self._saved[kind] = Stored(prefix, _tensor(told["in"]).permute(0, 3, 1, 2), _tensor(told["out"]))
+            self._saved[kind] = Stored(prefix, tensor(told["in"]).permute(0, 3, 1, 2), tensor(told["out"]))
         return self._saved[kind]
-
-
-def _tensor(raw: RawTensor) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(raw.data, np.float32).reshape(raw.shape).copy())
 
 
 @pytest.mark.parametrize("case", ALL_KERAS, ids=lambda case: case.module)

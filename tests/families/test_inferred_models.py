@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_families as families
 import torch
-from language_models import language_model, outputs, random_values
+from language_models import bert_settings, gpt2_settings, language_model, outputs, random_values
 from plain_transformers import (
     HEADS,
     HIDDEN,
@@ -33,14 +33,8 @@ SIZES = {
     "vocabulary": VOCABULARY, "positions": POSITIONS, "layers": LAYERS, "hidden": HIDDEN, "heads": HEADS,
     "head": HIDDEN // HEADS, "inner": INNER,
 }  # fmt: skip
-BERT = {
-    "vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "num_hidden_layers": LAYERS, "hidden_size": HIDDEN,
-    "num_attention_heads": HEADS, "intermediate_size": INNER, "hidden_act": "gelu_new",
-}  # fmt: skip
-GPT2 = {
-    "vocab_size": VOCABULARY, "n_positions": POSITIONS, "n_layer": LAYERS, "n_embd": HIDDEN, "n_head": HEADS,
-    "n_inner": INNER,
-}  # fmt: skip
+BERT = bert_settings(SIZES, hidden_act="gelu_new")
+GPT2 = gpt2_settings(SIZES)
 IDS = np.random.default_rng(2).integers(1, VOCABULARY, (2, 13))
 
 MODELS: dict[str, tuple[str, Callable[[], torch.nn.Module]]] = {

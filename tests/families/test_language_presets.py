@@ -6,35 +6,34 @@ The values are random; TensorFlow writes the checkpoints and computes the output
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import language_models
 import numpy as np
 import pytest
 import tensorflow_families as families
 import torch
-from language_models import factored_slots, language_model, outputs, random_values, slots_like
+from language_models import (
+    bert_settings,
+    factored_slots,
+    gpt2_settings,
+    language_model,
+    outputs,
+    random_values,
+    slots_like,
+    t5_settings,
+)
 from tensorflow_process import RawTensor, TensorFlowProcess
 
 import torch_tfckpt as tfckpt
 
-SIZES = {
-    "vocabulary": 37, "positions": 19, "layers": 12, "hidden": 15, "heads": 3, "head": 5, "inner": 22, "embedding": 9,
-    "groups": 2, "inner_groups": 2, "buckets": 10,
-}  # fmt: skip
+SIZES = language_models.SIZES | {"layers": 12, "inner_groups": 2}
 GENERATOR = {**SIZES, "layers": 2, "hidden": 10, "heads": 2, "inner": 14}
 T5_SIZES = {**SIZES, "heads": 4}
-BERT = {
-    "vocab_size": 37, "max_position_embeddings": 19, "num_hidden_layers": 12, "hidden_size": 15,
-    "num_attention_heads": 3, "intermediate_size": 22, "hidden_act": "gelu_new",
-}  # fmt: skip
+BERT = bert_settings(SIZES, hidden_act="gelu_new")
 ALBERT = {**BERT, "embedding_size": 9, "num_hidden_groups": 2, "inner_group_num": 2}
 ELECTRA = {**BERT, "embedding_size": 9, "hidden_act": "gelu"}
-ELECTRA_GENERATOR = {
-    **ELECTRA, "num_hidden_layers": 2, "hidden_size": 10, "num_attention_heads": 2, "intermediate_size": 14,
-}  # fmt: skip
-GPT2 = {"vocab_size": 37, "n_positions": 19, "n_layer": 12, "n_embd": 15, "n_head": 3, "n_inner": 22}
-T5 = {
-    "vocab_size": 37, "d_model": 15, "d_kv": 5, "d_ff": 22, "num_layers": 12, "num_heads": 4,
-    "relative_attention_num_buckets": 10,
-}  # fmt: skip
+ELECTRA_GENERATOR = bert_settings(GENERATOR, embedding_size=9, hidden_act="gelu")
+GPT2 = gpt2_settings(SIZES)
+T5 = t5_settings(T5_SIZES)
 T5_NEWER = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 IDS = np.random.default_rng(2).integers(1, 37, (2, 13))
 
@@ -170,7 +169,7 @@ def test_model_garden(as_layer: bool, kind: str, tensorflow: TensorFlowProcess, 
         "predictions/transform/logits/bias": np.zeros(2),
     }
     logits = {name: value.astype(np.float32) for name, value in logits.items()}
-    wanted = tensorflow.call("tensorflow_families.run_garden", logits | values, SIZES, IDS)
+    wanted = tensorflow.call("tensorflow_families.run", "garden", logits | values, SIZES, IDS)
     found = outputs(model, input_ids=torch.from_numpy(IDS))
     names = {"last_hidden_state": "hidden", "pooler_output": "pooled"} if kind == "BertModel" else {"logits": "words"}
     if kind == "BertForPreTraining":

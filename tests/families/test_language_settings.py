@@ -6,25 +6,12 @@ from typing import Any
 import pytest
 import tensorflow_families as families
 import torch
-from language_models import language_model, outputs, random_values
+from language_models import SIZES, bert_settings, gpt2_settings, language_model, outputs, random_values, t5_settings
 
 import torch_tfckpt as tfckpt
 
-SIZES = {
-    "vocabulary": 37,
-    "positions": 19,
-    "layers": 2,
-    "hidden": 15,
-    "heads": 3,
-    "head": 5,
-    "inner": 22,
-    "buckets": 10,
-}
-BERT = {
-    "vocab_size": 37, "max_position_embeddings": 19, "num_hidden_layers": 2, "hidden_size": 15,
-    "num_attention_heads": 3, "intermediate_size": 22, "hidden_act": "gelu_new",
-}  # fmt: skip
-GPT2 = {"vocab_size": 37, "n_positions": 19, "n_layer": 2, "n_embd": 15, "n_head": 3, "n_inner": 22}
+BERT = bert_settings(SIZES, hidden_act="gelu_new")
+GPT2 = gpt2_settings(SIZES)
 
 
 def write(path: Path, shapes: families.Shapes) -> dict[str, torch.Tensor]:
@@ -44,7 +31,7 @@ def write(path: Path, shapes: families.Shapes) -> dict[str, torch.Tensor]:
 )
 def test_heads_of_fine_tuned_models(family: str, kind: str, labels: int, scope: str, head: str, tmp_path: Path) -> None:
     """run_classifier.py and run_squad.py store the weights of their heads as [labels, hidden]."""
-    sizes = SIZES | {"embedding": 9, "groups": 1, "inner_groups": 1}
+    sizes = SIZES | {"groups": 1}
     shapes = families.bert_shapes(SIZES) if family == "bert" else families.albert_shapes(sizes)
     shapes |= {f"{scope}output_weights": (labels, 15), f"{scope}output_bias": (labels,)}
     values = write(tmp_path / "model.ckpt-1000", shapes)
@@ -110,10 +97,7 @@ def test_a_model_of_another_size(configuration: dict[str, int], tmp_path: Path) 
 def test_two_matrices_for_one_tensor(tmp_path: Path) -> None:
     """T5 1.1 stores the matrix of the logits: if the model has tied it to the embeddings, that is reported."""
     write(tmp_path / "model.ckpt", families.t5_shapes(SIZES, newer=True))
-    configuration = {
-        "vocab_size": 37, "d_model": 15, "d_kv": 5, "d_ff": 22, "num_layers": 2, "num_heads": 3,
-        "relative_attention_num_buckets": 10, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
-    }  # fmt: skip
+    configuration = t5_settings(SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
     model = language_model("T5ForConditionalGeneration", configuration)
     mapper = tfckpt.KeyMapper.preset("t5-1.1")
     [remark, _] = tfckpt.load_model(model, tmp_path / "model.ckpt", mapper=mapper).remarks
@@ -125,11 +109,8 @@ def test_two_matrices_for_one_tensor(tmp_path: Path) -> None:
 def test_scaled_logits(newer: bool, scales: bool, tmp_path: Path) -> None:
     """T5 scales before it multiplies by the embeddings; T5 1.1 has another matrix, and does not scale."""
     write(tmp_path / "model.ckpt", families.t5_shapes(SIZES, newer=newer))
-    configuration = {
-        "vocab_size": 37, "d_model": 15, "d_kv": 5, "d_ff": 22, "num_layers": 2, "num_heads": 3,
-        "relative_attention_num_buckets": 10, "feed_forward_proj": "gated-gelu" if newer else "relu",
-        "tie_word_embeddings": scales,
-    }  # fmt: skip
+    kind = "gated-gelu" if newer else "relu"
+    configuration = t5_settings(SIZES, feed_forward_proj=kind, tie_word_embeddings=scales)
     model = language_model("T5ForConditionalGeneration", configuration)
     if newer:
         model.lm_head.weight = torch.nn.Parameter(torch.empty(37, 15))
@@ -142,7 +123,7 @@ def test_targets_without_a_module() -> None:
     """Every preset gives complete names and layouts of axes by itself, as conversion without a module needs."""
     shapes = {
         "bert": families.bert_shapes(SIZES) | families.bert_head_shapes(SIZES, 15),
-        "albert": families.albert_shapes(SIZES | {"embedding": 9, "groups": 1, "inner_groups": 1}),
+        "albert": families.albert_shapes(SIZES | {"groups": 1}),
         "gpt2": families.gpt2_shapes(SIZES),
         "t5": families.t5_shapes(SIZES, newer=False),
         "t5-1.1": families.t5_shapes(SIZES, newer=True),

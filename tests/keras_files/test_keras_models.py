@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 import torch
-from golden_files import GOLDEN
+from golden_files import KERAS_FILES
 from memory_storage import MemoryStorage
 from tensorflow_process import RawTensor, TensorFlowProcess
 
@@ -32,7 +32,6 @@ UNKNOWN: Final = {
     "custom_layer": {"block/scale", "block/shift"},
     "normalized": {"spectral/vector_u"},
 }
-SMALL: Final = GOLDEN.parent / "keras_files" / "golden"
 
 
 Written = Callable[[str], tuple[Path, dict[str, RawTensor]]]
@@ -135,7 +134,11 @@ def test_neither_keras_nor_h5py_is_imported(name: str) -> None:
         "print(sorted(torch_tfckpt.load_file(sys.argv[1])))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(SMALL / name)], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", program, str(KERAS_FILES / name)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert (done.stdout, done.stderr) == ("['m/fc/bias', 'm/fc/kernel']\n", "")
 
@@ -143,7 +146,7 @@ def test_neither_keras_nor_h5py_is_imported(name: str) -> None:
 @pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
 def test_files_of_another_storage(name: str) -> None:
     """A file is read through the storage that is passed in, an archive needs a local file."""
-    storage = MemoryStorage({f"d/{name}": (SMALL / name).read_bytes()})
+    storage = MemoryStorage({f"d/{name}": (KERAS_FILES / name).read_bytes()})
     if name == "m.keras":
         with pytest.raises(tfckpt.UnimplementedError):
             tfckpt.load_file(f"d/{name}", storage=storage)

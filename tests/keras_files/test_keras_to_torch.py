@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from golden_files import KERAS_FILES
 from tensorflow_process import RawTensor, TensorFlowProcess
 from torch import nn
 
 import torch_tfckpt as tfckpt
 
-CNN = Path(__file__).parent / "golden" / "cnn.keras"
+CNN = KERAS_FILES / "cnn.keras"
 
 
 class Digits(nn.Module):

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_files import GOLDEN
+from golden_files import KERAS_FILES
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.cli.main import main
 from torch_tfckpt.keras_files.config import layers_of, read_config
 from torch_tfckpt.keras_files.layers import MAX_CONFIG_BYTES, MAX_NESTED, parse_config
-
-SMALL = GOLDEN.parent / "keras_files" / "golden"
 
 
 def layer(class_name: str, **config: Any) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def test_policies_and_functions_are_shown_by_name() -> None:
 
 def test_real_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A .keras file of Keras 3, its configuration alone, and the command."""
-    path = SMALL / "m.keras"
+    path = KERAS_FILES / "m.keras"
     assert {each.path: each.class_name for each in layers_of(path)} == {"input_layer": "InputLayer", "fc": "Dense"}
     assert layers_of(path)[1].settings["units"] == 1
     assert main(["show", str(path), "--config"]) == 0
@@ -69,10 +67,10 @@ def test_real_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_files_without_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(tfckpt.NotFoundError, match="without the configuration of the model"):
-        read_config(SMALL / "m.weights.h5")
+        read_config(KERAS_FILES / "m.weights.h5")
     with pytest.raises(tfckpt.NotFoundError, match="no such file"):
         read_config(tmp_path / "m.keras")
-    assert main(["show", str(SMALL / "m.keras"), "m/fc/kernel", "--config"]) == 2
+    assert main(["show", str(KERAS_FILES / "m.keras"), "m/fc/kernel", "--config"]) == 2
     assert "Omit NAME" in capsys.readouterr().err
 
 

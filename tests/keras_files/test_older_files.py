@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden_files import GOLDEN
+from golden_files import KERAS_FILES
 from hdf5_files import h5py
 
 import torch_tfckpt as tfckpt
 
-SMALL = GOLDEN.parent / "keras_files" / "golden"
 CNN = {"stem/kernel", "norm/gamma", "norm/beta", "norm/moving_mean", "norm/moving_variance", "head/kernel", "head/bias"}
 
 
 def as_keras_2(path: Path, *, layers: str = "layers", config: bool = True) -> Path:
     """Write cnn.keras as Keras 2 would: without names of layers."""
-    with zipfile.ZipFile(SMALL / "cnn.keras") as source:
+    with zipfile.ZipFile(KERAS_FILES / "cnn.keras") as source:
         members = {name: source.read(name) for name in source.namelist()}
     weights = path.with_suffix(".weights.h5")
     weights.write_bytes(members["model.weights.h5"])
@@ -46,7 +45,7 @@ def as_keras_2(path: Path, *, layers: str = "layers", config: bool = True) -> Pa
 def test_names_from_the_configuration(tmp_path: Path, layers: str) -> None:
     """The names of the layers come from the configuration, by counting the layers of a class."""
     found = tfckpt.load_file(as_keras_2(tmp_path / "m.keras", layers=layers))
-    expected = tfckpt.load_file(SMALL / "cnn.keras")
+    expected = tfckpt.load_file(KERAS_FILES / "cnn.keras")
     assert set(found) == set(expected) == CNN
     assert all(found[name].tolist() == expected[name].tolist() for name in CNN)
 

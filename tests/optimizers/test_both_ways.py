@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
+from layer_twins import tensor
 from tensorflow_process import RawTensor, TensorFlowProcess
 from torch import nn
 
@@ -71,10 +71,6 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(3, 5)
-
-
-def tensor(raw: RawTensor) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(raw.data, raw.dtype).reshape(raw.shape).copy())
 
 
 def by_load_model(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from golden_files import GOLDEN
+from golden_files import KERAS_FILES
 from memory_storage import MemoryStorage
 
 from torch_tfckpt.directory.retention_file import RetentionRecord
@@ -32,7 +32,6 @@ from torch_tfckpt.format.recognise_text import SIDECAR_FORMAT
 from torch_tfckpt.keras_files.layers import parse_config
 
 Target = Callable[[bytes], None]
-KERAS_FILES: Final = GOLDEN.parent / "keras_files" / "golden"
 RETENTION_FILE: Final = "d/checkpoint.retention.json"
 _MAX_VALUES: Final = 1000  # of a source, so that one input does not take seconds
 _DIRECTORY: Final = tempfile.TemporaryDirectory(prefix="fuzz-")

@@ -1,10 +1,11 @@
-"""The golden checkpoints in tests/golden, and what TensorFlow read in them (tests/golden/SOURCES.md)."""
+"""The golden checkpoints in tests/golden, and what TensorFlow read in them (tests/golden/SOURCES.md); Keras's files."""
 
 import json
 from pathlib import Path
 from typing import Any, Final
 
 GOLDEN: Final = Path(__file__).resolve().parent.parent / "golden"
+KERAS_FILES: Final = GOLDEN.parent / "keras_files" / "golden"
 # Every folder that contains a checkpoint, relative to GOLDEN.
 FOLDERS: Final = sorted(path.parent.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("expected.json"))
 

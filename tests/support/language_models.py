@@ -9,6 +9,50 @@ import torch
 from torch_families import family
 
 Shapes = Mapping[str, tuple[int, ...]]
+SIZES = {
+    "vocabulary": 37, "positions": 19, "layers": 2, "hidden": 15, "heads": 3, "head": 5, "inner": 22, "embedding": 9,
+    "groups": 2, "inner_groups": 1, "buckets": 10,
+}  # fmt: skip
+"""Sizes for the functions of `tensorflow_families`."""
+
+
+def bert_settings(sizes: Mapping[str, int], **more: Any) -> dict[str, Any]:
+    """Return the configuration of transformers for a BERT of these sizes, with further settings."""
+    return {
+        "vocab_size": sizes["vocabulary"],
+        "max_position_embeddings": sizes["positions"],
+        "num_hidden_layers": sizes["layers"],
+        "hidden_size": sizes["hidden"],
+        "num_attention_heads": sizes["heads"],
+        "intermediate_size": sizes["inner"],
+        **more,
+    }
+
+
+def gpt2_settings(sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Return the configuration of transformers for a GPT-2 of these sizes."""
+    return {
+        "vocab_size": sizes["vocabulary"],
+        "n_positions": sizes["positions"],
+        "n_layer": sizes["layers"],
+        "n_embd": sizes["hidden"],
+        "n_head": sizes["heads"],
+        "n_inner": sizes["inner"],
+    }
+
+
+def t5_settings(sizes: Mapping[str, int], **more: Any) -> dict[str, Any]:
+    """Return the configuration of transformers for a T5 of these sizes, with further settings."""
+    return {
+        "vocab_size": sizes["vocabulary"],
+        "d_model": sizes["hidden"],
+        "d_kv": sizes["head"],
+        "d_ff": sizes["inner"],
+        "num_layers": sizes["layers"],
+        "num_heads": sizes["heads"],
+        "relative_attention_num_buckets": sizes["buckets"],
+        **more,
+    }
 
 
 def language_model(name: str, configuration: Mapping[str, Any]) -> Any:

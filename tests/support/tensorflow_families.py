@@ -455,14 +455,6 @@ def write_objects(prefix: str, values: Mapping[str, np.ndarray], paths: Mapping[
     return [name for name, _ in tf.train.list_variables(prefix)]
 
 
-def run_garden(values: Mapping[str, np.ndarray], sizes: Sizes, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the outputs of BERT of the model garden, computed by TensorFlow."""
-    import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
-
-    model = _Model({name: tf.constant(value) for name, value in values.items()}, sizes, tf)
-    return {name: np.asarray(value) for name, value in model.garden(tf.constant(ids)).items()}
-
-
 def keras_hub_bert(prefix: str, sizes: Sizes, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Write a checkpoint of a Keras model with the layers, attributes and names of KerasHub's BertBackbone.
 

@@ -4,9 +4,9 @@ Looking up one name reads one block of the table. Listing reads the whole table 
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import pairwise
-from typing import Final, NoReturn
+from typing import Final
 
 from torch_tfckpt.errors import DAMAGED, DataLossError, InvalidArgumentError, NotFoundError, error_context, located
 from torch_tfckpt.format.table import Table
@@ -101,7 +101,9 @@ class BundleIndex:
         with error_context(self._prefix):
             key = key_of(name)
         value = self._find(key) if key else None
-        return self._missing(name) if value is None else value
+        if value is None:
+            raise no_such_tensor(self._prefix, name, self.names(), f"Key {escaped(name)} not found in checkpoint")
+        return value
 
     def slice_entry(self, name: str, part: TensorSlice) -> BundleEntry:
         """Return the entry of a slice that `name` lists; raise DataLossError if it is missing."""
@@ -153,13 +155,14 @@ class BundleIndex:
                     listing.pop(name_of(encode_slice_key(key_of(name), part)), None)
         return listing
 
-    def _missing(self, name: str) -> NoReturn:
-        names = self.names()
-        hint = did_you_mean(name, names)
-        raise NotFoundError(
-            f"{self._prefix}: no tensor {quoted(name)}: Key {escaped(name)} not found in checkpoint. "
-            f"{hint}{' ' if hint else ''}`tfckpt ls {self._prefix}` lists all {len(names)}."
-        )
+
+def no_such_tensor(path: str, name: str, known: Collection[str], problem: str) -> NotFoundError:
+    """Return the error for a name that is not among the `known` ones; `problem` is TensorFlow's message."""
+    hint = did_you_mean(name, known)
+    return NotFoundError(
+        f"{path}: no tensor {quoted(name)}: {problem}. "
+        f"{hint}{' ' if hint else ''}`tfckpt ls {path}` lists all {len(known)}."
+    )
 
 
 def overlapping(pieces: Iterable[NamedEntry]) -> Iterator[tuple[NamedEntry, NamedEntry]]:

@@ -5,7 +5,7 @@ views of the file's pages, the bytes as stored, and indexes that are only partly
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -89,3 +89,9 @@ class TensorReader(Protocol):
 
     def close(self) -> None:
         """Close all files."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,8 +1,10 @@
-"""Open a file of Keras, or a version 1 checkpoint, even if its shards are replaced meanwhile."""
+"""Open a checkpoint or a file of Keras; a version 1 checkpoint even if its shards are replaced meanwhile."""
 
 from dataclasses import replace
 from typing import Final
 
+from torch_tfckpt.bundle.reader import BundleReader
+from torch_tfckpt.bundle.tensor_reader import TensorReader
 from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint
 from torch_tfckpt.errors import NotFoundError
 from torch_tfckpt.keras_files.reader import KerasReader
@@ -14,12 +16,14 @@ _ATTEMPTS: Final = 20
 
 def open_files(
     storage: Storage, found: CheckpointFiles, *, verify: bool = True
-) -> tuple[CheckpointFiles, SlicesReader | KerasReader]:
-    """Open `found`, which is a version 1 checkpoint or a file of Keras.
+) -> tuple[CheckpointFiles, TensorReader]:
+    """Open a checkpoint or a file of Keras.
 
     Returns:
         The files that were opened, and their reader. Raises like the readers.
     """
+    if found.version == 2:
+        return found, BundleReader(storage, found.prefix, verify=verify)
     if found.version == 1:
         return open_version_1(storage, found, verify=verify)
     reader = KerasReader(storage, found.prefix)

@@ -25,7 +25,6 @@ Read = Callable[[int, int], bytes]
 
 _CONTINUATION: Final = 16  # message with the address of a further block
 _SLACK: Final = 64 * 1024  # bytes that may be read in addition to twice the size of the file
-_PAIR: Final = struct.Struct("<QQ")
 
 
 class Hdf5Message(NamedTuple):
@@ -199,7 +198,7 @@ def pair(data: bytes) -> tuple[int, int]:
     """Return the two numbers at the beginning of a message."""
     if len(data) < 16:
         raise DataLossError("two addresses are stored in fewer than 16 bytes")
-    first, second = _PAIR.unpack_from(data)
+    first, second = struct.unpack_from("<QQ", data)
     return first, second
 
 

@@ -47,7 +47,6 @@ _FLOATS: Final[Mapping[tuple[int, int, int], DataType]] = {
 }
 # Members of the enumeration that h5py writes for numpy.bool; since version 3 names are not padded.
 _BOOL_NAMES: Final = (b"FALSE\0\0\0TRUE\0\0\0\0", b"FALSE\0TRUE\0")
-_PAIR: Final = struct.Struct("<QQ")
 
 
 class Hdf5Type(NamedTuple):
@@ -157,7 +156,7 @@ def decode_layout(data: bytes, at: int) -> Hdf5Layout:
     if kind == 1:
         if len(data) < 18:
             raise DataLossError("contiguous layout: too short")
-        return Hdf5Layout(*_PAIR.unpack_from(data, 2))
+        return Hdf5Layout(*struct.unpack_from("<QQ", data, 2))
     what = {2: "stored in chunks", 3: "a virtual dataset, whose values are in other files"}.get(kind)
     raise UnimplementedError(what or f"stored with unknown layout {kind}")
 

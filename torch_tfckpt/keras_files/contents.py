@@ -10,7 +10,7 @@ HDF5 files are read in place, even inside the archive: nothing is unpacked.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +56,11 @@ class SavedGroup:
         for name in path.split("/") if path else ():
             group = None if group is None else group.groups.get(name)
         return group
+
+    @property
+    def name(self) -> str:
+        """The attribute `name`, with the name of a layer or optimizer; "" if absent."""
+        return "".join(self.texts("name")[:1])
 
 
 @dataclass(slots=True)
@@ -126,7 +131,6 @@ def _of_archive(file: ReadableFile, stack: ExitStack) -> KerasContents:
         root = _saved(opened, opened.root, file, start)
     config = archive.read(members[_CONFIG], MAX_CONFIG_BYTES) if _CONFIG in members else None
     metadata = archive.read(members[_METADATA], _MAX_METADATA) if _METADATA in members else b"{}"
-    parsed = None
     with error_context(_CONFIG):
         parsed = None if config is None else parse_config(config)
     return KerasContents("Keras model", root, parsed, _is_keras_2(metadata), [file], archive)
@@ -135,8 +139,8 @@ def _of_archive(file: ReadableFile, stack: ExitStack) -> KerasContents:
 def _of_hdf5(file: ReadableFile) -> KerasContents:
     opened = Hdf5File(file.read, file.size)
     root = _saved(opened, opened.root, file, 0)
-    config = "".join(_joined(root, "model_config"))
-    compiled = "".join(_joined(root, "training_config"))
+    config = "".join(attribute_strings(root, "model_config"))
+    compiled = "".join(attribute_strings(root, "training_config"))
     parsed = parse_config(config, compiled) if config else None
     versions = root.texts("keras_version") or [
         version for group in root.groups.values() for version in group.texts("keras_version")
@@ -212,7 +216,7 @@ def _merge(into: SavedGroup, other: SavedGroup, path: str) -> None:
         into.texts, into.has = other.texts, other.has
 
 
-def _joined(group: SavedGroup, name: str) -> list[str]:
+def attribute_strings(group: SavedGroup, name: str) -> list[str]:
     """Return the strings of an attribute that Keras splits if it is large: `name`, or `name0`, `name1`, ..."""
     if group.has(name):
         return group.texts(name)
@@ -224,11 +228,6 @@ def _chunks(group: SavedGroup, name: str) -> Iterator[str]:
     while group.has(f"{name}{number}"):
         yield from group.texts(f"{name}{number}")
         number += 1
-
-
-def attribute_strings(group: SavedGroup, name: str) -> Sequence[str]:
-    """Return the strings of an attribute, which may be split into `layer_names0`, `layer_names1`, ..."""
-    return _joined(group, name)
 
 
 def _is_keras_2(metadata: bytes) -> bool:

@@ -209,10 +209,7 @@ class _Walk:
                 yield from self._member(layer._replace(kind=""), item, inner, inside, _joined(place, item))
                 continue
             config = configs.get(item)
-            if config is not None:
-                kind = _kind_of(config)
-            else:
-                kind = class_in(item)
+            kind = _kind_of(config) if config is not None else class_in(item)
             yield from self._object(self._made(layer, kind, config, inner, inside, _joined(place, item)))
 
     def _configs(self, layer: _PlacedLayer, attribute: str, group: SavedGroup) -> dict[str, KerasLayer]:
@@ -244,7 +241,7 @@ class _Walk:
             kind = _kind_of(config)
         else:
             named = group.groups.get(VARS)
-            kind = class_in(_first(named)) if named is not None else ""
+            kind = class_in(named.name) if named is not None else ""
         made = self._made(layer, kind, config, group, inside, place)
         return made if made.name or not automatic else made._replace(name=automatic)
 
@@ -267,11 +264,7 @@ def _kind_of(config: KerasLayer) -> str:
 def _name_of(group: SavedGroup, config: KerasLayer | None) -> str:
     """Return the name of a layer: its attribute in the file, or its name in the configuration."""
     own = group.groups.get(VARS)
-    return (_first(own) if own is not None else "") or (config.name if config is not None else "")
-
-
-def _first(group: SavedGroup) -> str:
-    return "".join(group.texts("name")[:1]) if group.has("name") else ""
+    return (own.name if own is not None else "") or (config.name if config is not None else "")
 
 
 def _is_functional(group: SavedGroup) -> bool:

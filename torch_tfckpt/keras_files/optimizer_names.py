@@ -54,7 +54,7 @@ def optimizer_names(
     stored = [group.arrays[number] for number in numbers]
     if numbers != [str(number) for number in range(len(numbers))] or contents.keras_2:
         return result
-    prefix = "".join(group.texts("name")[:1]) if group.has("name") else ""
+    prefix = group.name
     if not prefix or len(stored) < 2 or not _is_scalar(stored[0], whole=True) or not _is_scalar(stored[1], whole=False):
         return result
     names = [f"{prefix}/{name}" for name in _FIRST]

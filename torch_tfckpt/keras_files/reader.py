@@ -5,18 +5,18 @@ HDF5 files have no checksums; the archive of a .keras file has checksums, which 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NoReturn, Self
+from typing import Final
 
 import torch
 
 from torch_tfckpt.bundle.check import Damage, Verification
+from torch_tfckpt.bundle.index import no_such_tensor
 from torch_tfckpt.bundle.tensor_reader import TensorReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import (
     CheckpointError,
     DataLossError,
     FailedPreconditionError,
-    NotFoundError,
     UnimplementedError,
     error_context,
 )
@@ -28,7 +28,7 @@ from torch_tfckpt.keras_files.legacy_names import is_legacy, name_legacy
 from torch_tfckpt.keras_files.names import VARS, NamedArrays, name_arrays
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.zip_archive import zip_errors
-from torch_tfckpt.text import did_you_mean, escaped, printable, quoted
+from torch_tfckpt.text import escaped, printable, quoted
 from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, swap_bytes
 from torch_tfckpt.values import Value, check_out, new_tensor, value_dtype
 
@@ -231,27 +231,16 @@ class KerasReader(TensorReader):
             self._contents.close()
         self._closed = True
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _require_open(self) -> None:
         if self._closed:
             raise FailedPreconditionError(f"{self.path}: the reader is closed. Open the file again")
 
     def _find(self, name: str) -> SavedArray:
         saved = self._arrays.get(name) if isinstance(name, str) else None
-        return self._missing(name) if saved is None else saved
-
-    def _missing(self, name: object) -> NoReturn:
-        text = name if isinstance(name, str) else repr(name)
-        hint = did_you_mean(text, self._arrays)
-        raise NotFoundError(
-            f"{self.path}: no tensor {quoted(text)}: {escaped(text)} not found in checkpoint. {hint}"
-            f"{' ' if hint else ''}`tfckpt ls {self.path}` lists all {len(self._arrays)}."
-        )
+        if saved is None:
+            text = name if isinstance(name, str) else repr(name)
+            raise no_such_tensor(self.path, text, self._arrays, f"{escaped(text)} not found in checkpoint")
+        return saved
 
 
 def _data_type(saved: SavedArray) -> DataType | None:

@@ -4,6 +4,6 @@ from torch_tfckpt.models.keras_objects import KerasModule
 from torch_tfckpt.objects.checkpoint import Checkpoint
 from torch_tfckpt.objects.naming import MODULES
 
-MODULES["keras"] = lambda module, name: KerasModule(module)
+MODULES["keras"] = KerasModule
 
 __all__ = ["Checkpoint"]

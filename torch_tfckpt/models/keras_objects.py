@@ -47,7 +47,6 @@ from torch_tfckpt.values import Value, WritableValue
 
 _MORE: Final = 8  # layers without weights at the end of a model, for which nodes without values are written
 _OPTIMIZER: Final[Mapping[str, Any]] = {"_iterations": {}, "_learning_rate": {}, "_variables": {"0": {}, "1": {}}}
-_INPUT: Final = "0"
 
 
 class ObjectWithoutValues(Trackable):
@@ -55,7 +54,7 @@ class ObjectWithoutValues(Trackable):
 
     Args:
         place: Its owner and its name, which identify it.
-        below: Names of the objects in it, which have no values either.
+        below: Name -> object in it; a mapping stands for a further object without values.
     """
 
     is_part = True
@@ -70,7 +69,8 @@ class ObjectWithoutValues(Trackable):
 
     def children(self) -> Iterator[tuple[str, object]]:
         for name, below in self._below.items():
-            yield name, ObjectWithoutValues((self._place, name), below)
+            is_node = isinstance(below, Trackable)
+            yield name, below if is_node else ObjectWithoutValues((self._place, name), below)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,7 @@ class KerasVariable(Trackable):
         return SavedValues({VARIABLE_VALUE: key}, [_KerasSaveable(self._variable, key)])
 
     def to_restore(self, stored: StoredNode) -> RestoredValues:
-        key = stored.keys.get(VARIABLE_VALUE)
-        if key is None:
-            return RestoredValues()
-        return RestoredValues([_KerasSaveable(self._variable, key)], frozenset([VARIABLE_VALUE]))
+        return stored.restored(VARIABLE_VALUE, lambda key: _KerasSaveable(self._variable, key))
 
 
 class _KerasSaveable(SaveableObject):
@@ -193,52 +190,17 @@ class KerasModule(Trackable):
         place = ("by number", identity_of(self.module))
         taken = self.module._modules
         with_weights = [layer for layer in layers if _tensors(layer.module)]
-        operations = _Numbered(place, layers)
-        own: dict[str, object] = {"_operations": operations, "_functional": _Functional(place, operations)}
+        numbered: dict[str, Any] = {str(number): {} for number in range(len(layers) + 1 + _MORE)}
+        numbered |= {str(number): layer for number, layer in enumerate(layers, 1)}
+        operations = ObjectWithoutValues((place, "_operations"), numbered)
+        functional = ObjectWithoutValues((place, "_functional"), {"_operations": operations})
+        own: dict[str, object] = {"_operations": operations, "_functional": functional}
         own |= {f"layer_with_weights-{number}": layer for number, layer in enumerate(with_weights)}
         for number in range(len(layers) + 1 + _MORE):
             own[f"layer-{number}"] = ObjectWithoutValues((place, f"layer-{number}"), {})
         if not self._name:
             own["optimizer"] = ObjectWithoutValues((place, "optimizer"), _OPTIMIZER)
         yield from ((name, value) for name, value in own.items() if name not in taken)
-
-
-class _Numbered(Trackable):
-    """The layers of a functional model of Keras 3: the input, then layers by number."""
-
-    is_part = True
-
-    def __init__(self, place: Identity, layers: Sequence[KerasModule]) -> None:
-        super().__init__(None)
-        self._place, self._layers = place, layers
-
-    @cached_property
-    def identity(self) -> Identity:
-        return ("_operations", self._place)
-
-    def children(self) -> Iterator[tuple[str, object]]:
-        yield _INPUT, ObjectWithoutValues((self._place, _INPUT), {})
-        for number, layer in enumerate(self._layers, 1):
-            yield str(number), layer
-        for number in range(len(self._layers) + 1, len(self._layers) + 1 + _MORE):
-            yield str(number), ObjectWithoutValues((self._place, str(number)), {})
-
-
-class _Functional(Trackable):
-    """The functional model that a Sequential model of Keras 3 contains."""
-
-    is_part = True
-
-    def __init__(self, place: Identity, operations: _Numbered) -> None:
-        super().__init__(None)
-        self._place, self._operations = place, operations
-
-    @cached_property
-    def identity(self) -> Identity:
-        return ("_functional", self._place)
-
-    def children(self) -> Iterator[tuple[str, object]]:
-        yield "_operations", self._operations
 
 
 class _Value(Trackable):
@@ -266,7 +228,7 @@ def keras_root(model: nn.Module, values: Mapping[str, WritableValue]) -> Trackab
     objects |= {name: _Value(name, value) for name, value in values.items()}
     # tf.train.Checkpoint.restore looks for a counter, `read` does not. A counter without a value satisfies both, but
     # `restore` only finds it later if there are values below it.
-    objects.setdefault("save_counter", ChildrenOf(ObjectWithoutValues(("save_counter",), {}), [*objects.items()][:1]))
+    objects.setdefault("save_counter", ObjectWithoutValues(("save_counter",), {"model": objects["model"]}))
     return ChildrenOf(Trackable(None), list(objects.items()))
 
 

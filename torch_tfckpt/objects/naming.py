@@ -14,8 +14,8 @@ from torch_tfckpt.saveables.optimizer_names import has_groups
 from torch_tfckpt.text import quoted
 
 TORCH: Final = "torch"
-MODULES: Final[dict[str, Callable[[nn.Module, str], Trackable]]] = {}
-"""Naming -> function that returns the node of a module with a name."""
+MODULES: Final[dict[str, Callable[[nn.Module], Trackable]]] = {}
+"""Naming -> function that returns the node of a module."""
 
 
 def check_naming(naming: object) -> None:
@@ -33,8 +33,8 @@ def named(value: object, name: str, naming: str) -> object:
     if naming == TORCH:
         return value
     if isinstance(value, nn.Module):
-        return MODULES[naming](value, name)
-    if has_groups(value) or (isinstance(value, list | tuple | dict) and _has_modules(value)):
+        return MODULES[naming](value)
+    if has_groups(value) or _has_modules(value):
         raise UnimplementedError(
             f"Checkpoint(naming={quoted(naming)}): {quoted(name)} is a {type(value).__name__}. Pass modules, "
             f"tensors and plain values, each under a name; save an optimizer with a Checkpoint of its own"

@@ -11,12 +11,12 @@ Source: tensorflow/core/util/tensor_slice_reader.{h,cc}, tensor_slice_set.cc. Ex
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, NoReturn, Self
+from typing import NamedTuple, NoReturn
 
 import torch
 
 from torch_tfckpt.bundle.check import Damage, Verification
-from torch_tfckpt.bundle.index import key_of
+from torch_tfckpt.bundle.index import key_of, no_such_tensor
 from torch_tfckpt.bundle.tensor_reader import TensorReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import (
@@ -34,7 +34,7 @@ from torch_tfckpt.format.saved_tensor_slices import VALUE_FIELDS, ValueField, de
 from torch_tfckpt.format.table import MAX_SNAPPY_EXPANSION
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count, shape_text
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import did_you_mean, escaped, printable, quoted
+from torch_tfckpt.text import escaped, printable, quoted
 from torch_tfckpt.transfer.host_bytes import copy_slice
 from torch_tfckpt.v1.opening import close_all, open_together
 from torch_tfckpt.v1.shard import Record, Shard, record_key
@@ -250,12 +250,6 @@ class SlicesReader(TensorReader):
         for shard in self._shards:
             shard.file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _require_open(self) -> None:
         if self._closed:
             raise FailedPreconditionError(f"{self.path}: the reader is closed. Open the checkpoint again")
@@ -264,14 +258,9 @@ class SlicesReader(TensorReader):
         with error_context(self.path):
             key_of(name)  # raises for an invalid name
         tensor = self._tensors.get(name)
-        return self._missing(name) if tensor is None else tensor
-
-    def _missing(self, name: str) -> NoReturn:
-        hint = did_you_mean(name, self._tensors)
-        raise NotFoundError(
-            f"{self.path}: no tensor {quoted(name)}: {escaped(name)} not found in checkpoint. {hint}"
-            f"{' ' if hint else ''}`tfckpt ls {self.path}` lists all {len(self._tensors)}."
-        )
+        if tensor is None:
+            raise no_such_tensor(self.path, name, self._tensors, f"{escaped(name)} not found in checkpoint")
+        return tensor
 
     def _check_readable(self, name: str, tensor: _MergedTensor) -> ValueField:
         """Return the field in which records store the values; raise if no part of the tensor can be read."""

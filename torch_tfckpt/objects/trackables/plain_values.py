@@ -195,10 +195,7 @@ class PythonStateTrackable(Trackable):
         )
 
     def to_restore(self, stored: StoredNode) -> RestoredValues:
-        key = stored.keys.get(PYTHON_STATE)
-        if key is None:
-            return RestoredValues()
-        return RestoredValues([_SerializedSaveable(self._object, key)], frozenset([PYTHON_STATE]))
+        return stored.restored(PYTHON_STATE, lambda key: _SerializedSaveable(self._object, key))
 
 
 class _SerializedSaveable(SaveableObject):

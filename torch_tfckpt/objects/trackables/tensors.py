@@ -40,10 +40,7 @@ class TensorTrackable(Trackable):
         return SavedValues({VARIABLE_VALUE: key}, [VariableSaveable(self._variable, self._slice_spec, key)])
 
     def to_restore(self, stored: StoredNode) -> RestoredValues:
-        key = stored.keys.get(VARIABLE_VALUE)
-        if key is None:
-            return RestoredValues()
-        return RestoredValues([self.saveable(key)], frozenset([VARIABLE_VALUE]))
+        return stored.restored(VARIABLE_VALUE, self.saveable)
 
     def saveable(self, key: str) -> SaveableObject:
         """Return the saveable that restores the value stored under `key`."""

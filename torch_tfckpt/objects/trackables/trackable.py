@@ -5,7 +5,7 @@
 Source: tensorflow/python/trackable/base.py.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -50,6 +50,11 @@ class StoredNode:
     def keys(self) -> dict[str, str]:
         """Attribute -> key."""
         return {attribute.name: attribute.checkpoint_key for attribute in self.node.attributes}
+
+    def restored(self, attribute: str, make: Callable[[str], SaveableObject]) -> "RestoredValues":
+        """Return how an attribute is restored: by the saveable that `make` returns for its key, if it is stored."""
+        key = self.keys.get(attribute)
+        return RestoredValues() if key is None else RestoredValues([make(key)], frozenset([attribute]))
 
 
 @dataclass(frozen=True, slots=True)
