@@ -131,11 +131,12 @@ def _word_of(result: DeferredTensor) -> str | None:
     if isinstance(result.origin, str):
         return None
     name = result.origin.function.overloadpacket.__name__
-    word = _WORDS.get(name)
-    before = result.origin.arguments[0] if word is not None else None
-    is_view = isinstance(before, DeferredTensor) and before.shape == result.shape
-    if is_view and (word == "reshape" or (name == "permute" and before.stride() == result.stride())):
+    if name not in _WORDS:
         return None
+    word, before = _WORDS[name], result.origin.arguments[0]
+    if isinstance(before, DeferredTensor) and before.shape == result.shape:
+        changes_nothing = word == "reshape" or (name == "permute" and before.stride() == result.stride())
+        return None if changes_nothing else word
     return word
 
 
