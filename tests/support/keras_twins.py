@@ -137,6 +137,27 @@ class Subclassed(nn.Module):
         return result
 
 
+class Listed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([_Block(4, 5), _Block(5, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class NamedNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.bn = nn.Linear(6, 4), nn.BatchNorm1d(4, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.bn(self.fc(x))
+        return result
+
+
 class Distributed(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -87,26 +87,55 @@ def nested() -> Any:
 
 
 class Block(layers.Layer):  # type: ignore[misc, unused-ignore]
-    def __init__(self, units: int, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.grow = layers.Dense(units, activation="silu", name="grow")
-        self.norm = layers.LayerNormalization(name="norm")
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.grow = layers.Dense(units, activation="silu")
+        self.norm = layers.LayerNormalization()
 
     def call(self, x: Any) -> Any:
         return self.norm(self.grow(x))
 
 
 class Subclassed(keras.Model):  # type: ignore[misc, unused-ignore]
+    """Layers have automatic names, such as "dense_1", if their attributes come before "layers" in the alphabet.
+
+    A file of Keras has no other attributes of a model.
+    """
+
     def __init__(self) -> None:
         super().__init__(name="whole")
         self.stem = layers.Conv1D(4, 3, name="stem")
-        self.bn = layers.BatchNormalization(name="bn")
-        self.block1 = Block(5, name="block1")
-        self.block2 = Block(3, name="block2")
-        self.head = layers.Dense(2, name="head")
+        self.bn = layers.BatchNormalization()
+        self.block1, self.block2 = Block(5), Block(3)
+        self.head = layers.Dense(2, name="top")
 
     def call(self, x: Any, training: bool = False) -> Any:
         return self.head(self.block2(self.block1(self.bn(self.stem(x), training=training))))
+
+
+class Listed(keras.Model):  # type: ignore[misc, unused-ignore]
+    """Layers in a list, which tf.train.Checkpoint does not store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = [Block(5), Block(3)]
+
+    def call(self, x: Any) -> Any:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class NamedNorm(keras.Model):  # type: ignore[misc, unused-ignore]
+    """Without a configuration of its layers, the variables of a norm with a name of its own are not known."""
+
+    def __init__(self) -> None:
+        super().__init__(name="whole")
+        self.fc = layers.Dense(4, name="fc")
+        self.bn = layers.BatchNormalization(name="bn")
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.bn(self.fc(x), training=training)
 
 
 def distributed() -> Any:
@@ -143,4 +172,4 @@ MODELS: dict[str, Callable[[], Any]] = {
     for function in (
         *(mlp, norms, separable, conv_1d_3d, recurrent, attention, nested, distributed, groups, slopes, flattened),
     )
-} | {"subclassed": Subclassed}
+} | {"subclassed": Subclassed, "listed": Listed, "named_norm": NamedNorm}
