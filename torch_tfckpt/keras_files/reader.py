@@ -103,6 +103,11 @@ class KerasReader(TensorReader):
         """The configuration of the model; None if the file has none."""
         return self._contents.config
 
+    @property
+    def keras_2(self) -> bool:
+        """Whether Keras 1 or 2 wrote the file."""
+        return self._contents.keras_2
+
     def keys(self) -> list[str]:
         """Return the names of all tensors, sorted by their bytes."""
         return sorted(self._arrays, key=lambda name: name.encode("utf-8", "surrogateescape"))

@@ -20,7 +20,8 @@
                                       find each tensor of a module in the checkpoint
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
                                       what weights do not show, such as the epsilon of a BatchNorm
-    keras_semantics                   the same, compared with the configuration of a Keras file
+    symbolic_run                      the operations of a forward method
+    keras_semantics, activations      settings, compared with the configuration of a Keras file
     initialization, assignment_layouts
                                       init_from_checkpoint: stored names to variables, as in TensorFlow
     inference; infer_units, infer_scopes, infer_classes, infer_names, infer_matching, infer_rules, infer_refusals
