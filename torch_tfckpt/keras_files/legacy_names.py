@@ -51,6 +51,10 @@ def name_legacy(root: SavedGroup) -> NamedArrays:
         result.arrays[longer] = array
         if group in _OPTIMIZERS:
             result.of_optimizer.add(longer)
+        elif "/" in name and group not in name.split("/"):  # in a model inside of the model
+            result.paths[longer] = f"{group}/{name}"
+        else:
+            result.paths[longer] = name
     return result
 
 

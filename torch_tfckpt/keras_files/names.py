@@ -10,6 +10,12 @@ group without `vars` is a list. Keras puts the name of a model in front of the n
 functional models, which are built before they get a name; they are recognised by their input layer.
 
 A variable whose name is not known is named by its path in the file, such as `layers/block/vars/0`, and is in `unnamed`.
+
+A torch module of the same architecture has attributes instead of names. So `paths` has a second name of each variable,
+in which layers are called by their attributes in the program (`head/kernel` for `self.head = Dense(2)`, whose path is
+`my_model/dense/kernel`) and their numbers in lists. Layers of functional and Sequential models have their names, after
+the names of all models that contain them, except the whole model. So have, in a subclassed model, layers whose
+attributes come after "layers" in the alphabet: Keras stores them in its list of layers.
 """
 
 from collections import Counter
@@ -36,6 +42,7 @@ VARS: Final = "vars"
 _OPTIMIZER: Final = "optimizer"
 _CLASSES: Final = {"GroupQueryAttention": "GroupedQueryAttention"}  # name in the configuration -> name of the class
 _OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
+_LAYERS: Final = ("layers", _OLD_LAYERS)
 
 
 @dataclass(slots=True)
@@ -46,11 +53,13 @@ class NamedArrays:
         arrays: Name -> dataset.
         unnamed: The names that are only paths in the file, because the variables are not known.
         of_optimizer: The names of the variables of the optimizer.
+        paths: Name -> name by attributes, for variables for which it is known.
     """
 
     arrays: dict[str, SavedArray] = field(default_factory=dict)
     unnamed: set[str] = field(default_factory=set)
     of_optimizer: set[str] = field(default_factory=set)
+    paths: dict[str, str] = field(default_factory=dict)
 
 
 _Path = tuple[str, str] | None
@@ -61,6 +70,7 @@ class _PlacedVariable(NamedTuple):
     place: str  # path in the file
     array: SavedArray
     names: _Path
+    by_attributes: str  # "" if unknown
     trainable: bool
 
 
@@ -73,6 +83,7 @@ class _PlacedLayer(NamedTuple):
     config: KerasLayer | None
     above: _Path  # of the object that contains it
     name: str  # "" if unknown
+    attributes: str | None  # path by attributes; None if unknown
     frozen: bool
 
 
@@ -90,6 +101,8 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
         result.arrays[name or each.place] = each.array
         if not name:
             result.unnamed.add(each.place)
+        elif each.by_attributes:
+            result.paths[name] = each.by_attributes
     if slots is not None:
         trained: list[TrainedVariable] | None = None
         if config is not None and all(each.names is not None for each in found):
@@ -144,7 +157,7 @@ class _Walk:
     def variables(self, root: SavedGroup, config: KerasLayer | None) -> Iterator[_PlacedVariable]:
         name = _name_of(root, config)
         kind = _kind_of(config) if config is not None else ""
-        yield from self._object(_PlacedLayer(root, "", kind, config, ("", ""), name, False), is_root=True)
+        yield from self._object(_PlacedLayer(root, "", kind, config, ("", ""), name, "", False), is_root=True)
 
     def _object(self, layer: _PlacedLayer, *, is_root: bool = False) -> Iterator[_PlacedVariable]:
         group, place = layer.group, layer.place
@@ -183,13 +196,13 @@ class _Walk:
         place = _joined(layer.place, VARS)
         if names is None or path is None:
             for name, array in own.arrays.items():
-                yield _PlacedVariable(f"{place}/{name}", array, None, not layer.frozen)
+                yield _PlacedVariable(f"{place}/{name}", array, None, "", not layer.frozen)
             return
         for number, (name, array) in enumerate(zip(names, in_order, strict=True)):
             trainable = not layer.frozen and is_trainable(layer.kind, name)
-            yield _PlacedVariable(
-                f"{place}/{number}", array, (_joined(path[0], name), _joined(path[1], name)), trainable
-            )
+            by_attributes = "" if layer.attributes is None else _joined(layer.attributes, name)
+            names_here = (_joined(path[0], name), _joined(path[1], name))
+            yield _PlacedVariable(f"{place}/{number}", array, names_here, by_attributes, trainable)
 
     def _member(
         self, layer: _PlacedLayer, name: str, group: SavedGroup, inside: _Path, place: str
@@ -201,16 +214,23 @@ class _Walk:
         if not group.groups and group.arrays:
             return
         configs = self._configs(layer, name, group)
+        is_model = _is_functional(layer.group) or layer.kind == "sequential" or not layer.place
         for item in configs or group.groups:
             inner = group.groups.get(item)
             if inner is None:
                 continue
             if VARS not in inner.groups and item not in configs and not class_in(item):
-                yield from self._member(layer._replace(kind=""), item, inner, inside, _joined(place, item))
+                of_list = layer._replace(kind="", attributes=None)
+                yield from self._member(of_list, item, inner, inside, _joined(place, item))
                 continue
             config = configs.get(item)
             kind = _kind_of(config) if config is not None else class_in(item)
-            yield from self._object(self._made(layer, kind, config, inner, inside, _joined(place, item)))
+            made = self._made(layer, kind, config, inner, inside, _joined(place, item))
+            if is_model and name in _LAYERS:
+                attributes = _below(layer.attributes, made.name)
+            else:
+                attributes = _below(_below(layer.attributes, name), _number_in(item, group))
+            yield from self._object(made._replace(attributes=attributes))
 
     def _configs(self, layer: _PlacedLayer, attribute: str, group: SavedGroup) -> dict[str, KerasLayer]:
         """Return the configurations of the layers in a list, by their names in the file; empty if not known."""
@@ -243,13 +263,15 @@ class _Walk:
             named = group.groups.get(VARS)
             kind = class_in(named.name) if named is not None else ""
         made = self._made(layer, kind, config, group, inside, place)
+        is_only = layer.kind == "time_distributed"  # it has no other layer, and is one with it in torch
+        made = made._replace(attributes=layer.attributes if is_only else _below(layer.attributes, attribute))
         return made if made.name or not automatic else made._replace(name=automatic)
 
     def _made(
         self, layer: _PlacedLayer, kind: str, config: KerasLayer | None, group: SavedGroup, inside: _Path, place: str
     ) -> _PlacedLayer:
         frozen = layer.frozen or (config is not None and config.settings.get("trainable") is False)
-        return _PlacedLayer(group, place, kind, config, inside, _name_of(group, config), frozen)
+        return _PlacedLayer(group, place, kind, config, inside, _name_of(group, config), None, frozen)
 
 
 def _snake_case_of(config: KerasLayer) -> str:
@@ -286,6 +308,24 @@ def _config_of_part(config: KerasLayer | None, kind: str) -> KerasLayer | None:
         return None
     settings = {**config.settings, "bias_axes": "" if config.settings.get("use_bias", True) else None}
     return KerasLayer("", kind, config.path, settings)
+
+
+def _below(above: str | None, name: str) -> str | None:
+    """Return the path of an attribute; None if it is not known."""
+    return None if above is None or not name else _joined(above, name)
+
+
+def _number_in(item: str, group: SavedGroup) -> str:
+    """Return the number of an object in a list of objects of one class, "block_2" -> "2"; "" if there are others.
+
+    Keras counts the objects of each class on their own.
+    """
+    bases = [each for each in group.groups if f"{each}_1" in group.groups] if len(group.groups) > 1 else [item]
+    for base in bases:
+        names = [f"{base}_{number}" if number else base for number in range(len(group.groups))]
+        if group.groups.keys() == set(names):
+            return str(names.index(item))
+    return ""
 
 
 def _joined(above: str, name: str) -> str:

@@ -45,6 +45,7 @@ class KerasReader(TensorReader):
         unnamed: Tensors whose names are only their paths in the file, because the file does not record which
             variables they are. They can be read, but must not be matched with others by name.
         of_optimizer: Tensors of the optimizer.
+        paths: Name -> name by the attributes of the program and the names of all models, if known.
 
     Raises:
         DataLossError: the file is damaged, or is not a Keras file.
@@ -79,6 +80,7 @@ class KerasReader(TensorReader):
                 self._arrays[name], self._types[name] = saved, dtype
         self.unnamed = frozenset(named.unnamed & self._arrays.keys())
         self.of_optimizer = frozenset(named.of_optimizer & self._arrays.keys())
+        self.paths: Mapping[str, str] = {name: path for name, path in named.paths.items() if name in self._arrays}
 
     def _named(self) -> NamedArrays:
         root = self._contents.root
@@ -100,6 +102,11 @@ class KerasReader(TensorReader):
     def config(self) -> KerasConfig | None:
         """The configuration of the model; None if the file has none."""
         return self._contents.config
+
+    @property
+    def keras_2(self) -> bool:
+        """Whether Keras 1 or 2 wrote the file."""
+        return self._contents.keras_2
 
     def keys(self) -> list[str]:
         """Return the names of all tensors, sorted by their bytes."""

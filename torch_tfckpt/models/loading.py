@@ -142,7 +142,7 @@ def load_model(
             unknown_order=plan.found.unknown_order,
             trains=optimizer is not None,
             accept=accept,
-            config=None if reader.keras is None else reader.keras.config,
+            keras=reader.keras,
         )
         found_semantics += () if plan.slots is None else plan.slots.findings
         _report_semantics(reader.path, model, plan.report, found_semantics, strict)
