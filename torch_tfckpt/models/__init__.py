@@ -4,6 +4,8 @@
     saving, extra_values              save_model; values that it stores in addition
     keras_torch                       Keras models on Keras's torch backend
     keras_objects, checkpoint         the objects of a module as Keras names them; Checkpoint(naming="keras")
+    keras_saving, keras_like, keras_like_objects, source_inverse
+                                      save for a Keras model, in the order of a file of that model
     key_mapper, rule_set, key_rules   rules for names: the user's KeyMapper, the set of checked rules, a single rule
     map_file, map_file_skeleton       their form as TOML; a file without targets, to be completed by hand
     target_templates, rule_scopes     targets that translate numbers and words; the scope of the stored names
