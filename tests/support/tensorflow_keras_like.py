@@ -16,7 +16,7 @@ Model = Any
 
 
 def write(model: str, directory: str) -> None:
-    """Write a model with random weights: m.keras, m.weights.h5, and the checkpoint ckpt."""
+    """Write a model with random weights: m.keras, m.weights.h5, m.h5 of the older form, and the checkpoint ckpt."""
     made = _built(model)
     rng = np.random.default_rng(7)
     for variable in tensorflow_keras_files.variables_of(made):
@@ -24,6 +24,7 @@ def write(model: str, directory: str) -> None:
         variable.assign(value.astype("int8") if "int" in variable.dtype else value)
     made.save(os.path.join(directory, "m.keras"))
     made.save_weights(os.path.join(directory, "m.weights.h5"))
+    made.save(os.path.join(directory, "m.h5"))
     tf.train.Checkpoint(model=made).write(os.path.join(directory, "ckpt"))
 
 
@@ -112,6 +113,16 @@ def norms() -> Model:
     return keras.Model(given, layers.Dense(2, name="head")(x))
 
 
+def digits() -> Model:
+    """The model of tests/golden/digits-keras2-weights, with other names."""
+    x = given = keras.Input((8, 8))
+    x = layers.Reshape((8, 8, 1), name="as_image")(x)
+    x = layers.Conv2D(6, 3, strides=2, padding="same", name="one")(x)
+    x = layers.ReLU()(layers.BatchNormalization(name="two")(x))
+    x = layers.Dense(24, activation="relu", name="three")(layers.Flatten()(x))
+    return keras.Model(given, layers.Dense(10, name="four")(x))
+
+
 INPUTS = {"subclassed": (6, 3), "recurrent_attributes": (7, 3), "attention_attributes": (6,)}
 MODELS: dict[str, Callable[[], Model]] = {
     **tensorflow_keras_files.MODELS,
@@ -119,5 +130,5 @@ MODELS: dict[str, Callable[[], Model]] = {
     "small_cnn": tensorflow_keras_objects.cnn,
     "recurrent_attributes": tensorflow_keras_objects.Recurrent,
     "attention_attributes": tensorflow_keras_objects.Attention,
-    **{f"{made.__name__}_like": made for made in (reordered, nested, recurrent, attention, norms)},
+    **{f"{made.__name__}_like": made for made in (reordered, nested, recurrent, attention, norms, digits)},
 }

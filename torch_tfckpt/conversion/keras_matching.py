@@ -36,6 +36,7 @@ class Weights:
         names: Key -> names, the key first; one name if `rename` gave it.
         shapes: Key -> shape.
         renamed: The keys with a name from `rename`.
+        weights: The keys of tensors that are weights; others are slots of an optimizer, for example.
         graph: The object graph of an object-based checkpoint.
         places: Key -> place, for a file of Keras.
     """
@@ -44,6 +45,7 @@ class Weights:
     names: Mapping[str, Sequence[str]]
     shapes: Mapping[str, Shape]
     renamed: frozenset[str]
+    weights: frozenset[str]
     graph: ObjectGraph | None
     places: Mapping[str, str]
 
@@ -99,19 +101,21 @@ def _by_names(weights: Weights, wanted: Mapping[str, TemplateVariable]) -> Seque
     for key, names in weights.names.items():
         for name in dict.fromkeys(names):
             keys[name] = "" if name in keys else key  # "": of several tensors
+    of_weights = [name for key in weights.weights for name in weights.names[key]]
     ways = []
-    for own in _with_and_without_first(list(wanted)):
-        for stored in _with_and_without_first(list(keys)):
+    for own in _with_and_without_first(list(wanted), list(wanted)):
+        for stored in _with_and_without_first(list(keys), of_weights):
             of_name = {short: keys[name] for name, short in stored.items() if keys[name]}
             ways.append({name: of_name[short] for name, short in own.items() if short in of_name})
     return ways
 
 
-def _with_and_without_first(names: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Yield name -> name, and if all names have one first part, name -> name without it."""
+def _with_and_without_first(names: Sequence[str], among: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield name -> name; and name -> name without the first part that all names in `among` have, if they have one."""
     yield {name: name for name in names}
-    if len({name.partition("/")[0] for name in names}) == 1 and all("/" in name for name in names):
-        yield {name: name.partition("/")[2] for name in names}
+    first, slash, _ = next(iter(among), "").partition("/")
+    if slash and all(name.startswith(first + slash) for name in among):
+        yield {name: name.removeprefix(first + slash) for name in names if name.startswith(first + slash)}
 
 
 def _by_objects(template: WeightsTemplate, weights: Weights, wanted: Mapping[str, TemplateVariable]) -> Sequence[Match]:

@@ -126,10 +126,13 @@ class KerasTarget:
         places = {} if reader is None or reader.keras is None else reader.keras.places
         graph = None if reader is None else reader.object_graph
         shape_of = {key: source.info(key).shape for key in names}
-        weights = Weights(printable(source.path), names, shape_of, frozenset(renamed), graph, places)
+        of_weights = frozenset(_weights_among(source, names))
+        weights = Weights(
+            printable(source.path), names, shape_of, frozenset(renamed), of_weights | renamed, graph, places
+        )
         keys = match_weights(self._template, weights)
         _check_dtypes(source, self._template, keys)
-        _check_all_used(source, names, set(keys.values()))
+        _check_all_used(source, of_weights - set(keys.values()))
         return KerasOrderSource(source, self._like, self._template, keys)
 
 
@@ -143,18 +146,19 @@ def _check_dtypes(source: TensorSource, template: WeightsTemplate, keys: Mapping
             )
 
 
-def _check_all_used(source: TensorSource, chosen: Iterable[str], used: set[str]) -> None:
-    """Raise InvalidArgumentError if a weight of the source has no variable: the model may be another one."""
+def _weights_among(source: TensorSource, names: Iterable[str]) -> list[str]:
     kinds = variable_kinds(reader_of(source))
     is_keras = isinstance(source, CheckpointSource) and source.reader.keras is not None
-    others = [
-        key
-        for key in chosen
-        if key not in used and kinds.get(key) is VariableKind.WEIGHT and not (is_keras and key.startswith(_METRICS))
+    return [
+        key for key in names if kinds.get(key) is VariableKind.WEIGHT and not (is_keras and key.startswith(_METRICS))
     ]
+
+
+def _check_all_used(source: TensorSource, others: frozenset[str]) -> None:
+    """Raise InvalidArgumentError if a weight of the source has no variable: the model may be another one."""
     if others:
         raise InvalidArgumentError(
-            f"{printable(source.path)}: the Keras model of like= has no variables for these weights: "
-            f"{listed(others, _LISTED)}. Pass the .keras file of the model whose weights these are, or omit them with "
-            f"exclude="
+            f"{printable(source.path)}: the Keras model of `like` has no variables for these weights: "
+            f"{listed(sorted(others), _LISTED)}. Pass the .keras file of the model whose weights these are, or omit "
+            f"them with `exclude`"
         )

@@ -25,7 +25,7 @@ from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.keras_files.template import TemplateVariable, WeightsTemplate
 from torch_tfckpt.storage.names import refuse_url
 from torch_tfckpt.storage.publication import Publication
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import counted, quoted
 
 ENDING: Final = ".weights.h5"
 
@@ -127,8 +127,8 @@ def as_variable(value: torch.Tensor, variable: TemplateVariable) -> torch.Tensor
     cast, lost = cast_counted(held, dtype)
     if lost.beyond:
         raise InvalidArgumentError(
-            f"{name} has {lost.beyond} values beyond the range of {variable.dtype.dtype_name}, which it is in the "
-            f"Keras model; the largest is {lost.largest:.9g}. Clip them, or give the Keras layer a wider dtype"
+            f"{name} has {counted(lost.beyond, 'value')} beyond the range of {variable.dtype.dtype_name}, its type in "
+            f"the Keras model; the largest is {lost.largest:.9g}. Clip them, or give the Keras layer a wider dtype"
         )
     return cast
 

@@ -26,6 +26,7 @@ from torch_tfckpt.models.rule_set import RuleSet
 from torch_tfckpt.models.semantics import find_semantics
 from torch_tfckpt.models.source_inverse import Compute, inverse_of
 from torch_tfckpt.models.targets import Target, targets_of
+from torch_tfckpt.saveables.load_report import Mismatch
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.text import first_lines, listed, printable, quoted
 
@@ -114,11 +115,7 @@ def _check_agree(model: nn.Module, template: WeightsTemplate, plan: LoadPlan) ->
     unmade = [name for name in template.variables if name not in of_loads | kept | of_others]
     if not (missing or unmade or report.mismatched):
         return
-    lines = [
-        f"{quoted(each.name)} is {shape_text(tuple(tensors[each.name].shape))}, {tensors[each.name].dtype}, but "
-        f"{quoted(each.key)} of the Keras model is {shape_text(each.stored_shape)}, {each.stored_dtype.dtype_name}"
-        for each in report.mismatched
-    ]
+    lines = [_mismatch_text(each) for each in report.mismatched]
     lines += [f"{quoted(name)} of the module has no variable in the Keras model" for name in missing]
     lines += [_without_tensor(template, name) for name in unmade]
     raise InvalidArgumentError(
@@ -126,6 +123,14 @@ def _check_agree(model: nn.Module, template: WeightsTemplate, plan: LoadPlan) ->
         + "\n  ".join(first_lines(lines, _LISTED))
         + f"\nNothing was written. {_fix(template, missing, unmade)}"
     )
+
+
+def _mismatch_text(each: Mismatch) -> str:
+    name, key = quoted(each.name), f"{quoted(each.key)} of the Keras model"
+    if "dtype mismatch" in each.reason:
+        return f"{name} is {each.dtype}, but {key} is {each.stored_dtype.dtype_name}"
+    as_layout = "" if each.layout == "same" else f", in layout {each.layout}"
+    return f"{name} is {shape_text(each.shape or ())}, but {key} is {shape_text(each.stored_shape)}{as_layout}"
 
 
 def _is_counter(name: str) -> bool:
