@@ -188,9 +188,12 @@ _WRITERS: Final = {
     FileKind.TORCH: "torch.save",
     FileKind.NPZ: "numpy.savez",
     FileKind.NPY: "numpy.save",
-    FileKind.HDF5: "Keras's save_weights",
-    FileKind.KERAS: "Keras's save",
 }
+# Without the order of the layers, which `like` gives, weights for Keras cannot be written.
+FOR_KERAS: Final = (
+    "To write weights for Keras, end the name with .weights.h5, and pass like= with the .keras file of the model, to "
+    "save_model or convert; keras_model.load_weights takes the result"
+)
 _CONVERTIBLE: Final = frozenset(
     (FileKind.SAFETENSORS, FileKind.TORCH, FileKind.NPZ)
 )  # torch_tfckpt.convert writes these
@@ -216,6 +219,8 @@ def refuse_other_ending(path: str, function: str) -> None:
     ending = path.rpartition(".")[2]
     writer = _WRITERS.get(kind)
     other = f"{writer} writes .{ending} files. " if writer else ""
+    if kind.is_keras:
+        other = f"{FOR_KERAS}. "
     convert = "torch_tfckpt.convert converts a checkpoint to such a file. " if kind in _CONVERTIBLE else ""
     raise InvalidArgumentError(
         f"{printable(path)}: .{ending} is the extension of {kind.what}, but {function} writes a TensorFlow checkpoint. "

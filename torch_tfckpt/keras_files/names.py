@@ -41,8 +41,8 @@ from torch_tfckpt.keras_files.variables import (
 VARS: Final = "vars"
 _OPTIMIZER: Final = "optimizer"
 _CLASSES: Final = {"GroupQueryAttention": "GroupedQueryAttention"}  # name in the configuration -> name of the class
-_OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
-_LAYERS: Final = ("layers", _OLD_LAYERS)
+OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
+_LAYERS: Final = ("layers", OLD_LAYERS)
 
 
 @dataclass(slots=True)
@@ -53,10 +53,12 @@ class NamedArrays:
         arrays: Name -> dataset.
         unnamed: The names that are only paths in the file, because the variables are not known.
         of_optimizer: The names of the variables of the optimizer.
+        places: Name -> path in the file, for the variables of the model, in the order in which Keras saves them.
         paths: Name -> name by attributes, for variables for which it is known.
     """
 
     arrays: dict[str, SavedArray] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     unnamed: set[str] = field(default_factory=set)
     of_optimizer: set[str] = field(default_factory=set)
     paths: dict[str, str] = field(default_factory=dict)
@@ -99,6 +101,7 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
     for each in found:
         name = _unique(each, counts, full)
         result.arrays[name or each.place] = each.array
+        result.places[name or each.place] = each.place
         if not name:
             result.unnamed.add(each.place)
         elif each.by_attributes:
@@ -213,7 +216,7 @@ class _Walk:
             return
         if not group.groups and group.arrays:
             return
-        configs = self._configs(layer, name, group)
+        configs = {} if layer.config is None else configs_in_list(layer.config, name, group)
         is_model = _is_functional(layer.group) or layer.kind == "sequential" or not layer.place
         for item in configs or group.groups:
             inner = group.groups.get(item)
@@ -232,28 +235,10 @@ class _Walk:
                 attributes = _below(_below(layer.attributes, name), _number_in(item, group))
             yield from self._object(made._replace(attributes=attributes))
 
-    def _configs(self, layer: _PlacedLayer, attribute: str, group: SavedGroup) -> dict[str, KerasLayer]:
-        """Return the configurations of the layers in a list, by their names in the file; empty if not known."""
-        if layer.config is None:
-            return {}
-        described = layer.config.inner.get("layers" if attribute == _OLD_LAYERS else attribute, ())
-        if "sequential" in snake_case(layer.config.class_name):
-            described = [each for each in described if each.class_name != INPUT_LAYER]
-        counts: Counter[str] = Counter()
-        found: dict[str, KerasLayer] = {}
-        for each in described:
-            base = _snake_case_of(each)
-            number = counts[base]
-            counts[base] += 1
-            found[f"{base}_{number}" if number else base] = each
-        # Keras 3 also stores the names of the layers in the file: omit a layer whose name there is different.
-        named = {item: _name_of(inner, None) for item, inner in group.groups.items()}
-        return {item: each for item, each in found.items() if named.get(item, "") in ("", each.name)}
-
     def _part(self, layer: _PlacedLayer, attribute: str, group: SavedGroup, inside: _Path, place: str) -> _PlacedLayer:
         """Return an object that is an attribute of another object."""
         kind, automatic = part_of(layer.kind, attribute)
-        config = _inner_config(layer.config, attribute)
+        config = inner_config(layer.config, attribute)
         if kind:
             # A cell or projection of this layer has the settings of the layer.
             config = _config_of_part(layer.config, kind)
@@ -274,6 +259,28 @@ class _Walk:
         return _PlacedLayer(group, place, kind, config, inside, _name_of(group, config), None, frozen)
 
 
+def configs_in_list(config: KerasLayer, attribute: str, group: SavedGroup) -> dict[str, KerasLayer]:
+    """Return the configurations of the layers in a list, by their names in the file; empty if not known.
+
+    Args:
+        config: The object that has the list.
+        group: The list in the file.
+    """
+    described = config.inner.get("layers" if attribute == OLD_LAYERS else attribute, ())
+    if "sequential" in snake_case(config.class_name):
+        described = [each for each in described if each.class_name != INPUT_LAYER]
+    counts: Counter[str] = Counter()
+    found: dict[str, KerasLayer] = {}
+    for each in described:
+        base = _snake_case_of(each)
+        number = counts[base]
+        counts[base] += 1
+        found[f"{base}_{number}" if number else base] = each
+    # Keras 3 also stores the names of the layers in the file: omit a layer whose name there is different.
+    named = {item: _name_of(inner, None) for item, inner in group.groups.items()}
+    return {item: each for item, each in found.items() if named.get(item, "") in ("", each.name)}
+
+
 def _snake_case_of(config: KerasLayer) -> str:
     return snake_case(_CLASSES.get(config.class_name, config.class_name))
 
@@ -290,11 +297,11 @@ def _name_of(group: SavedGroup, config: KerasLayer | None) -> str:
 
 
 def _is_functional(group: SavedGroup) -> bool:
-    layers = group.groups.get("layers") or group.groups.get(_OLD_LAYERS)
+    layers = group.groups.get("layers") or group.groups.get(OLD_LAYERS)
     return layers is not None and any(class_in(name) == snake_case(INPUT_LAYER) for name in layers.groups)
 
 
-def _inner_config(config: KerasLayer | None, attribute: str) -> KerasLayer | None:
+def inner_config(config: KerasLayer | None, attribute: str) -> KerasLayer | None:
     """Return the configuration of a layer inside of a wrapper."""
     if config is None:
         return None
