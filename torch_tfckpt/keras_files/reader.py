@@ -45,6 +45,7 @@ class KerasReader(TensorReader):
         unnamed: Tensors whose names are only their paths in the file, because the file does not record which
             variables they are. They can be read, but must not be matched with others by name.
         of_optimizer: Tensors of the optimizer.
+        of_metrics: States of metrics, which Keras 2 stores.
 
     Raises:
         DataLossError: the file is damaged, or is not a Keras file.
@@ -79,6 +80,7 @@ class KerasReader(TensorReader):
                 self._arrays[name], self._types[name] = saved, dtype
         self.unnamed = frozenset(named.unnamed & self._arrays.keys())
         self.of_optimizer = frozenset(named.of_optimizer & self._arrays.keys())
+        self.of_metrics = frozenset(named.of_metrics & self._arrays.keys())
 
     def _named(self) -> NamedArrays:
         root = self._contents.root

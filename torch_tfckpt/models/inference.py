@@ -40,7 +40,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.assembly import Source, SourcePart
-from torch_tfckpt.models.auxiliary import variable_kinds
+from torch_tfckpt.models.auxiliary import unnamed_weights, variable_kinds
 from torch_tfckpt.models.averages import StoredAverages
 from torch_tfckpt.models.base_module import mapper_for
 from torch_tfckpt.models.file_reader import open_reader
@@ -223,6 +223,7 @@ class _Inference:
             self._reader.path,
             [([units[at] for at in each.units], [candidates.layers[at] for at in each.layers]) for each in short],
             [(key, self._shapes[key]) for key in unmatched],
+            unnamed_weights(self._reader),
         )
 
     def _choices(
