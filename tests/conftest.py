@@ -22,14 +22,28 @@ REQUIRE_CORPUS = "TORCH_TFCKPT_REQUIRE_CORPUS"
 @pytest.fixture(scope="session")
 def tensorflow() -> Iterator[TensorFlowProcess]:
     """TensorFlow in its own process, one per test session (and per worker of pytest-xdist)."""
-    # find_spec does not import: this fixture exists to avoid importing TensorFlow and torch in one process.
-    if importlib.util.find_spec("tensorflow") is None:
-        reason = "tensorflow is not installed; `pip install -e .[interop] -c scripts/constraints.txt` installs it"
+    _require("tensorflow")
+    with TensorFlowProcess() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def keras_2() -> Iterator[TensorFlowProcess]:
+    """Another process with TensorFlow, for Keras 2 (the package tf_keras), so that it never meets Keras 3."""
+    _require("tensorflow")
+    _require("tf_keras")
+    with TensorFlowProcess() as process:
+        yield process
+
+
+def _require(module: str) -> None:
+    """Skip the test if a module is not installed."""
+    # find_spec does not import: these fixtures exist to avoid importing TensorFlow and torch in one process.
+    if importlib.util.find_spec(module) is None:
+        reason = f"{module} is not installed; `scripts/install test interop` installs it"
         if os.environ.get(REQUIRE_TENSORFLOW) == "1":
             pytest.fail(f"{reason}, and {REQUIRE_TENSORFLOW}=1 requires it")
         pytest.skip(reason)
-    with TensorFlowProcess() as process:
-        yield process
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import h5py  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -21,8 +21,20 @@ FORMS = ("m.keras", "m.weights.h5", "m.weights.json", "m.h5", "weights.h5")
 """weights.h5 is the older form of weights, which Keras 3 reads and writes only by an internal function."""
 
 
-def write(model: str, directory: str, forms: Sequence[str] = FORMS, *, train: bool = True) -> dict[str, RawTensor]:
-    """Train a model for one step with Adam and write it in some forms. Returns path of the variable -> value."""
+def write(
+    model: str,
+    directory: str,
+    forms: Sequence[str] = FORMS,
+    *,
+    train: bool = True,
+    optimizer: str = "Adam",
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, RawTensor]:
+    """Train a model for one step and write it in some forms. Returns path of the variable -> value.
+
+    Args:
+        settings: Of the optimizer; "schedule": its learning rate changes.
+    """
     keras.utils.clear_session()
     keras.utils.set_random_seed(3)
     made = MODELS[model]()
@@ -30,11 +42,20 @@ def write(model: str, directory: str, forms: Sequence[str] = FORMS, *, train: bo
     inputs = [np.random.default_rng(1).integers(0, 5, (4, *shape[1:])).astype("float32") for shape in shapes]
     given = inputs if len(inputs) > 1 else inputs[0]
     if train:
-        made.compile("adam", "mse")
+        made.compile(optimizer_of(optimizer, dict(settings or {})), "mse", run_eagerly=True)
         made.fit(given, np.zeros_like(np.asarray(made(given))), verbose=0)
     for form in forms:
         save(made, os.path.join(directory, form))
     return {variable.path: value_of(variable) for variable in variables_of(made)}
+
+
+def optimizer_of(name: str, settings: dict[str, Any]) -> Any:
+    """Return an optimizer; the one that scales the loss contains Adam."""
+    if settings.pop("schedule", False):
+        settings["learning_rate"] = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    if name == "LossScaleOptimizer":
+        settings["inner_optimizer"] = keras.optimizers.Adam()
+    return getattr(keras.optimizers, name)(**settings)
 
 
 def write_small(directory: str) -> None:
@@ -100,7 +121,7 @@ def separable() -> Model:
     x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="depth")(x)
     x = layers.SeparableConv2D(5, 3, name="separable")(x)
     x = layers.Conv2DTranspose(3, 2, strides=2, name="up")(x)
-    return keras.Model(given, layers.PReLU(name="slope")(x))
+    return keras.Model(given, layers.PReLU(shared_axes=[1, 2], name="slope")(x))
 
 
 def conv_1d_3d() -> Model:
@@ -119,7 +140,10 @@ def recurrent() -> Model:
     x = layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="both")(x)
     x = layers.Bidirectional(layers.GRU(3, return_sequences=True))(x)
     x = layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)], return_sequences=True, name="stack")(x)
-    return keras.Model(given, layers.SimpleRNN(2, use_bias=False)(x))
+    x = layers.SimpleRNN(2, use_bias=False, return_sequences=True)(x)
+    x = layers.RNN(layers.SimpleRNNCell(6, name="own_cell"), return_sequences=True, name="wrapped")(x)
+    x = layers.ConvLSTM1D(2, 2, return_sequences=True, name="conv")(layers.Reshape((7, 3, 2))(x))
+    return keras.Model(given, layers.Bidirectional(layers.ConvLSTM1D(2, 1), name="both_conv")(x))
 
 
 def attention() -> Model:
@@ -131,7 +155,9 @@ def attention() -> Model:
     x = layers.LayerNormalization(center=False, name="scaled")(x)
     x = layers.LayerNormalization(scale=False, name="shifted")(x)
     x = layers.RMSNormalization(name="rms")(x)
-    return keras.Model(tokens, layers.EinsumDense("abc,cd->abd", output_shape=(None, 3), bias_axes="d", name="mix")(x))
+    x = layers.EinsumDense("abc,cd->abd", output_shape=(None, 3), bias_axes="d", name="mix")(x)
+    x = layers.Attention(use_scale=True, score_mode="concat", name="dot")([x, x])
+    return keras.Model(tokens, layers.AdditiveAttention(name="sum")([x, x]))
 
 
 def nested() -> Model:
@@ -197,7 +223,9 @@ def distributed() -> Model:
     given = keras.Input((3, 5, 2))
     x = layers.TimeDistributed(layers.Conv1D(3, 2, name="inner"), name="times")(given)
     x = layers.TimeDistributed(layers.LayerNormalization())(x)
-    return keras.Model(given, x)
+    tower = keras.Sequential([keras.Input((4, 3)), layers.Conv1D(2, 2, name="deep")], name="tower")
+    x = layers.TimeDistributed(tower, name="towers")(x)
+    return keras.Model(given, layers.TimeDistributed(layers.Bidirectional(layers.GRU(2, name="rows")))(x))
 
 
 def normalized() -> Model:
@@ -206,7 +234,8 @@ def normalized() -> Model:
     x = layers.UnitNormalization()(layers.GroupNormalization(2, scale=False)(x))
     norm = layers.Normalization(name="data")
     norm.adapt(np.random.default_rng(0).normal(size=(5, 4, 4, 6)))
-    x = layers.SpectralNormalization(layers.Conv2D(3, 3, name="inner_conv"), name="spectral")(norm(x))
+    x = layers.BatchNormalization(renorm=True, name="renorm")(norm(x))
+    x = layers.SpectralNormalization(layers.Conv2D(3, 3, name="inner_conv"), name="spectral")(x)
     return keras.Model(given, x)
 
 
@@ -216,6 +245,16 @@ def mixed() -> Model:
     x = layers.Dense(3, dtype="bfloat16", name="brain")(given)
     x = layers.Dense(3, dtype="float16", name="half")(x)
     return keras.Model(given, layers.Dense(2, dtype="mixed_bfloat16")(x))
+
+
+def frozen() -> Model:
+    """Layers that the optimizer does not train, and a model of such layers."""
+    given = keras.Input((4,))
+    base_input = keras.Input((4,))
+    base = keras.Model(base_input, layers.Dense(3, name="fixed")(base_input), name="base")
+    base.trainable = False
+    x = layers.Dense(3, name="alone", trainable=False)(base(given))
+    return keras.Model(given, layers.Dense(2, name="top")(x))
 
 
 def quantized() -> Model:
@@ -229,6 +268,6 @@ MODELS: dict[str, Callable[[], Model]] = {
     function.__name__: function
     for function in (
         *(mlp, cnn, separable, conv_1d_3d, recurrent, attention, nested, subclassed, custom_layer, distributed),
-        *(normalized, mixed, quantized),
+        *(normalized, mixed, frozen, quantized),
     )
 }

@@ -40,6 +40,7 @@ from torch_tfckpt.keras_files.variables import (
 
 VARS: Final = "vars"
 _OPTIMIZER: Final = "optimizer"
+_METRICS: Final = "metrics"  # states of metrics, which Keras 2 stores
 _CLASSES: Final = {"GroupQueryAttention": "GroupedQueryAttention"}  # name in the configuration -> name of the class
 OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
 _LAYERS: Final = ("layers", OLD_LAYERS)
@@ -55,6 +56,7 @@ class NamedArrays:
         of_optimizer: The names of the variables of the optimizer.
         places: Name -> path in the file, for the variables of the model, in the order in which Keras saves them.
         paths: Name -> name by attributes, for variables for which it is known.
+        of_metrics: The names of the states of metrics.
     """
 
     arrays: dict[str, SavedArray] = field(default_factory=dict)
@@ -62,6 +64,7 @@ class NamedArrays:
     unnamed: set[str] = field(default_factory=set)
     of_optimizer: set[str] = field(default_factory=set)
     paths: dict[str, str] = field(default_factory=dict)
+    of_metrics: set[str] = field(default_factory=set)
 
 
 _Path = tuple[str, str] | None
@@ -87,6 +90,7 @@ class _PlacedLayer(NamedTuple):
     name: str  # "" if unknown
     attributes: str | None  # path by attributes; None if unknown
     frozen: bool
+    unscoped: bool = False  # its variables have the path of the object that contains it
 
 
 def name_arrays(contents: KerasContents) -> NamedArrays:
@@ -94,7 +98,6 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
     config = contents.config.model if contents.config is not None else None
     found = list(_Walk(contents.keras_2).variables(contents.root, config))
     optimizer = contents.root.groups.get(_OPTIMIZER)
-    slots = optimizer.groups.get(VARS) if optimizer is not None else None
     counts = Counter(each.names[0] for each in found if each.names is not None)
     full = Counter(each.names[1] for each in found if each.names is not None)
     result = NamedArrays()
@@ -106,7 +109,7 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
             result.unnamed.add(each.place)
         elif each.by_attributes:
             result.paths[name] = each.by_attributes
-    if slots is not None:
+    if optimizer is not None and VARS in optimizer.groups:
         trained: list[TrainedVariable] | None = None
         if config is not None and all(each.names is not None for each in found):
             trained = [
@@ -114,9 +117,12 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
                 for each in found
                 if each.trainable and each.names is not None
             ]
-        for place, name in optimizer_names(slots, contents, trained).items():
-            array = slots.arrays[place]
-            if not name or name in result.arrays:
+        has_scalars = any(not each.array.array.shape for each in found)
+        names = optimizer_names(optimizer, contents, trained, has_scalars=has_scalars)
+        counts = Counter(names.values())
+        for place, name in names.items():
+            array = optimizer.groups[VARS].arrays[place]
+            if not name or counts[name] > 1 or name in result.arrays:
                 name = f"{_OPTIMIZER}/{VARS}/{place}"
                 result.unnamed.add(name)
             result.arrays[name] = array
@@ -126,6 +132,8 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
         result.unnamed.add(place)
         if place.startswith(f"{_OPTIMIZER}/"):
             result.of_optimizer.add(place)
+        if place.startswith(f"{_METRICS}/"):
+            result.of_metrics.add(place)
     return result
 
 
@@ -141,12 +149,12 @@ def _unique(each: _PlacedVariable, counts: Mapping[str, int], full: Mapping[str,
 
 def _others(root: SavedGroup, named: NamedArrays) -> Iterator[tuple[str, SavedArray]]:
     """Yield the datasets that have no name yet, with their paths in the file."""
-    known = {(id(array.file), array.offset, array.array) for array in named.arrays.values()}
+    known = {id(array) for array in named.arrays.values()}
     waiting = [("", root)]
     while waiting:
         path, group = waiting.pop()
         for name, array in group.arrays.items():
-            if (id(array.file), array.offset, array.array) not in known:
+            if id(array) not in known:
                 yield f"{path}{name}", array
         waiting += [(f"{path}{name}/", inner) for name, inner in reversed(group.groups.items())]
 
@@ -165,7 +173,9 @@ class _Walk:
     def _object(self, layer: _PlacedLayer, *, is_root: bool = False) -> Iterator[_PlacedVariable]:
         group, place = layer.group, layer.place
         inside = path = None
-        if layer.above is not None and layer.name:
+        if layer.above is not None and layer.unscoped:
+            path = inside = layer.above
+        elif layer.above is not None and layer.name:
             own, whole = (_joined(above, layer.name) for above in layer.above)
             unscoped = self._is_unscoped(layer)
             path, inside = (own, whole), ("" if unscoped else own, "" if unscoped and is_root else whole)
@@ -173,7 +183,7 @@ class _Walk:
             inside = ("", "")
         yield from self._own(layer, path)
         order = parts_in_order(layer.kind)
-        inner = [name for name in group.groups if name != VARS and not (is_root and name == _OPTIMIZER)]
+        inner = [name for name in group.groups if name != VARS and not (is_root and name in (_OPTIMIZER, _METRICS))]
         inner.sort(key=lambda name: order.index(name) if name in order else -1)
         for name in inner:
             yield from self._member(layer, name, group.groups[name], inside, _joined(place, name))
@@ -250,7 +260,10 @@ class _Walk:
         made = self._made(layer, kind, config, group, inside, place)
         is_only = layer.kind == "time_distributed"  # it has no other layer, and is one with it in torch
         made = made._replace(attributes=layer.attributes if is_only else _below(layer.attributes, attribute))
-        return made if made.name or not automatic else made._replace(name=automatic)
+        if self.keras_2 and config is not None and layer.kind == "bidirectional":
+            made = made._replace(name=f"{attribute.removesuffix('_layer')}_{config.name}")
+        unscoped = self.keras_2 and _shares_path(layer.kind, kind)
+        return made._replace(name=made.name or automatic, unscoped=unscoped)
 
     def _made(
         self, layer: _PlacedLayer, kind: str, config: KerasLayer | None, group: SavedGroup, inside: _Path, place: str
@@ -279,6 +292,11 @@ def configs_in_list(config: KerasLayer, attribute: str, group: SavedGroup) -> di
     # Keras 3 also stores the names of the layers in the file: omit a layer whose name there is different.
     named = {item: _name_of(inner, None) for item, inner in group.groups.items()}
     return {item: each for item, each in found.items() if named.get(item, "") in ("", each.name)}
+
+
+def _shares_path(kind: str, inner: str) -> bool:
+    """Return whether Keras 2 omits the name of a layer inside of another layer. Their classes are in snake case."""
+    return (kind == "time_distributed" and inner not in ("functional", "sequential")) or inner == "conv_lstm_cell"
 
 
 def _snake_case_of(config: KerasLayer) -> str:

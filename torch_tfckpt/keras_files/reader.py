@@ -48,6 +48,7 @@ class KerasReader(TensorReader):
             variables they are. They can be read, but must not be matched with others by name.
         of_optimizer: Tensors of the optimizer.
         paths: Name -> name by the attributes of the program and the names of all models, if known.
+        of_metrics: States of metrics, which Keras 2 stores.
 
     Raises:
         DataLossError: the file is damaged, or is not a Keras file.
@@ -84,6 +85,7 @@ class KerasReader(TensorReader):
         self.of_optimizer = frozenset(named.of_optimizer & self._arrays.keys())
         self.paths: Mapping[str, str] = {name: path for name, path in named.paths.items() if name in self._arrays}
         self._places = {name: place for name, place in named.places.items() if name in self._arrays}
+        self.of_metrics = frozenset(named.of_metrics & self._arrays.keys())
 
     def _named(self) -> NamedArrays:
         root = self._contents.root

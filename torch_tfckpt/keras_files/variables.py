@@ -9,6 +9,7 @@ Source: keras/src/layers, version 3.15; `save_own_variables` and the order of `a
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, Final, NamedTuple
 
 from torch_tfckpt.format.data_type import DataType
@@ -19,7 +20,7 @@ class KnownVariable(NamedTuple):
     """One variable that layers of a class may have."""
 
     name: str
-    setting: str = ""  # the layer has the variable only if this setting is on (see `_is_set`); "": always
+    setting: str = ""  # the layer has the variable only with this setting (see `_is_set`); "": always
     trainable: bool = True
 
 
@@ -42,16 +43,24 @@ _MOVING: Final = (
     KnownVariable("moving_mean", trainable=False),
     KnownVariable("moving_variance", trainable=False),
 )
+_RENORM: Final = tuple(
+    KnownVariable(name, "renorm", trainable=False) for name in ("moving_stddev", "renorm_mean", "renorm_stddev")
+)
 _EMBEDDINGS: Final = (KnownVariable("embeddings"),)
 _VARIABLES: Final[Mapping[str, Sequence[KnownVariable]]] = {
     **dict.fromkeys(("dense", "conv1d", "conv2d", "conv3d", "depthwise_conv1d", "depthwise_conv2d"), _KERNEL),
     **dict.fromkeys(("conv1d_transpose", "conv2d_transpose", "conv3d_transpose"), _KERNEL),
+    **dict.fromkeys(("locally_connected1d", "locally_connected2d"), _KERNEL),  # Keras 2
     "einsum_dense": _EINSUM,
     **dict.fromkeys(("separable_conv1d", "separable_conv2d"), _SEPARABLE),
-    "batch_normalization": (*_SCALED, *_MOVING),
+    "batch_normalization": (*_SCALED, *_MOVING, *_RENORM),
+    "sync_batch_normalization": (*_SCALED, *_MOVING, *_RENORM),  # Keras 2
     **dict.fromkeys(("layer_normalization", "group_normalization"), _SCALED),
     "rms_normalization": (KnownVariable("scale"),),
     "embedding": _EMBEDDINGS,
+    "reversible_embedding": (*_EMBEDDINGS, KnownVariable("reverse_embeddings", "tie_weights=False")),
+    "attention": (KnownVariable("scale", "use_scale"), KnownVariable("concat_score_weight", "score_mode=concat")),
+    "additive_attention": (KnownVariable("scale", "use_scale"),),
     **dict.fromkeys(("lstm_cell", "gru_cell", "simple_rnn_cell", "conv_lstm_cell"), _CELL),
     "p_re_lu": (KnownVariable("alpha"),),
     "normalization": tuple(KnownVariable(name, trainable=False) for name in ("mean", "variance", "count")),
@@ -146,20 +155,30 @@ def variable_names(
         return None
     known = _DEPTHWISE if keras_2 and kind.startswith("depthwise") else _VARIABLES[kind]
     if settings is None:
-        always = [each.name for each in known if not each.setting]
-        choices = [[each.name for each in known], always]
+        choices = _choices(known)
     else:
-        choices = [[each.name for each in known if not each.setting or _is_set(settings, each.setting)]]
+        choices = {tuple(each.name for each in known if _is_set(settings, each.setting))}
     fitting = [names for names in choices if len(names) == len(stored) and _fit(names, stored)]
-    return fitting[0] if fitting else None
+    return list(fitting[0]) if len(fitting) == 1 else None
+
+
+def _choices(known: Sequence[KnownVariable]) -> set[tuple[str, ...]]:
+    """Return the names of the variables for each combination of settings."""
+    settings = sorted({each.setting for each in known if each.setting})
+    combinations = (dict(zip(settings, values, strict=True)) for values in product((True, False), repeat=len(settings)))
+    return {tuple(each.name for each in known if chosen.get(each.setting, True)) for chosen in combinations}
 
 
 def _is_set(settings: Mapping[str, Any], setting: str) -> bool:
+    """Return whether a setting is on, or has the value in "name=value". The default is on, except for "renorm"."""
+    name, _, value = setting.partition("=")
+    if value:
+        return str(settings.get(name)) == value
     if setting == "bias_axes":
-        return settings.get(setting) is not None
+        return settings.get(setting, "") is not None
     if setting in ("scale", "center") and settings.get("rms_scaling"):
         return setting == "scale"
-    return bool(settings.get(setting, True))
+    return not setting or bool(settings.get(setting, setting != "renorm"))
 
 
 def names_by_shape(stored: Sequence[Stored]) -> list[str] | None:

@@ -14,7 +14,8 @@ an object-based one, the object graph shows the owner of every tensor:
 A Keras file stores the variables of the optimizer in a group of their own.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
+from typing import Final
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.data_type import DataType
@@ -32,7 +33,9 @@ from torch_tfckpt.models.auxiliary.named_kinds import (
 )
 from torch_tfckpt.models.auxiliary.named_slots import find_slots
 from torch_tfckpt.optimizers.slots import is_optimizer
+from torch_tfckpt.text import listed
 
+_LISTED: Final = 6
 _KERAS_API = "keras_api"  # child under which Keras 2 stores metrics, and layers a second time
 
 
@@ -64,16 +67,32 @@ def kinds(reader: CheckpointReader, averages: StoredAverages | None = None) -> K
     Cost: looks at the entries of all tensors.
     """
     if reader.keras is not None:
-        return _kinds_of_keras(reader, reader.keras.of_optimizer)
+        return _kinds_of_keras(reader, reader.keras.of_optimizer, reader.keras.of_metrics)
     graph = reader.object_graph
     averages = stored_averages(reader) if averages is None else averages
     return named_kinds(reader, averages) if graph is None else _kinds_of_objects(reader, graph, averages.keys)
 
 
-def _kinds_of_keras(reader: CheckpointReader, of_optimizer: Container[str]) -> Kinds:
-    """Return the kinds of the variables of a Keras file, which has a separate group for the optimizer's."""
+def unnamed_weights(reader: CheckpointReader) -> set[str]:
+    """Return the weights of a Keras file whose names are only places in the file; they are never found by name."""
+    keras = reader.keras
+    return set() if keras is None else set(keras.unnamed - keras.of_optimizer - keras.of_metrics)
+
+
+def not_recorded(unnamed: Collection[str]) -> str:
+    """Return the message for variables of `unnamed_weights`."""
+    return (
+        f"the file does not record which variables these are, so they are not found by name: "
+        f"{listed(sorted(unnamed), _LISTED)}. Load the .keras file of the model, or name them with rules in mapper="
+    )
+
+
+def _kinds_of_keras(reader: CheckpointReader, of_optimizer: Container[str], of_metrics: Container[str]) -> Kinds:
+    """Return the kinds of the variables of a Keras file, which has separate groups for optimizer and metrics."""
 
     def kind(key: str) -> VariableKind:
+        if key in of_metrics:
+            return VariableKind.OTHER
         if key not in of_optimizer:
             return VariableKind.WEIGHT
         return VariableKind.COUNTER if _is_whole_number(reader, key) else VariableKind.OPTIMIZER

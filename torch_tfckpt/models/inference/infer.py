@@ -41,7 +41,7 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.auxiliary.averages import StoredAverages
 from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
-from torch_tfckpt.models.auxiliary.recognition import variable_kinds
+from torch_tfckpt.models.auxiliary.recognition import unnamed_weights, variable_kinds
 from torch_tfckpt.models.file_reader import open_reader
 from torch_tfckpt.models.findings.flattened_maps import flattened_inputs
 from torch_tfckpt.models.inference.matching import LayerMatching
@@ -223,6 +223,7 @@ class _Inference:
             self._reader.path,
             [([units[at] for at in each.units], [candidates.layers[at] for at in each.layers]) for each in short],
             [(key, self._shapes[key]) for key in unmatched],
+            unnamed_weights(self._reader),
         )
 
     def _choices(

@@ -4,13 +4,14 @@ Contract: every proposed rule is complete and can be pasted into a map file; lis
 has at most a few dozen lines, however large the model is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
+from torch_tfckpt.models.auxiliary.recognition import not_recorded
 from torch_tfckpt.models.inference.proposed_rules import layout_for_rule
 from torch_tfckpt.models.inference.units import ModuleUnit, StoredLayer
 from torch_tfckpt.models.layers.assembly import Source
@@ -71,12 +72,14 @@ def missing(
     path: str,
     short: Sequence[tuple[Sequence[ModuleUnit], Sequence[StoredLayer]]],
     unmatched: Sequence[tuple[str, Shape]],
+    unnamed: Collection[str],
 ) -> NotFoundError:
     """Return the error for modules that no stored layer fits.
 
     Args:
         short: Groups of modules, each with the layers that fit, which are too few.
         unmatched: Keys and shapes of variables that fit no module.
+        unnamed: Keys of variables that a Keras file does not tell apart.
     """
     lines = []
     for units, layers in short:
@@ -88,9 +91,10 @@ def missing(
         lines.append(f"{listed(tensors, _LISTED, str)}: {fitting}")
     stored = [f"{short_key(key)} {shape_text(shape)}" for key, shape in unmatched]
     unused_text = f"Stored variables that fit no module: {listed(stored, _LISTED, str)}" if stored else ""
+    unnamed_text = not_recorded(unnamed) if unnamed else ""
     return NotFoundError(
         f"{path}: the module has tensors that no stored layer fits:\n"
-        + "\n".join(filter(None, [*first_lines(lines, _LISTED), unused_text]))
+        + "\n".join(filter(None, [*first_lines(lines, _LISTED), unused_text, unnamed_text]))
         + f"\nBuild the module with the sizes of the checkpoint, or map these tensors with rules, such as "
         f'KeyRule(None, "fc.bias", fill=0.0) for a tensor that is not stored. {_HOW}'
     )
