@@ -8,6 +8,7 @@ Reading, from bytes to the values that a saver stores:
     raw.py                  one MetaGraphDef as bytes, its parts decoded on request
     saver_values.py         the values that a saver's nodes store: which key is restored into which variable
     variables.py            the variables of a graph, from its collections and nodes
+    bound_variables.py      the variables of a graph or of a SavedModel's objects, and the nodes that refer to them
 
 Writing, from variables and savers to bytes:
 

@@ -128,6 +128,17 @@ def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[Raw
     return found
 
 
+def saved_model_directory(path: AnyPath, *, storage: Storage | None = None) -> str | None:
+    """Return the directory of the SavedModel that `open_meta_graph` opens; None if it opens a `.meta` file.
+
+    Raises:
+        NotFoundError, DataLossError, UnimplementedError: as `open_meta_graph`, if there is no such file.
+    """
+    text = fspath(path)
+    file = _file_meant(storage_of(text) if storage is None else storage, text)
+    return os.path.dirname(file) if os.path.basename(file) in SAVED_MODEL_FILES else None
+
+
 def meta_graph_of(source: Message | bytes | bytearray | memoryview) -> RawMetaGraph:
     """Return a meta graph from a message or its bytes.
 
