@@ -49,16 +49,18 @@ _SAVED_MODEL_VALUES: Final = "variables", "variables"  # the prefix of its check
 
 
 class ImportedMetaGraph(ExportsMetaGraph):
-    """A TensorFlow graph as tensors, savers and collections, as returned by `import_meta_graph`.
+    """A TensorFlow graph as tensors, savers and collections. `import_meta_graph` returns it.
 
-    The constructor is private.
+    So does `import_graph_def`. The constructor is private.
 
     Attributes:
         saver: Saves and restores `variables` with the keys and shards of the graph's saver; its `save` also writes the
             graph as `.meta`. None if there are no variables.
         variables: Name -> torch tensor, or numpy array of `bytes` for strings: zeros until something is restored.
             A partitioned variable is one tensor under the name of the whole variable. Names are as in the graph,
-            with the import scope; checkpoint keys may differ. Assigning an item copies the value into the tensor.
+            with the import scope; checkpoint keys may differ. In a TF2 SavedModel, they are the names of the program's
+            variables, such as "dense/kernel", or the paths of objects, such as "layers/1/kernel", if several variables
+            have one name. Assigning an item copies the value into the tensor.
         checkpoint_keys: Name -> key under which `saver` stores the variable, for the variables that it stores.
         collections: Name -> values: ints, floats, bytes, names of nodes, Any, messages; Variables and Savers in the
             collections of variables and savers. Values that are added to these collections are exported.
@@ -78,12 +80,21 @@ class ImportedMetaGraph(ExportsMetaGraph):
         1
     """
 
-    def __init__(self, _meta: RawMetaGraph, import_scope: str | None, _saved_model: str | None = None) -> None:
+    def __init__(
+        self,
+        _meta: RawMetaGraph,
+        import_scope: str | None,
+        *,
+        _saved_model: str | None = None,
+        _is_graph_def: bool = False,
+    ) -> None:
         """Private: `import_meta_graph` calls it with a decoded file, and the directory if it is of a SavedModel."""
         self.import_scope = (check_scope(import_scope) or "").rstrip("/")
         self._meta = meta = _meta
         self._graph = _ImportedGraph(meta, self.import_scope)
-        self.saver: Saver | None = self._graph.saver or _of_registered_variables(self.import_scope)
+        self.saver: Saver | None = self._graph.saver
+        if self.saver is None and not _is_graph_def:
+            self.saver = _of_registered_variables(self.import_scope)
         self.variables: dict[str, Value] = GraphValues(self._graph.tensors.values, self._graph.tensors.mark_set)
         self.checkpoint_keys: dict[str, str] = self._graph.checkpoint_keys
         self.collections: Collections = self._graph.collections
@@ -165,7 +176,9 @@ def import_meta_graph(
         if meta.around is not None:
             saved_model = saved_model_directory(file_or_proto)
     rescoping.check_unbound(meta)
-    return ImportedMetaGraph(rewriting.clear_devices(meta) if clear_devices else meta, import_scope, saved_model)
+    return ImportedMetaGraph(
+        rewriting.clear_devices(meta) if clear_devices else meta, import_scope, _saved_model=saved_model
+    )
 
 
 class _ImportedGraph:

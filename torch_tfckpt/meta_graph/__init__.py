@@ -5,6 +5,7 @@ May use: protobuf, the format of graphs. May not: import torch, or be imported b
 Reading, from bytes to the values that a saver stores:
 
     files.py, text.py       find the file, detect binary or text, decode its messages
+    graph_files.py          the same for files that contain only a graph
     raw.py                  one MetaGraphDef as bytes, its parts decoded on request
     saver_values.py         the values that a saver's nodes store: which key is restored into which variable
     variables.py            the variables of a graph, from its collections and nodes

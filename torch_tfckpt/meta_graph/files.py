@@ -115,7 +115,7 @@ def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[Raw
     storage = storage_of(text) if storage is None else storage
     try:
         file = _file_meant(storage, text)
-        content = _read(storage, file)
+        content = read_meta_graph(storage, file)
     except MissingMetaGraphError:
         raise
     except NotFoundError as error:  # a broken symbolic link, or a file that has just been deleted
@@ -188,7 +188,7 @@ def _file_meant(storage: Storage, path: str) -> str:
             f"Cannot parse file {printable(path)}: this is a checkpoint, which contains values, not a meta graph. "
             f"Copy its meta graph {quoted(printable(meta))} to this directory, or pass another file"
         )
-    raise _missing(storage, path)
+    raise missing_file(storage, path)
 
 
 def _of_checkpoint_in(storage: Storage, directory: str, names: Sequence[str]) -> str:
@@ -223,7 +223,8 @@ def _is_of_checkpoint(storage: Storage, path: str) -> bool:
     return path.endswith(".index") or parse_data_filename(path) is not None or is_table(storage, path)
 
 
-def _missing(storage: Storage, path: str) -> MissingMetaGraphError:
+def missing_file(storage: Storage, path: str) -> MissingMetaGraphError:
+    """Return the error for a file that does not exist, with a suggestion from its directory."""
     directory, name = os.path.split(path)
     if directory and not storage.is_directory(directory):
         return MissingMetaGraphError(
@@ -257,7 +258,8 @@ def _files_there(names: Sequence[str]) -> str:
 # Decoding the contents of the file.
 
 
-def _read(storage: Storage, path: str) -> bytes:
+def read_meta_graph(storage: Storage, path: str) -> bytes:
+    """Return the contents of a file; UnreadableMetaGraphError if it is too large, or only a pointer of git-lfs."""
     try:
         content = read_small(storage, path, MAX_MESSAGE - 1, "a meta graph", "Pass another file")
     except DataLossError as error:
@@ -288,8 +290,8 @@ def _unparsable(content: bytes, path: str, finding: str) -> str:
     kind = recognise_bytes(content)
     if kind in (FileKind.GRAPH, FileKind.GRAPH_TEXT):
         return (
-            f"{summary}: it is a GraphDef, such as a frozen graph, which has neither a saver nor variables. "
-            f"Pass a .meta file or a saved_model.pb"
+            f"{summary}: it is a GraphDef, such as a frozen graph. Import it with import_graph_def, "
+            f"or pass a .meta file or a saved_model.pb"
         )
     if kind.is_foreign and kind not in _META_GRAPHS:
         return f"{summary}: {finding.rstrip('.')}. {not_wanted('The file', kind, 'a meta graph')}"
