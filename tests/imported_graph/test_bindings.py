@@ -1,5 +1,6 @@
 """Which variables the nodes of an imported graph are, and when they have values: for running the graph."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile, copytree
@@ -242,3 +243,26 @@ def test_an_unshaped_variable(tmp_path: Path) -> None:
     path = Saver({"w": torch.ones(3, 2)}).save(tmp_path / "m")
     imported.saver.restore(path)
     assert unset(imported) == [] and imported.variables["w"].shape == (3, 2)
+
+
+def test_saved_models_of_public_projects(corpus: Path) -> None:
+    """Each variable has the value that TensorFlow read under its key, and everything that functions read is bound."""
+    count = 0
+    for file in sorted(corpus.glob("**/saved_model.pb")):
+        imported = import_meta_graph(
+            file.parent, tags=None if file.parent.name != "tslnihao-saved_model" else ["serve"]
+        )
+        objects = imported._meta.object_graph
+        if objects is None or not imported.variables:
+            continue
+        count += 1
+        bindings = imported._bindings
+        bindings.require(imported.variables)
+        expected = json.loads((file.parent / "expected.json").read_text())["tensors"]
+        for name, stored_as in imported.checkpoint_keys.items():
+            assert RawTensor.of(imported.variables[name]).sha256 == expected[stored_as]["sha256"], (file, name)
+        assert not any(name.startswith("Variable_") for name in imported.variables)
+        for function, captured in objects.concrete_functions.items():
+            kinds = [objects.nodes[number].WhichOneof("kind") for number in captured.bound_inputs]
+            assert [name is not None for name in bindings.of_function(function)] == [k == "variable" for k in kinds]
+    assert count >= 10
