@@ -1,0 +1,114 @@
+"""Single operations, run eagerly by TensorFlow. Runs in the TensorFlow process only."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+from loss_weights import weights
+from tensorflow.core.framework import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    attr_value_pb2,
+)
+from tensorflow.python.framework import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    op_def_registry,
+)
+from tensorflow_process import RawTensor
+from tensorflow_side import from_tensorflow, to_tensorflow
+
+Computed = tuple[list[RawTensor], list[RawTensor | None]] | str
+
+
+def run_rows(rows: Sequence[tuple[str, Sequence[Any], Mapping[str, Any], bool]]) -> list[Computed]:
+    """Compute every row: (operation, inputs, attributes, whether to compute gradients).
+
+    An input is a RawTensor or a list of them. Returns for each row its outputs and the gradients of the sum of all
+    floating-point outputs times `weights`, one per tensor of the inputs (None: no gradient), or the text of the error.
+    """
+    return [_computed(*row) for row in rows]
+
+
+def _computed(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], gradients: bool) -> Computed:
+    arguments = [
+        [to_tensorflow(each) for each in value] if isinstance(value, list) else to_tensorflow(value) for value in inputs
+    ]
+    names = [argument.name for argument in op_def_registry.get(name).input_arg]
+    flat = [each for value in arguments for each in (value if isinstance(value, list) else [value])]
+    try:
+        with tf.GradientTape(persistent=True) as tape:
+            for each in flat:
+                if gradients and each.dtype.is_floating:
+                    tape.watch(each)
+            found = getattr(tf.raw_ops, name)(**dict(zip(names, arguments, strict=True)), **attributes)
+            outputs = _flat(found)
+            if gradients:
+                loss = tf.add_n(
+                    [
+                        tf.reduce_sum(tf.cast(each, tf.float64) * weights(each.shape))
+                        for each in outputs
+                        if each.dtype.is_floating
+                    ]
+                )
+        slopes = [tape.gradient(loss, each) for each in flat] if gradients else []
+        raw = [None if each is None else from_tensorflow(tf.convert_to_tensor(each)) for each in slopes]
+        return [from_tensorflow(each) for each in outputs], raw
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _flat(found: Any) -> list[Any]:
+    if isinstance(found, (list, tuple)):
+        return [each for value in found for each in _flat(value)]
+    return [found]
+
+
+def declarations(names: Sequence[str]) -> dict[str, tuple[list[str], list[str], dict[str, Any], list[str]]]:
+    """Return the declarations of operations: inputs, outputs, attributes, and those that the inputs determine.
+
+    The values of attributes are their defaults as Python objects, dtypes as names; "" for an attribute without one.
+    """
+    found = {}
+    for name in names:
+        declared = op_def_registry.get(name)
+        if declared is not None:
+            inputs, outputs = ([each.name for each in args] for args in (declared.input_arg, declared.output_arg))
+            attributes = {
+                attr.name: _python(attr.type, attr.default_value) if attr.HasField("default_value") else ""
+                for attr in declared.attr
+            }
+            known = [
+                attr for each in declared.input_arg for attr in (each.type_attr, each.number_attr, each.type_list_attr)
+            ]
+            found[name] = inputs, outputs, attributes, [attr for attr in known if attr]
+    return found
+
+
+def _python(kind: str, value: Any) -> Any:
+    if kind.startswith("list("):
+        return [_python(kind[5:-1], _single(kind[5:-1], each)) for each in getattr(value.list, _FIELDS[kind[5:-1]])]
+    if kind == "string":
+        return value.s.decode()
+    if kind == "type":
+        return tf.as_dtype(value.type).name
+    if kind == "shape":
+        return None if value.shape.unknown_rank else [dim.size for dim in value.shape.dim]
+    return getattr(value, _FIELDS[kind])
+
+
+_FIELDS = {
+    "string": "s",
+    "type": "type",
+    "int": "i",
+    "float": "f",
+    "bool": "b",
+    "shape": "shape",
+    "func": "func",
+    "tensor": "tensor",
+}
+
+
+def _single(kind: str, value: Any) -> Any:
+    single = attr_value_pb2.AttrValue()
+    if kind in ("shape", "func", "tensor"):
+        getattr(single, kind).CopyFrom(value)
+    else:
+        setattr(single, _FIELDS[kind], value)
+    return single

@@ -1,0 +1,26 @@
+"""TensorFlow's operations as plain functions on torch tensors.
+
+    @op("Conv2D")
+    def conv2d(input: Tensor, filter: Tensor, *, strides: Ints, padding: str, data_format: str = "NHWC", ...) -> Tensor:
+
+- Positional parameters are the inputs, with the names that TensorFlow's declaration of the operation gives them.
+- Keyword-only parameters are the attributes that change the result, with TensorFlow's names and defaults. An attribute
+  that only repeats the type of an input (`T`), or that is about speed (`use_cudnn_on_gpu`), is not a parameter.
+- Annotations say what an input is, see `values`: a tensor, a list of tensors, an array of strings, or Python integers.
+  `shape: Ints` means that the caller passes Python integers, never a tensor.
+- Results have TensorFlow's values, dtypes and shapes. Gradients are those of autograd, and equal TensorFlow's.
+- The logical layout of images is the one that the attributes say, NHWC by default.
+
+A function does not know graphs, nodes or files, and never changes its inputs. Bad input raises InvalidArgumentError
+or a RuntimeError or ValueError of torch; the caller adds the name of the node. No memory is allocated in proportion to
+a number among the inputs before `limits.check_size` has approved it.
+
+    values        the kinds of inputs and results
+    registry      name of an operation -> function; `register_op`
+    limits        the largest result
+    integers      arithmetic on shapes, in Python integers
+
+May use: torch, numpy, dtypes. May not: import graphs, files or savers.
+"""
+
+from torch_tfckpt.graph_ops import elementwise as elementwise  # importing a module registers its operations
