@@ -18,9 +18,14 @@ a number among the inputs before `limits.check_size` has approved it.
     values        the kinds of inputs and results
     registry      name of an operation -> function; `register_op`
     limits        the largest result
+    sliding       windows of convolutions and pools
+    convolutions  Conv2D, Conv3D, depthwise and transposed convolutions, BiasAdd
+    pooling       MaxPool, AvgPool, Dilation2D
     integers      arithmetic on shapes, in Python integers
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
 
-from torch_tfckpt.graph_ops import elementwise as elementwise  # importing a module registers its operations
+from torch_tfckpt.graph_ops import convolutions as convolutions  # importing a module registers its operations
+from torch_tfckpt.graph_ops import elementwise as elementwise
+from torch_tfckpt.graph_ops import pooling as pooling
