@@ -21,6 +21,7 @@ a number among the inputs before `limits.check_size` has approved it.
     sliding       windows of convolutions and pools
     convolutions  Conv2D, Conv3D, depthwise and transposed convolutions, BiasAdd
     pooling       MaxPool, AvgPool, Dilation2D
+    normalization FusedBatchNorm, LRN, Softmax
     integers      arithmetic on shapes, in Python integers
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
@@ -28,4 +29,5 @@ May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 
 from torch_tfckpt.graph_ops import convolutions as convolutions  # importing a module registers its operations
 from torch_tfckpt.graph_ops import elementwise as elementwise
+from torch_tfckpt.graph_ops import normalization as normalization
 from torch_tfckpt.graph_ops import pooling as pooling
