@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import torch
 from tensorflow_process import TensorFlowProcess
 
@@ -42,6 +43,8 @@ def _plain(default: object) -> object:
         return ""
     if isinstance(default, torch.dtype):
         return str(default).removeprefix("torch.")
+    if isinstance(default, float):
+        return float(np.float32(default))
     if isinstance(default, DataType):
         return default.name.removeprefix("DT_").lower()
     return list(default) if isinstance(default, tuple) else default

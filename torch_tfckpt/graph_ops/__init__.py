@@ -22,6 +22,7 @@ a number among the inputs before `limits.check_size` has approved it.
     convolutions  Conv2D, Conv3D, depthwise and transposed convolutions, BiasAdd
     pooling       MaxPool, AvgPool, Dilation2D
     normalization FusedBatchNorm, LRN, Softmax
+    quantized     FakeQuantWithMinMax...
     integers      arithmetic on shapes, in Python integers
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
@@ -31,3 +32,4 @@ from torch_tfckpt.graph_ops import convolutions as convolutions  # importing a m
 from torch_tfckpt.graph_ops import elementwise as elementwise
 from torch_tfckpt.graph_ops import normalization as normalization
 from torch_tfckpt.graph_ops import pooling as pooling
+from torch_tfckpt.graph_ops import quantized as quantized
