@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import torch
 from tensorflow_process import TensorFlowProcess
 
@@ -13,6 +14,7 @@ HARMLESS = {
     "use_cudnn_on_gpu", "grad_x", "grad_y", "message", "validate_indices", "validate_shape", "use_locking", "container",
     "shared_name", "_cloned", "half_to_float", "swap_memory", "parallel_iterations", "name", "debug_name",
     "allowed_devices", "seed", "seed2", "config_proto", "executor_type", "config", "data", "summarize",
+    "grad_a", "grad_b",
 }  # fmt: skip
 
 
@@ -42,6 +44,8 @@ def _plain(default: object) -> object:
         return ""
     if isinstance(default, torch.dtype):
         return str(default).removeprefix("torch.")
+    if isinstance(default, float):
+        return float(np.float32(default))
     if isinstance(default, DataType):
         return default.name.removeprefix("DT_").lower()
     return list(default) if isinstance(default, tuple) else default

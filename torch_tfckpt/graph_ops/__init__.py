@@ -19,8 +19,16 @@ a number among the inputs before `limits.check_size` has approved it.
     registry      name of an operation -> function; `register_op`
     limits        the largest result
     integers      arithmetic on shapes, in Python integers
+    axes          numbers of axes
+    unsigned      arithmetic on uint16, uint32, uint64
+    arithmetic    operations on pairs of elements
+    elementwise   functions of each element
+    activations   activation functions and their derivatives
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
 
-from torch_tfckpt.graph_ops import elementwise as elementwise  # importing a module registers its operations
+# Importing a module registers its operations.
+from torch_tfckpt.graph_ops import activations as activations
+from torch_tfckpt.graph_ops import arithmetic as arithmetic
+from torch_tfckpt.graph_ops import elementwise as elementwise
