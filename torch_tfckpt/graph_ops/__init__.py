@@ -32,6 +32,9 @@ a number among the inputs before `limits.check_size` has approved it.
     pooling       MaxPool, AvgPool, Dilation2D
     normalization FusedBatchNorm, LRN, Softmax
     quantized     FakeQuantWithMinMax...
+    images        other sizes, crops, patches, colours
+    blocks        SpaceToBatchND, SpaceToDepth, and back
+    detection     NonMaxSuppression
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -39,9 +42,12 @@ May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 # Importing a module registers its operations.
 from torch_tfckpt.graph_ops import activations as activations
 from torch_tfckpt.graph_ops import arithmetic as arithmetic
+from torch_tfckpt.graph_ops import blocks as blocks
 from torch_tfckpt.graph_ops import comparing as comparing
 from torch_tfckpt.graph_ops import convolutions as convolutions
+from torch_tfckpt.graph_ops import detection as detection
 from torch_tfckpt.graph_ops import elementwise as elementwise
+from torch_tfckpt.graph_ops import images as images
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
 from torch_tfckpt.graph_ops import normalization as normalization
