@@ -35,6 +35,7 @@ a number among the inputs before `limits.check_size` has approved it.
     images        other sizes, crops, patches, colours
     blocks        SpaceToBatchND, SpaceToDepth, and back
     detection     NonMaxSuppression
+    cells         BlockLSTM, LSTMBlockCell, GRUBlockCell
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -43,6 +44,7 @@ May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 from torch_tfckpt.graph_ops import activations as activations
 from torch_tfckpt.graph_ops import arithmetic as arithmetic
 from torch_tfckpt.graph_ops import blocks as blocks
+from torch_tfckpt.graph_ops import cells as cells
 from torch_tfckpt.graph_ops import comparing as comparing
 from torch_tfckpt.graph_ops import convolutions as convolutions
 from torch_tfckpt.graph_ops import detection as detection
