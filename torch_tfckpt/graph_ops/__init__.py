@@ -36,6 +36,8 @@ a number among the inputs before `limits.check_size` has approved it.
     blocks        SpaceToBatchND, SpaceToDepth, and back
     detection     NonMaxSuppression
     cells         BlockLSTM, LSTMBlockCell, GRUBlockCell
+    random        random numbers of torch
+    stateless_random    random numbers that follow from a seed
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -55,4 +57,6 @@ from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
 from torch_tfckpt.graph_ops import normalization as normalization
 from torch_tfckpt.graph_ops import pooling as pooling
 from torch_tfckpt.graph_ops import quantized as quantized
+from torch_tfckpt.graph_ops import random as random
 from torch_tfckpt.graph_ops import reductions as reductions
+from torch_tfckpt.graph_ops import stateless_random as stateless_random
