@@ -13,7 +13,8 @@
 Inputs are numpy arrays, torch tensors (for bfloat16), lists of them, and object arrays of bytes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from tensorflow_process import RawTensor, TensorFlowProcess
 
 from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.graph_ops.integers import INTEGER_OPS, as_integers, fits
 from torch_tfckpt.graph_ops.registry import find
 
 RAISED = (CheckpointError, RuntimeError, ValueError, IndexError, TypeError)
@@ -37,6 +39,7 @@ class Row(NamedTuple):
     gradients: bool
     tolerance: float
     view: bool
+    undefined: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         shapes = [
@@ -69,6 +72,11 @@ def row(
     return Row(op, inputs, attributes, gradients, tolerance, view)
 
 
+def undefined(each: Row, *outputs: int) -> Row:
+    """Return the row without a comparison of the values of `outputs`, which TensorFlow leaves uninitialised."""
+    return each._replace(undefined=outputs)
+
+
 def operations(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(each.op for each in rows))
 
@@ -95,9 +103,60 @@ def compute(tensorflow: TensorFlowProcess, rows: Sequence[Row]) -> dict[str, lis
 
 
 def check(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
-    """Compare values, dtypes, shapes and gradients of all rows; a row that TensorFlow refuses must raise."""
-    faults = [f"{each}: {fault}" for each, computed in results[name] if (fault := _fault(each, computed))]
-    assert not faults, "\n".join([f"{len(faults)} of {len(results[name])} rows differ", *faults[:10]])
+    """Compare values, dtypes, shapes and gradients of all rows; a row that TensorFlow refuses must raise.
+
+    If there is a version for Python integers, it is compared for the rows whose inputs are integers, too.
+    """
+    _report(results[name], lambda each, computed: _fault(each, computed) or _integers_fault(each, computed))
+
+
+def check_integers(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+    """Compare only the version for Python integers. Every row must be one that it is used for."""
+    other = [str(each) for each, computed in results[name] if not _fits(each, computed)]
+    assert not other, f"the version for integers is not used for {other}"
+    _report(results[name], _integers_fault)
+
+
+def _report(rows: Sequence[tuple[Row, Computed]], fault_of: Callable[[Row, Computed], str]) -> None:
+    faults = [f"{each}: {fault}" for each, computed in rows if (fault := fault_of(each, computed))]
+    assert not faults, "\n".join([f"{len(faults)} of {len(rows)} rows differ", *faults[:10]])
+
+
+def _fits(each: Row, computed: Computed) -> bool:
+    parts = [RawTensor.of(part) for value in each.inputs for part in (value if isinstance(value, list) else [value])]
+    tensors = [torch_of(raw) for raw in (*parts, *computed.outputs) if raw.dtype != "string"]
+    are_numbers = len(tensors) == len(parts) + len(computed.outputs)
+    return each.op in INTEGER_OPS and are_numbers and all(fits(tensor.dtype, tensor.shape) for tensor in tensors)
+
+
+def _integers_fault(each: Row, computed: Computed) -> str:
+    """Compare the version for Python integers, if there is one that is used for the row."""
+    if not _fits(each, computed):
+        return ""
+    operation = INTEGER_OPS[each.op]
+    tensors = [
+        [torch_of(RawTensor.of(part)) for part in (value if isinstance(value, list) else [value])]
+        for value in each.inputs
+    ]
+    arguments = [
+        [as_integers(part) for part in parts] if name in operation.lists else as_integers(parts[0])
+        for name, parts in zip(operation.inputs, tensors, strict=True)
+    ]
+    attributes = {
+        name: each.attributes.get(name, tensors[0][0].dtype if default is inspect.Parameter.empty else default)
+        for name, default in operation.attributes.items()
+    }
+    try:
+        found = operation.function(*arguments, **attributes)
+    except RAISED as error:
+        return "" if computed.error else f"integers: raised {type(error).__name__}: {error}"
+    if computed.error:
+        return f"integers: TensorFlow refuses it: {computed.error[:200]}"
+    expected = [(raw.dtype, as_integers(torch_of(raw))) for raw in computed.outputs]
+    outputs = list(found) if operation.several else [found]
+    if repr(outputs) != repr([value for _, value in expected]):
+        return f"integers: {outputs}, expected {expected}"
+    return ""
 
 
 def _fault(each: Row, computed: Computed) -> str:
@@ -125,6 +184,9 @@ def _fault(each: Row, computed: Computed) -> str:
     if len(outputs) != len(computed.outputs):
         return f"{len(outputs)} outputs, expected {len(computed.outputs)}"
     for number, (output, theirs) in enumerate(zip(outputs, computed.outputs, strict=True)):
+        if number in each.undefined:
+            theirs = RawTensor.of(torch.zeros_like(torch_of(theirs)))
+            output = torch.zeros_like(output)
         ours = torch.tensor(output, dtype=torch_of(theirs).dtype) if operation.gives_integers else output
         if fault := _difference(ours, theirs, each.tolerance):
             return f"output {number}: {fault}"
@@ -169,7 +231,9 @@ def _input(value: Any, each: Row, leaves: list[torch.Tensor | None], tensors: li
 
 
 def _same(value: torch.Tensor, other: torch.Tensor) -> bool:
-    return value.contiguous().view(-1).view(torch.uint8).equal(other.contiguous().view(-1).view(torch.uint8))
+    # Not contiguous(): it keeps the strides of a single element.
+    value, other = (each.clone(memory_format=torch.contiguous_format).view(-1) for each in (value, other))
+    return value.view(torch.uint8).equal(other.view(torch.uint8))
 
 
 def torch_of(raw: RawTensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Single operations, run eagerly by TensorFlow. Runs in the TensorFlow process only."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,14 +31,18 @@ def _computed(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], g
     arguments = [
         [to_tensorflow(each) for each in value] if isinstance(value, list) else to_tensorflow(value) for value in inputs
     ]
-    names = [argument.name for argument in op_def_registry.get(name).input_arg]
+    declared = op_def_registry.get(name)
+    names = [argument.name for argument in declared.input_arg]
+    function = getattr(tf.raw_ops, name)
+    keywords = _keywords(function, declared)
     flat = [each for value in arguments for each in (value if isinstance(value, list) else [value])]
     try:
         with tf.GradientTape(persistent=True) as tape:
             for each in flat:
                 if gradients and each.dtype.is_floating:
                     tape.watch(each)
-            found = getattr(tf.raw_ops, name)(**dict(zip(names, arguments, strict=True)), **attributes)
+            given = {**dict(zip(names, arguments, strict=True)), **attributes}
+            found = function(**{keywords.get(each, each): value for each, value in given.items()})
             outputs = _flat(found)
             if gradients:
                 loss = tf.add_n(
@@ -52,6 +57,16 @@ def _computed(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], g
         return [from_tensorflow(each) for each in outputs], raw
     except (tf.errors.OpError, ValueError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
+
+
+def _keywords(function: Any, declared: Any) -> dict[str, str]:
+    """Return declared name -> keyword of the Python function, if that is another one: "split_dim" -> "axis"."""
+    arguments = declared.input_arg
+    inferred = {attr for each in arguments for attr in (each.type_attr, each.number_attr, each.type_list_attr)}
+    names = [each.name for each in (*arguments, *declared.attr) if each.name not in inferred]
+    keywords = [each for each in inspect.signature(function).parameters if each != "name"]
+    renamed = [each for each in names if each not in keywords]
+    return dict(zip(renamed, [each for each in keywords if each not in names], strict=False))
 
 
 def _flat(found: Any) -> list[Any]:

@@ -18,9 +18,46 @@ a number among the inputs before `limits.check_size` has approved it.
     values        the kinds of inputs and results
     registry      name of an operation -> function; `register_op`
     limits        the largest result
-    integers      arithmetic on shapes, in Python integers
+    integers, integer_arithmetic, integer_arrays    arithmetic on shapes, in Python integers
+    strided       the masks of StridedSlice
+    axes          numbers of axes
+    unsigned      arithmetic on uint16, uint32, uint64
+    arithmetic    operations on pairs of elements
+    elementwise   functions of each element
+    activations   activation functions and their derivatives
+    comparing     comparisons, logic, choice
+    reductions    reductions over axes, cumulative sums, counts
+    sliding       windows of convolutions and pools
+    convolutions  Conv2D, Conv3D, depthwise and transposed convolutions, BiasAdd
+    pooling       MaxPool, AvgPool, Dilation2D
+    normalization FusedBatchNorm, LRN, Softmax
+    quantized     FakeQuantWithMinMax...
+    images        other sizes, crops, patches, colours
+    blocks        SpaceToBatchND, SpaceToDepth, and back
+    detection     NonMaxSuppression
+    cells         BlockLSTM, LSTMBlockCell, GRUBlockCell
+    random        random numbers of torch
+    stateless_random    random numbers that follow from a seed
+    fused         convolutions with bias, normalisation and activation in one step
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
 
-from torch_tfckpt.graph_ops import elementwise as elementwise  # importing a module registers its operations
+# Importing a module registers its operations.
+from torch_tfckpt.graph_ops import activations as activations
+from torch_tfckpt.graph_ops import arithmetic as arithmetic
+from torch_tfckpt.graph_ops import blocks as blocks
+from torch_tfckpt.graph_ops import cells as cells
+from torch_tfckpt.graph_ops import comparing as comparing
+from torch_tfckpt.graph_ops import convolutions as convolutions
+from torch_tfckpt.graph_ops import detection as detection
+from torch_tfckpt.graph_ops import elementwise as elementwise
+from torch_tfckpt.graph_ops import images as images
+from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
+from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
+from torch_tfckpt.graph_ops import normalization as normalization
+from torch_tfckpt.graph_ops import pooling as pooling
+from torch_tfckpt.graph_ops import quantized as quantized
+from torch_tfckpt.graph_ops import random as random
+from torch_tfckpt.graph_ops import reductions as reductions
+from torch_tfckpt.graph_ops import stateless_random as stateless_random

@@ -13,11 +13,22 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.graph_ops.values import AnyTensors, Axes, IntMatrix, Ints, NestedInts, Tensors
+from torch_tfckpt.graph_ops.values import (
+    AnyTensors,
+    Axes,
+    IntMatrix,
+    Ints,
+    IntsList,
+    NestedInts,
+    NestedIntsList,
+    Scalar,
+    Tensors,
+)
 from torch_tfckpt.text import quoted
 
-_LISTS: Final = (Tensors, AnyTensors)
-_INTEGERS: Final = (int, Ints, IntMatrix, Axes, NestedInts)
+_LISTS: Final = (Tensors, AnyTensors, IntsList, NestedIntsList)
+_INTEGERS: Final = (int, Ints, IntMatrix, Axes, NestedInts, IntsList, NestedIntsList)
+_SEVERAL_INTEGERS: Final = (tuple[Ints, ...], tuple[Ints, Ints], tuple[NestedInts, ...])
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -33,6 +44,7 @@ class Op:
         inputs: Names of the inputs, in order.
         lists: The inputs that are lists of tensors.
         integers: The inputs that are Python integers.
+        scalars: The inputs that may be a Python integer or a tensor.
         attributes: Name of an attribute -> its default; `inspect.Parameter.empty` if it has none.
         outputs: Names of the output arguments.
         several: Whether `function` returns a tuple: there are several outputs, or the only one is a list.
@@ -50,6 +62,7 @@ class Op:
     several: bool = False
     gives_integers: bool = False
     is_pure: bool = field(default=True)
+    scalars: frozenset[str] = frozenset()
 
 
 _OPS: Final[dict[str, Op]] = {}
@@ -74,7 +87,7 @@ def op(
         for name in names:
             if name in _OPS:
                 raise ValueError(f"{name} is registered twice")
-            _OPS[name] = _described(name, function, tuple(outputs), pure, list_output)
+            _OPS[name] = described(name, function, tuple(outputs), pure, list_output)
         return function
 
     return register
@@ -102,7 +115,7 @@ def register_op(name: str, *, outputs: Iterable[str] = ("output",)) -> Callable[
     """
 
     def register(function: Function) -> Function:
-        _OPS[name] = _described(name, function, tuple(outputs), False, False)
+        _OPS[name] = described(name, function, tuple(outputs), False, False)
         return function
 
     return register
@@ -113,8 +126,9 @@ def find(name: str) -> Op | None:
     return _OPS.get(name)
 
 
-def _described(name: str, function: Callable[..., Any], outputs: tuple[str, ...], pure: bool, list_output: bool) -> Op:
-    inputs, attributes, lists, integers = [], {}, set(), set()
+def described(name: str, function: Callable[..., Any], outputs: tuple[str, ...], pure: bool, list_output: bool) -> Op:
+    """Return what a caller needs to know of a function, read from its signature."""
+    inputs, attributes, lists, integers, scalars = [], {}, set(), set(), set()
     signature = inspect.signature(function)
     for parameter in signature.parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
@@ -130,8 +144,10 @@ def _described(name: str, function: Callable[..., Any], outputs: tuple[str, ...]
             lists.add(parameter.name)
         if parameter.annotation in _INTEGERS:
             integers.add(parameter.name)
+        if parameter.annotation == Scalar:
+            scalars.add(parameter.name)
     result = signature.return_annotation
-    gives_integers = result in _INTEGERS or (list_output and result == tuple[Ints, ...])
+    gives_integers = result in _INTEGERS or ((list_output or len(outputs) > 1) and result in _SEVERAL_INTEGERS)
     return Op(
         name,
         function,
@@ -143,4 +159,5 @@ def _described(name: str, function: Callable[..., Any], outputs: tuple[str, ...]
         list_output or len(outputs) > 1,
         gives_integers,
         pure,
+        frozenset(scalars),
     )

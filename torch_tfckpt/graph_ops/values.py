@@ -21,3 +21,9 @@ Ints = tuple[int, ...]  # a vector: a shape, begin, sizes
 IntMatrix = tuple[tuple[int, ...], ...]  # paddings
 Axes = int | tuple[int, ...]  # one axis or several
 NestedInts = int | tuple["NestedInts", ...]
+IntsList = Sequence[Ints]  # an input that is a list of vectors, as of ConcatOffset
+NestedIntsList = Sequence[NestedInts]
+
+# An input that is taken as it is: Python integers stay such, so that their sizes stay symbolic in torch.export, and
+# tensors stay tensors.
+Scalar = Tensor | int
