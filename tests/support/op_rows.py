@@ -117,13 +117,11 @@ def _report(rows: Sequence[tuple[Row, Computed]], fault_of: Callable[[Row, Compu
 
 
 def _fits(each: Row, computed: Computed) -> bool:
-    parts = [
-        torch_of(RawTensor.of(part))
-        for value in each.inputs
-        for part in (value if isinstance(value, list) else [value])
-    ]
-    results = [torch_of(output) for output in computed.outputs]
-    return each.op in INTEGER_OPS and all(fits(part.dtype, part.shape) for part in (*parts, *results))
+    inputs = [RawTensor.of(part) for value in each.inputs for part in (value if isinstance(value, list) else [value])]
+    tensors = [*inputs, *computed.outputs]
+    return each.op in INTEGER_OPS and all(
+        part.dtype != "string" and fits(torch_of(part).dtype, part.shape) for part in tensors
+    )
 
 
 def _integers_fault(each: Row, computed: Computed) -> str:
