@@ -30,6 +30,7 @@ a number among the inputs before `limits.check_size` has approved it.
     slicing       slices, splits, gathers
     joining       concatenations and paddings
     arrays        sequences of numbers, one-hot vectors, largest elements, unique elements
+    lists         TensorArray and TensorList
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -42,5 +43,6 @@ from torch_tfckpt.graph_ops import elementwise as elementwise
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
 from torch_tfckpt.graph_ops import joining as joining
+from torch_tfckpt.graph_ops import lists as lists
 from torch_tfckpt.graph_ops import shapes as shapes
 from torch_tfckpt.graph_ops import slicing as slicing
