@@ -30,6 +30,9 @@ a number among the inputs before `limits.check_size` has approved it.
     slicing       slices, splits, gathers
     joining       concatenations and paddings
     arrays        sequences of numbers, one-hot vectors, largest elements, unique elements
+    scatter       rows written to given places, counts of numbers
+    segments      reductions over rows with the same number
+    sparse        sparse tensors
     lists         TensorArray and TensorList
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
@@ -44,5 +47,8 @@ from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
 from torch_tfckpt.graph_ops import joining as joining
 from torch_tfckpt.graph_ops import lists as lists
+from torch_tfckpt.graph_ops import scatter as scatter
+from torch_tfckpt.graph_ops import segments as segments
 from torch_tfckpt.graph_ops import shapes as shapes
 from torch_tfckpt.graph_ops import slicing as slicing
+from torch_tfckpt.graph_ops import sparse as sparse
