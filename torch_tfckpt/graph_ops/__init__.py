@@ -27,6 +27,14 @@ a number among the inputs before `limits.check_size` has approved it.
     activations   activation functions and their derivatives
     comparing     comparisons, logic, choice
     reductions    reductions over axes, cumulative sums, counts
+    matrix        products, inverses and factors of matrices, Einsum
+    diagonals     diagonals and bands of matrices
+    losses        cross entropies
+    complex_numbers    parts of complex numbers, Fourier transforms
+    passing       identities, checks, boundaries of gradients
+    casts         conversions between dtypes
+    bits          operations on the bits of integers
+    reordering    Roll, ReverseSequence
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -34,8 +42,16 @@ May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 # Importing a module registers its operations.
 from torch_tfckpt.graph_ops import activations as activations
 from torch_tfckpt.graph_ops import arithmetic as arithmetic
+from torch_tfckpt.graph_ops import bits as bits
+from torch_tfckpt.graph_ops import casts as casts
 from torch_tfckpt.graph_ops import comparing as comparing
+from torch_tfckpt.graph_ops import complex_numbers as complex_numbers
+from torch_tfckpt.graph_ops import diagonals as diagonals
 from torch_tfckpt.graph_ops import elementwise as elementwise
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
+from torch_tfckpt.graph_ops import losses as losses
+from torch_tfckpt.graph_ops import matrix as matrix
+from torch_tfckpt.graph_ops import passing as passing
 from torch_tfckpt.graph_ops import reductions as reductions
+from torch_tfckpt.graph_ops import reordering as reordering
