@@ -35,6 +35,12 @@ a number among the inputs before `limits.check_size` has approved it.
     casts         conversions between dtypes
     bits          operations on the bits of integers
     reordering    Roll, ReverseSequence
+    moves         operations that only move elements, for arrays of strings
+    shapes        shapes, and other shapes for the same elements
+    slicing       slices, splits, gathers
+    joining       concatenations and paddings
+    arrays        sequences of numbers, one-hot vectors, largest elements, unique elements
+    lists         TensorArray and TensorList
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -42,6 +48,7 @@ May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 # Importing a module registers its operations.
 from torch_tfckpt.graph_ops import activations as activations
 from torch_tfckpt.graph_ops import arithmetic as arithmetic
+from torch_tfckpt.graph_ops import arrays as arrays
 from torch_tfckpt.graph_ops import bits as bits
 from torch_tfckpt.graph_ops import casts as casts
 from torch_tfckpt.graph_ops import comparing as comparing
@@ -50,8 +57,12 @@ from torch_tfckpt.graph_ops import diagonals as diagonals
 from torch_tfckpt.graph_ops import elementwise as elementwise
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
+from torch_tfckpt.graph_ops import joining as joining
+from torch_tfckpt.graph_ops import lists as lists
 from torch_tfckpt.graph_ops import losses as losses
 from torch_tfckpt.graph_ops import matrix as matrix
 from torch_tfckpt.graph_ops import passing as passing
 from torch_tfckpt.graph_ops import reductions as reductions
 from torch_tfckpt.graph_ops import reordering as reordering
+from torch_tfckpt.graph_ops import shapes as shapes
+from torch_tfckpt.graph_ops import slicing as slicing
