@@ -1,4 +1,4 @@
-"""Scattered rows, partitions and counts equal TensorFlow's: values, dtypes, shapes, gradients."""
+"""Scattered rows and partitions equal TensorFlow's: values, dtypes, shapes, gradients."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,39 +90,6 @@ ROWS = [
         )
     ),
     row("DynamicStitch", [i([]), i([])], [normal(0, 2), normal(0, 2)], gradients=False),
-    *(
-        row("Bincount", i(numbers), i(size), np.array(weights, dtype), gradients=False)
-        for numbers, size, weights, dtype in (
-            ([1, 1, 3, 0], 4, [], np.float32),
-            ([1, 1, 3, 0], 6, [], np.int32),
-            ([1, 1, 3, 0], 2, [], np.int64),
-            ([1, 1, 3, 0], 4, [0.5, 2, 1, 7], np.float32),
-            ([[1, 1], [3, 0]], 4, [[0.5, 2], [1, 7]], np.float64),
-            ([], 3, [], np.float32),
-            ([1, 2], 0, [], np.float32),
-            ([1, -2], 3, [], np.float32),
-            ([1, 2], -3, [], np.float32),
-        )
-    ),
-    *(
-        row("DenseBincount", i(numbers), i(size), np.array(weights, np.float32), gradients=False, binary_output=binary)
-        for binary in (False, True)
-        for numbers, size, weights in (
-            ([1, 1, 3, 0], 4, []),
-            ([[1, 1], [3, 0]], 3, []),
-            ([-1, 1], 3, []),
-            ([[[1]]], 3, []),
-        )
-    ),
-    row("DenseBincount", i([[1, 1], [2, 0]]), i(3), normal(2, 2), gradients=False),
-    *(
-        row("Bucketize", np.array(x, dtype), boundaries=(0.0, 10.5, 100.0), gradients=False)
-        for dtype in (np.int32, np.int64, np.float32, np.float64)
-        for x in ([[-5, 10000], [150, 10]], [0, 100], [])
-    ),
-    row("Bucketize", np.array([np.nan, np.inf, -np.inf, 10.5], np.float32), boundaries=(0.0, 10.5), gradients=False),
-    row("Bucketize", normal(3), boundaries=(), gradients=False),
-    row("Bucketize", normal(3), boundaries=(2.0, 1.0), gradients=False),
 ]  # fmt: skip
 
 
@@ -137,10 +104,8 @@ def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed
     [
         ("ScatterNd", (torch.tensor([[1]]), torch.ones(1), (1 << 40,))),
         ("DynamicStitch", ([torch.tensor([1 << 40])], [torch.ones(1)])),
-        ("Bincount", (torch.tensor([1]), 1 << 40, torch.ones(0))),
-        ("DenseBincount", (torch.tensor([1]), 1 << 40, torch.ones(0))),
     ],
-    ids=["ScatterNd", "DynamicStitch", "Bincount", "DenseBincount"],
+    ids=["ScatterNd", "DynamicStitch"],
 )
 def test_large_result(name: str, inputs: tuple[Any, ...]) -> None:
     """Numbers in a file do not decide how much memory is taken."""

@@ -40,7 +40,7 @@ a number among the inputs before `limits.check_size` has approved it.
     slicing       slices, splits, gathers
     joining       concatenations and paddings
     arrays        sequences of numbers, one-hot vectors, largest elements, unique elements
-    scatter       rows written to given places, counts of numbers
+    scatter       rows written to given places, rows sorted into several tensors
     segments      reductions over rows with the same number
     sparse        sparse tensors
     lists         TensorArray and TensorList

@@ -1,6 +1,6 @@
-"""Rows written to given places, and counts of numbers.
+"""Rows written to given places, and rows sorted into several tensors.
 
-Source: tensorflow/core/ops/array_ops.cc, data_flow_ops.cc and math_ops.cc.
+Source: tensorflow/core/ops/array_ops.cc and data_flow_ops.cc.
 """
 
 import math
@@ -113,49 +113,3 @@ def dynamic_stitch(indices: Tensors, data: AnyTensors) -> AnyTensor:
     tensors = [torch.as_tensor(each) for each in data]
     rows = torch.cat([each.reshape(part.numel(), width) for each, part in zip(tensors, indices, strict=True)])
     return rows.new_zeros(count, width).index_copy(0, places, rows).reshape(count, *rest)
-
-
-@op("Bincount")
-def bincount(arr: Tensor, size: int, weights: Tensor) -> Tensor:
-    """Numbers that are not less than `size` are not counted."""
-    check_size((size,))
-    _check_weights(arr, weights)
-    return _counted(arr.reshape(1, -1), size, weights, binary=False)[0]
-
-
-@op("DenseBincount")
-def dense_bincount(input: Tensor, size: int, weights: Tensor, *, binary_output: bool = False) -> Tensor:
-    """Counts for each row of a matrix, or for a vector."""
-    if input.dim() not in (1, 2):
-        raise InvalidArgumentError(f"input must be a vector or a matrix, found the shape {list(input.shape)}")
-    rows = input if input.dim() == 2 else input.reshape(1, -1)
-    check_size((rows.shape[0], size))
-    _check_weights(input, weights)
-    found = _counted(rows, size, weights, binary_output)
-    return found if input.dim() == 2 else found[0]
-
-
-def _check_weights(numbers: Tensor, weights: Tensor) -> None:
-    if weights.numel() and weights.shape != numbers.shape:
-        raise InvalidArgumentError(f"weights have the shape {list(weights.shape)}, the numbers {list(numbers.shape)}")
-    check_all(numbers >= 0, "numbers to count must not be negative")
-
-
-def _counted(rows: Tensor, size: int, weights: Tensor, binary: bool) -> Tensor:
-    places = rows.to(torch.int64).clamp(max=size)
-    if binary or not weights.numel():
-        amounts = torch.ones_like(places, dtype=weights.dtype)
-    else:
-        amounts = weights.reshape(rows.shape)
-    found = weights.new_zeros(rows.shape[0], size + 1).scatter_add(1, places, amounts)[:, :size]
-    return found.clamp(max=1) if binary else found
-
-
-@op("Bucketize")
-def bucketize(input: Tensor, *, boundaries: tuple[float, ...]) -> Tensor:
-    """The number of boundaries that are not greater than each element."""
-    if list(boundaries) != sorted(boundaries):
-        raise InvalidArgumentError(f"boundaries must be sorted: {list(boundaries)[:20]}")
-    limits = torch.tensor(boundaries, dtype=torch.float32, device=input.device)
-    wide = input if input.is_floating_point() else input.to(torch.float32)
-    return torch.bucketize(wide, limits.to(wide.dtype), right=True, out_int32=True)
