@@ -128,7 +128,7 @@ def _rows_of(data: Tensor, segment_ids: Tensor) -> tuple[Tensor, Tensor]:
 def _checked(numbers: Tensor, count: int, rest: tuple[int, ...]) -> Tensor:
     """Return the numbers of segments with `count` for rows that are left out: their number is negative."""
     check_size((count, *rest))
-    check_all(numbers < count, f"segment_ids must be less than {count}")
+    check_all(numbers < count, "segment_ids must be less than the number of segments")
     return torch.where(numbers < 0, count, numbers)
 
 

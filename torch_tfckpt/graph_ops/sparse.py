@@ -53,7 +53,7 @@ def sparse_fill_empty_rows(
         )
     check_size(dense_shape[:1])
     rows = indices[:, 0]
-    check_all((rows >= 0) & (rows < dense_shape[0]), f"rows must be in [0, {dense_shape[0]})")
+    check_all((rows >= 0) & (rows < dense_shape[0]), "indices of rows must be in the range of dense_shape")
     is_empty = torch.bincount(rows, minlength=dense_shape[0]) == 0
     (empty,) = is_empty.nonzero(as_tuple=True)
     added = torch.cat([empty[:, None], empty.new_zeros(empty.shape[0], len(dense_shape) - 1)], 1)
