@@ -242,6 +242,7 @@ ROWS = [
     row("GatherNd", normal(3, 4), i([[0, 4], [3, 0], [1, -1], [2, 3]]), bad_indices_policy="IGNORE", gradients=False),
     row("GatherNd", normal(3, 4), i([[0], [-2]]), bad_indices_policy="IGNORE", gradients=False),
     row("GatherNd", normal(3, 4), i(np.zeros((2, 0))), gradients=False),
+    row("GatherNd", WORDS, i([[5], [6], [-1], [0]]), bad_indices_policy="IGNORE"),
     row("GatherNd", normal(3, 4), i([[0, 4]]), bad_indices_policy="ERROR"),
     row("GatherNd", normal(3, 4), np.array([[0, 1]], np.int64), view=True),
 ]
