@@ -5,7 +5,6 @@ Source: tensorflow/core/ops/math_ops.cc, linalg_ops.cc, tensorflow/core/kernels/
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 
@@ -66,7 +65,6 @@ def einsum(inputs: Tensors, *, equation: str) -> Tensor:
     return found
 
 
-@lru_cache(maxsize=256)
 def _parsed(equation: str) -> tuple[tuple[str, ...], str]:
     """Return the labels of each operand and of the result."""
     before, arrow, result = equation.replace(" ", "").partition("->")
