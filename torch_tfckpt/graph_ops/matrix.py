@@ -126,6 +126,31 @@ def cholesky(input: Tensor) -> Tensor:
     return torch.where((failures == 0)[..., None, None], factor, math.nan)
 
 
+@op("Qr", outputs=("q", "r"))
+def qr(input: Tensor, *, full_matrices: bool = False) -> tuple[Tensor, Tensor]:
+    """Return an orthogonal and an upper triangular factor; their signs are not those of TensorFlow."""
+    q, r = torch.linalg.qr(input, mode="complete" if full_matrices else "reduced")
+    return q, r
+
+
+@op("Svd", outputs=("s", "u", "v"))
+def svd(input: Tensor, *, compute_uv: bool = True, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Return singular values and vectors; the signs of vectors are not those of TensorFlow."""
+    if not compute_uv:
+        return torch.linalg.svdvals(input).to(input.dtype), input.new_zeros(()), input.new_zeros(())
+    u, s, vh = torch.linalg.svd(input, full_matrices=full_matrices)
+    return s.to(input.dtype), u, vh.mH
+
+
+@op("SelfAdjointEigV2", outputs=("e", "v"))
+def self_adjoint_eig(input: Tensor, *, compute_v: bool = True) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues, the smallest first, and vectors; the signs of vectors are not those of TensorFlow."""
+    if not compute_v:
+        return torch.linalg.eigvalsh(input).to(input.dtype), input.new_zeros(())
+    e, v = torch.linalg.eigh(input)
+    return e.to(input.dtype), v
+
+
 @op("Cross")
 def cross(a: Tensor, b: Tensor) -> Tensor:
     if a.shape != b.shape:
