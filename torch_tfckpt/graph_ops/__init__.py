@@ -17,7 +17,7 @@ a number among the inputs before `limits.check_size` has approved it.
 
     values        the kinds of inputs and results
     registry      name of an operation -> function; `register_op`
-    limits        the largest result
+    limits        the largest result; checks of indices
     integers, integer_arithmetic, integer_arrays    arithmetic on shapes, in Python integers
     strided       the masks of StridedSlice
     axes          numbers of axes
@@ -27,6 +27,23 @@ a number among the inputs before `limits.check_size` has approved it.
     activations   activation functions and their derivatives
     comparing     comparisons, logic, choice
     reductions    reductions over axes, cumulative sums, counts
+    matrix        products, inverses and factors of matrices, Einsum
+    diagonals     diagonals and bands of matrices
+    losses        cross entropies
+    complex_numbers    parts of complex numbers, Fourier transforms
+    passing       identities, checks, boundaries of gradients
+    casts         conversions between dtypes
+    bits          operations on the bits of integers
+    reordering    Roll, ReverseSequence
+    moves         operations that only move elements, for arrays of strings
+    shapes        shapes, and other shapes for the same elements
+    slicing       slices, splits, gathers
+    joining       concatenations and paddings
+    arrays        sequences of numbers, one-hot vectors, largest elements, unique elements
+    scatter       rows written to given places, rows sorted into several tensors
+    segments      reductions over rows with the same number
+    sparse        sparse tensors
+    lists         TensorArray and TensorList
     sliding       windows of convolutions and pools
     convolutions  Conv2D, Conv3D, depthwise and transposed convolutions, BiasAdd
     pooling       MaxPool, AvgPool, Dilation2D
@@ -46,18 +63,34 @@ May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 # Importing a module registers its operations.
 from torch_tfckpt.graph_ops import activations as activations
 from torch_tfckpt.graph_ops import arithmetic as arithmetic
+from torch_tfckpt.graph_ops import arrays as arrays
+from torch_tfckpt.graph_ops import bits as bits
 from torch_tfckpt.graph_ops import blocks as blocks
+from torch_tfckpt.graph_ops import casts as casts
 from torch_tfckpt.graph_ops import cells as cells
 from torch_tfckpt.graph_ops import comparing as comparing
+from torch_tfckpt.graph_ops import complex_numbers as complex_numbers
 from torch_tfckpt.graph_ops import convolutions as convolutions
 from torch_tfckpt.graph_ops import detection as detection
+from torch_tfckpt.graph_ops import diagonals as diagonals
 from torch_tfckpt.graph_ops import elementwise as elementwise
 from torch_tfckpt.graph_ops import images as images
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
+from torch_tfckpt.graph_ops import joining as joining
+from torch_tfckpt.graph_ops import lists as lists
+from torch_tfckpt.graph_ops import losses as losses
+from torch_tfckpt.graph_ops import matrix as matrix
 from torch_tfckpt.graph_ops import normalization as normalization
+from torch_tfckpt.graph_ops import passing as passing
 from torch_tfckpt.graph_ops import pooling as pooling
 from torch_tfckpt.graph_ops import quantized as quantized
 from torch_tfckpt.graph_ops import random as random
 from torch_tfckpt.graph_ops import reductions as reductions
+from torch_tfckpt.graph_ops import reordering as reordering
+from torch_tfckpt.graph_ops import scatter as scatter
+from torch_tfckpt.graph_ops import segments as segments
+from torch_tfckpt.graph_ops import shapes as shapes
+from torch_tfckpt.graph_ops import slicing as slicing
+from torch_tfckpt.graph_ops import sparse as sparse
 from torch_tfckpt.graph_ops import stateless_random as stateless_random

@@ -11,6 +11,7 @@ from operator import itemgetter, mul
 from typing import Any
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.axes import axes_of
 from torch_tfckpt.graph_ops.integers import (
     axis_of,
     check_shape,
@@ -21,6 +22,7 @@ from torch_tfckpt.graph_ops.integers import (
     shape_of,
 )
 from torch_tfckpt.graph_ops.limits import check_size
+from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.strided import NEW_AXIS, Masks, check_index, items_of
 from torch_tfckpt.graph_ops.values import Axes, Ints, IntsList, NestedInts, NestedIntsList
 
@@ -260,10 +262,7 @@ def broadcast_to(input: NestedInts, shape: Ints) -> NestedInts:
 
 @integer_op("ReverseV2")
 def reverse_v2(tensor: NestedInts, axis: Ints) -> NestedInts:
-    given = [axis_of(each, len(shape_of(tensor))) for each in axis]
-    if len(set(given)) < len(given):
-        raise InvalidArgumentError(f"an axis is given twice: {list(axis)}")
-    for at in given:
+    for at in axes_of(axis, len(shape_of(tensor))):
         tensor = _at_depth(lambda part: part[::-1], tensor, at)
     return tensor
 
@@ -274,6 +273,7 @@ def list_diff(x: Ints, y: Ints) -> tuple[NestedInts, NestedInts]:
     return tuple(x[at] for at in kept), tuple(kept)
 
 
+@op("ConcatOffset", list_output=True)
 @integer_op("ConcatOffset", list_output=True)
 def concat_offset(concat_dim: int, shape: IntsList) -> tuple[Ints, ...]:
     """Where each of several tensors begins in their concatenation."""
@@ -287,12 +287,14 @@ def concat_offset(concat_dim: int, shape: IntsList) -> tuple[Ints, ...]:
     )
 
 
+@op("BroadcastArgs")
 @integer_op("BroadcastArgs")
 def broadcast_args(s0: Ints, s1: Ints) -> Ints:
     """The shape that two shapes are broadcast to."""
     return tuple(b if a == 1 else a for a, b in _paired(s0, s1))
 
 
+@op("BroadcastGradientArgs", outputs=("r0", "r1"))
 @integer_op("BroadcastGradientArgs", outputs=("r0", "r1"))
 def broadcast_gradient_args(s0: Ints, s1: Ints) -> tuple[Ints, Ints]:
     """The axes that a gradient must be summed over to get the shapes of two inputs back."""
