@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.averages import StoredAverages, stored_averages
 from torch_tfckpt.models.base_module import mapper_for
@@ -92,11 +93,14 @@ def find_sources(
             f"it is not stored which variables these moving averages belong to, or one variable has several, so they "
             f"are not loaded: {listed(among_stored.unknown, _LISTED)}. Load one with a rule in mapper="
         )
-    unnamed = set() if reader.keras is None else reader.keras.unnamed - reader.keras.of_optimizer
+    unnamed = set() if reader.keras is None else reader.keras.unnamed - reader.keras.of_optimizer - mapped.taken
     if unnamed:
+        names = [f"{quoted(name)} {shape_text(reader.shape(name))}" for name in sorted(unnamed)]
+        rule = f"mapper={{{quoted(min(unnamed))}: (NAME, {quoted('same')})}}"
         found.remarks.append(
             f"the file does not record which variables these are, so they are not found by name: "
-            f"{listed(sorted(unnamed), _LISTED)}. Load the .keras file of the model, or name them with rules in mapper="
+            f"{listed(names, _LISTED, str)}. Load the .keras file of the model, if it has the configuration of these "
+            f"layers, or name each with a rule such as {rule}"
         )
     for target in targets:
         given = [mapped.sources[name] for name in target.names if name in mapped.sources]
