@@ -40,6 +40,7 @@ from torch_tfckpt.keras_files.variables import (
 
 VARS: Final = "vars"
 _OPTIMIZER: Final = "optimizer"
+_METRICS: Final = "metrics/"
 _CLASSES: Final = {"GroupQueryAttention": "GroupedQueryAttention"}  # name in the configuration -> name of the class
 _OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
 _LAYERS: Final = ("layers", _OLD_LAYERS)
@@ -53,12 +54,14 @@ class NamedArrays:
         arrays: Name -> dataset.
         unnamed: The names that are only paths in the file, because the variables are not known.
         of_optimizer: The names of the variables of the optimizer.
+        of_metrics: The names of the variables of metrics, which Keras 2 stores as well.
         paths: Name -> name by attributes, for variables for which it is known.
     """
 
     arrays: dict[str, SavedArray] = field(default_factory=dict)
     unnamed: set[str] = field(default_factory=set)
     of_optimizer: set[str] = field(default_factory=set)
+    of_metrics: set[str] = field(default_factory=set)
     paths: dict[str, str] = field(default_factory=dict)
 
 
@@ -90,7 +93,8 @@ class _PlacedLayer(NamedTuple):
 def name_arrays(contents: KerasContents) -> NamedArrays:
     """Return the datasets of a .keras or .weights.h5 file by name."""
     config = contents.config.model if contents.config is not None else None
-    found = list(_Walk(contents.keras_2).variables(contents.root, config))
+    walked = _Walk(contents.keras_2).variables(contents.root, config)
+    found = [each for each in walked if not each.place.startswith(_METRICS)]
     optimizer = contents.root.groups.get(_OPTIMIZER)
     slots = optimizer.groups.get(VARS) if optimizer is not None else None
     counts = Counter(each.names[0] for each in found if each.names is not None)
@@ -123,6 +127,8 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
         result.unnamed.add(place)
         if place.startswith(f"{_OPTIMIZER}/"):
             result.of_optimizer.add(place)
+        if place.startswith(_METRICS):
+            result.of_metrics.add(place)
     return result
 
 

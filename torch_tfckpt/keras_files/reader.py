@@ -45,6 +45,7 @@ class KerasReader(TensorReader):
         unnamed: Tensors whose names are only their paths in the file, because the file does not record which
             variables they are. They can be read, but must not be matched with others by name.
         of_optimizer: Tensors of the optimizer.
+        of_metrics: Tensors of metrics.
         paths: Name -> name by the attributes of the program and the names of all models, if known.
 
     Raises:
@@ -80,6 +81,7 @@ class KerasReader(TensorReader):
                 self._arrays[name], self._types[name] = saved, dtype
         self.unnamed = frozenset(named.unnamed & self._arrays.keys())
         self.of_optimizer = frozenset(named.of_optimizer & self._arrays.keys())
+        self.of_metrics = frozenset(named.of_metrics & self._arrays.keys())
         self.paths: Mapping[str, str] = {name: path for name, path in named.paths.items() if name in self._arrays}
 
     def _named(self) -> NamedArrays:
@@ -107,6 +109,11 @@ class KerasReader(TensorReader):
     def keras_2(self) -> bool:
         """Whether Keras 1 or 2 wrote the file."""
         return self._contents.keras_2
+
+    @property
+    def unnamed_weights(self) -> frozenset[str]:
+        """The tensors in `unnamed` that are neither the optimizer's nor those of metrics."""
+        return self.unnamed - self.of_optimizer - self.of_metrics
 
     def keys(self) -> list[str]:
         """Return the names of all tensors, sorted by their bytes."""

@@ -64,16 +64,18 @@ def kinds(reader: CheckpointReader, averages: StoredAverages | None = None) -> K
     Cost: looks at the entries of all tensors.
     """
     if reader.keras is not None:
-        return _kinds_of_keras(reader, reader.keras.of_optimizer)
+        return _kinds_of_keras(reader, reader.keras.of_optimizer, reader.keras.of_metrics)
     graph = reader.object_graph
     averages = stored_averages(reader) if averages is None else averages
     return named_kinds(reader, averages) if graph is None else _kinds_of_objects(reader, graph, averages.keys)
 
 
-def _kinds_of_keras(reader: CheckpointReader, of_optimizer: Container[str]) -> Kinds:
-    """Return the kinds of the variables of a Keras file, which has a separate group for the optimizer's."""
+def _kinds_of_keras(reader: CheckpointReader, of_optimizer: Container[str], of_metrics: Container[str]) -> Kinds:
+    """Return the kinds of the variables of a Keras file, which has separate groups for the optimizer and metrics."""
 
     def kind(key: str) -> VariableKind:
+        if key in of_metrics:
+            return VariableKind.OTHER
         if key not in of_optimizer:
             return VariableKind.WEIGHT
         return VariableKind.COUNTER if _is_whole_number(reader, key) else VariableKind.OPTIMIZER
@@ -82,6 +84,10 @@ def _kinds_of_keras(reader: CheckpointReader, of_optimizer: Container[str]) -> K
     weights = {key: tuple(reader.shape(key)) for key, each in known.items() if each is VariableKind.WEIGHT}
     slots = {key: tuple(reader.shape(key)) for key, each in known.items() if each is VariableKind.OPTIMIZER}
     scopes = {key.rpartition("/")[0] for key, each in known.items() if each is VariableKind.COUNTER}
+    if "" in scopes:  # since Keras 2.11, the counter has no scope, and slots are called Adam/m/fc/kernel
+        scopes.remove("")
+        parts = {key: key.split("/", 2) for key in slots}
+        scopes |= {of[0] for key, of in parts.items() if len(of) == 3 and weights.get(of[2]) == slots[key]}
     return Kinds(known, find_slots(slots, {**weights, **slots}, scopes=scopes, keras_scopes=scopes), scopes)
 
 

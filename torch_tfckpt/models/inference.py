@@ -108,8 +108,8 @@ class _Inference:
         mapped = {key for source in self._given.sources.values() for key in source.keys}
         unnamed = frozenset[str]() if reader.keras is None else reader.keras.unnamed - mapped
         left_out = {*self._given.omitted, *further_copies(reader), *unnamed}
-        of_optimizer = frozenset[str]() if reader.keras is None else reader.keras.of_optimizer
-        self._unnamed = [(key, tuple(reader.shape(key))) for key in sorted(unnamed - of_optimizer)]
+        weights = frozenset[str]() if reader.keras is None else reader.keras.unnamed_weights
+        self._unnamed = [(key, tuple(reader.shape(key))) for key in sorted(unnamed & weights)]
         self._weights = [
             key for key, kind in variable_kinds(reader).items() if kind is VariableKind.WEIGHT and key not in left_out
         ]

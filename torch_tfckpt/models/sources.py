@@ -93,7 +93,7 @@ def find_sources(
             f"it is not stored which variables these moving averages belong to, or one variable has several, so they "
             f"are not loaded: {listed(among_stored.unknown, _LISTED)}. Load one with a rule in mapper="
         )
-    unnamed = set() if reader.keras is None else reader.keras.unnamed - reader.keras.of_optimizer - mapped.taken
+    unnamed = set[str]() if reader.keras is None else reader.keras.unnamed_weights - mapped.taken
     if unnamed:
         names = [f"{quoted(name)} {shape_text(reader.shape(name))}" for name in sorted(unnamed)]
         rule = f"mapper={{{quoted(min(unnamed))}: (NAME, {quoted('same')})}}"
