@@ -159,6 +159,20 @@ def test_a_flattened_map_is_reordered(written: Written, form: str) -> None:
     _load(module, directory / form, wanted, "flattened", tfckpt.KeyMapper.infer(directory / form, module))
 
 
+def test_a_flattening_that_only_keras_shows(written: Written, tmp_path: Path) -> None:
+    """It is a finding, and infer asks for the order, with rules that are complete: the second layout is right here."""
+    directory, wanted = written("flattened")
+    path, module = directory / "m.keras", twins.Untraceable()
+    [finding] = tfckpt.load_model(module, path).semantics
+    assert (finding.name, finding.modules) == ("dense_after_flatten", ("hidden",))
+    with pytest.raises(tfckpt.InvalidArgumentError, match="dense_after_flatten") as error:
+        tfckpt.KeyMapper.infer(path, module)
+    proposed = [line for line in str(error.value).splitlines() if line.startswith("  ")]
+    (tmp_path / "map.toml").write_text("\n".join(proposed))
+    rules = tfckpt.KeyMapper.from_file(tmp_path / "map.toml")
+    _load(module, path, wanted, "flattened", tfckpt.KeyMapper.infer(path, module, rules=rules))
+
+
 def test_unnamed_variables_are_listed_with_rules(written: Written, tmp_path: Path) -> None:
     """The rules that infer proposes for the variables of a norm load the model, if the user confirms them."""
     directory, wanted = written("named_norm")

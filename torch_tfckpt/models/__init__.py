@@ -21,10 +21,12 @@
     semantics, norm_semantics, layer_semantics, flattened_maps, tensorflow_parts
                                       what weights do not show, such as the epsilon of a BatchNorm
     symbolic_run                      the operations of a forward method
-    keras_semantics, activations      settings, compared with the configuration of a Keras file
+    keras_semantics, activations, keras_flattening
+                                      settings, compared with the configuration of a Keras file
     initialization, assignment_layouts
                                       init_from_checkpoint: stored names to variables, as in TensorFlow
-    inference; infer_units, infer_scopes, infer_classes, infer_names, infer_matching, infer_rules, infer_refusals
+    inference; infer_units, infer_scopes, infer_classes, infer_names, infer_matching, infer_rules, infer_refusals,
+    infer_flattening
                                       KeyMapper.infer: find rules by kinds, shapes, names and numbers
     factories, module_of_rules        build a module from "pkg.mod:factory", or from rules alone
     hints, saved_optimizers           what to pass if a tensor does not fit; how to restore a Saver's optimizer state
