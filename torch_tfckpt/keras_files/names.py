@@ -220,6 +220,7 @@ class _Walk:
         if not group.groups and group.arrays:
             return
         configs = self._configs(layer, name, group)
+        numbers = _numbers_in(group)
         is_model = _is_functional(layer.group) or layer.kind == "sequential" or not layer.place
         for item in configs or group.groups:
             inner = group.groups.get(item)
@@ -235,7 +236,7 @@ class _Walk:
             if is_model and name in _LAYERS:
                 attributes = _below(layer.attributes, made.name)
             else:
-                attributes = _below(_below(layer.attributes, name), _number_in(item, group))
+                attributes = _below(_below(layer.attributes, name), numbers.get(item, ""))
             yield from self._object(made._replace(attributes=attributes))
 
     def _configs(self, layer: _PlacedLayer, attribute: str, group: SavedGroup) -> dict[str, KerasLayer]:
@@ -321,17 +322,14 @@ def _below(above: str | None, name: str) -> str | None:
     return None if above is None or not name else _joined(above, name)
 
 
-def _number_in(item: str, group: SavedGroup) -> str:
-    """Return the number of an object in a list of objects of one class, "block_2" -> "2"; "" if there are others.
+def _numbers_in(group: SavedGroup) -> dict[str, str]:
+    """Return the numbers of the objects in a list of objects of one class, "block_2" -> "2"; {} if there are others.
 
     Keras counts the objects of each class on their own.
     """
-    bases = [each for each in group.groups if f"{each}_1" in group.groups] if len(group.groups) > 1 else [item]
-    for base in bases:
-        names = [f"{base}_{number}" if number else base for number in range(len(group.groups))]
-        if group.groups.keys() == set(names):
-            return str(names.index(item))
-    return ""
+    base = min(group.groups, key=len, default="")
+    found = {f"{base}_{number}" if number else base: str(number) for number in range(len(group.groups))}
+    return found if found.keys() == group.groups.keys() else {}
 
 
 def _joined(above: str, name: str) -> str:

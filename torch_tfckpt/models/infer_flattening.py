@@ -18,7 +18,7 @@ from torch_tfckpt.keras_files.layer_graph import LayerGraph
 from torch_tfckpt.models.assembly import Source, SourcePart
 from torch_tfckpt.models.flattened_maps import inputs_of_linear_layers
 from torch_tfckpt.models.keras_flattening import FlattenedMap, flattened_map
-from torch_tfckpt.models.keras_semantics import layer_of
+from torch_tfckpt.models.keras_semantics import KerasLayers
 from torch_tfckpt.models.layouts import DENSE_AFTER_FLATTEN, Layout
 
 
@@ -31,8 +31,8 @@ class InferredFlattening:
     def __init__(self, module: nn.Module, reader: CheckpointReader) -> None:
         self._inputs = inputs_of_linear_layers(module)
         self._has_maps = any(isinstance(part, _ConvNd) for part in module.modules())
-        self._keras = reader.keras
         config = None if reader.keras is None else reader.keras.config
+        self._layers = None if reader.keras is None else KerasLayers(reader.keras)
         self._graph = None if config is None else LayerGraph(config.model)
 
     def choices(self, source: Source, stored: Shape, linear: nn.Module) -> list[Source]:
@@ -54,5 +54,5 @@ class InferredFlattening:
         return [flattened] if found is not None and found.is_certain else [source, flattened]
 
     def _of_keras(self, source: Source) -> FlattenedMap | None:
-        layer = layer_of(source.keys, self._keras) if self._keras is not None else None
+        layer = self._layers.of(source.keys) if self._layers is not None else None
         return None if layer is None or self._graph is None else flattened_map(layer, self._graph)

@@ -39,10 +39,12 @@ class FlattenedMap(NamedTuple):
 
 def flattened_map(layer: KerasLayer, graph: LayerGraph) -> FlattenedMap | None:
     """Return the map that a Dense layer multiplies; None if it is not known."""
+    seen: set[str] = set()
     before = _only(graph, layer)
-    while before is not None and before.class_name in _KEEPING:
+    while before is not None and before.class_name in _KEEPING and before.path not in seen:
+        seen.add(before.path)
         before = _only(graph, before)
-    if before is None or not before.is_builtin:
+    if before is None or not before.is_builtin or before.class_name in _KEEPING:
         return None
     if before.class_name == "Dense" or (before.class_name.startswith("Global") and not before.settings.get("keepdims")):
         return FlattenedMap()

@@ -56,11 +56,6 @@ _NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 _CLOSE: Final = 1e-6  # relative; the configuration has the numbers of the program, in double precision
 
 
-def layer_of(source_keys: Sequence[str], keras: KerasReader) -> KerasLayer | None:
-    """Return the layer of a Keras file that stores all of these variables; None if it is unknown."""
-    return _Layers(keras).of(source_keys)
-
-
 def compare_settings(
     findings: Sequence[SemanticFinding], model: nn.Module, parts: Sequence[TensorFlowPart], keras: KerasReader
 ) -> list[SemanticFinding]:
@@ -69,7 +64,7 @@ def compare_settings(
     Cost: one symbolic run of the forward method.
     """
     assert keras.config is not None
-    known = _Layers(keras)
+    known = KerasLayers(keras)
     layers = {part.name: layer for part in parts if (layer := known.of(_keys(part))) is not None}
     norms = {name for name, layer in layers.items() if "epsilon" in layer.settings}
     padded = {name for name, layer in layers.items() if layer.settings.get("padding") == "valid"}
@@ -110,8 +105,8 @@ def compare_settings(
     return kept
 
 
-class _Layers:
-    """The layers of a model by the names of their variables."""
+class KerasLayers:
+    """The layers of a Keras model by the names of their variables."""
 
     def __init__(self, keras: KerasReader) -> None:
         self._names = keras.paths
