@@ -12,7 +12,7 @@ from torch_tfckpt.cli.main import main
 from torch_tfckpt.keras_files.config import layers_of, read_config
 from torch_tfckpt.keras_files.layer_graph import LayerGraph
 from torch_tfckpt.keras_files.layers import MAX_CONFIG_BYTES, MAX_NESTED, parse_config
-from torch_tfckpt.models.activations import activation_after_layer
+from torch_tfckpt.models.findings.activations import activation_after_layer
 from torch_tfckpt.models.keras_flattening import flattened_map
 
 
