@@ -159,6 +159,43 @@ def test_strides_and_functions_of_convolutions(tensorflow: TensorFlowProcess, tm
     assert "dilation=(1, 1)" in dilation.message
 
 
+class Flat(nn.Module):
+    """A Linear after a flattened map of 2 x 2 positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(2, 4, 3), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.fc(self.conv(x).flatten(1))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("conv", "between", "layout"),
+    [
+        ({}, [("Flatten", {})], "dense_after_flatten"),
+        ({}, [("Dropout", {"rate": 0.1}), ("Flatten", {}), ("Dropout", {"rate": 0.1})], "dense_after_flatten"),
+        ({"data_format": "channels_first"}, [("Flatten", {})], "dense"),
+        ({"data_format": "channels_first"}, [("Flatten", {"data_format": "channels_first"})], "dense_after_flatten"),
+    ],
+    ids=["flatten", "dropout", "channels first", "moved"],
+)
+def test_orders_of_flattened_maps(
+    tensorflow: TensorFlowProcess, tmp_path: Path, conv: dict[str, Any], between: Layers, layout: str
+) -> None:
+    """The configuration tells where the channels are. Flatten moves them to the end if it knows that they are first."""
+    path = tmp_path / "m.keras"
+    first = ("Conv2D", {"filters": 4, "kernel_size": 3, "name": "conv", **conv})
+    shape = (2, 4, 4) if conv else (4, 4, 2)
+    layers = [first, *between, ("Dense", {"units": 3, "name": "fc"})]
+    tensorflow.call("tensorflow_keras_settings.write", str(path), shape, layers)
+    found = [finding.name for finding in _findings(Flat(), path)]
+    assert found == (["dense_after_flatten"] if layout == "dense_after_flatten" else [])
+    report = tfckpt.load_model(Flat(), path, mapper=tfckpt.KeyMapper.infer(path, Flat()), strict="semantics")
+    assert {each.name: each.layout for each in report.converted}["fc.weight"] == layout
+
+
 class Recurrent(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

@@ -5,6 +5,8 @@ rules of KeyMapper.infer do it. With the configuration in the file, a correct tw
 """
 
 import functools
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,3 +157,58 @@ def test_a_flattened_map_is_reordered(written: Written, form: str) -> None:
     [finding] = tfckpt.load_model(module, directory / form).semantics
     assert (finding.name, finding.modules) == ("dense_after_flatten", ("hidden",))
     _load(module, directory / form, wanted, "flattened", tfckpt.KeyMapper.infer(directory / form, module))
+
+
+def test_a_flattening_that_only_keras_shows(written: Written, tmp_path: Path) -> None:
+    """It is a finding, and infer asks for the order, with rules that are complete: the second layout is right here."""
+    directory, wanted = written("flattened")
+    path, module = directory / "m.keras", twins.Untraceable()
+    [finding] = tfckpt.load_model(module, path).semantics
+    assert (finding.name, finding.modules) == ("dense_after_flatten", ("hidden",))
+    with pytest.raises(tfckpt.InvalidArgumentError, match="dense_after_flatten") as error:
+        tfckpt.KeyMapper.infer(path, module)
+    proposed = [line for line in str(error.value).splitlines() if line.startswith("  ")]
+    (tmp_path / "map.toml").write_text("\n".join(proposed))
+    rules = tfckpt.KeyMapper.from_file(tmp_path / "map.toml")
+    _load(module, path, wanted, "flattened", tfckpt.KeyMapper.infer(path, module, rules=rules))
+
+
+def test_unnamed_variables_are_listed_with_rules(written: Written, tmp_path: Path) -> None:
+    """The rules that infer proposes for the variables of a norm load the model, if the user confirms them."""
+    directory, wanted = written("named_norm")
+    module = twins.NamedNorm()
+    with pytest.raises(tfckpt.NotFoundError, match="does not record which variables these are") as error:
+        tfckpt.load_model(module, directory / "m.keras")
+    assert '"bn/vars/0" [4]' in str(error.value) and "Load the .keras file" in str(error.value)
+    with pytest.raises(tfckpt.NotFoundError, match="if they are in the usual order of Keras") as error:
+        tfckpt.KeyMapper.infer(directory / "m.keras", module)
+    proposed = str(error.value).partition("of Keras, they are:\n")[2].partition("\nBuild")[0]
+    (tmp_path / "map.toml").write_text(proposed)
+    rules = tfckpt.KeyMapper.from_file(tmp_path / "map.toml")
+    _load(
+        module,
+        directory / "m.keras",
+        wanted,
+        "named_norm",
+        tfckpt.KeyMapper.infer(directory / "m.keras", module, rules=rules),
+    )
+    assert tfckpt.load_model(module, directory / "m.keras", mapper=rules).remarks == []
+
+
+ON_TORCH: Final = [
+    *(f"{model}/{form}" for model in ("mlp", "recurrent", "nested", "attention") for form in FORMS),
+    *(f"norms/{form}" for form in ("m.keras", "m.h5", "ckpt")),
+    *(f"subclassed/{form}" for form in ("m.keras", "m.weights.h5", "m.h5")),
+]
+
+
+def test_keras_on_its_torch_backend(written: Written, tmp_path: Path) -> None:
+    """In a process of its own: the same models are filled from files and checkpoints, without rules and remarks."""
+    for model in {each.partition("/")[0] for each in ON_TORCH}:
+        directory, wanted = written(model)
+        np.save(directory / "inputs.npy", inputs(model)[0])
+        np.save(directory / "outputs.npy", wanted)
+        (tmp_path / model).symlink_to(directory)
+    program = [sys.executable, str(Path(twins.__file__).with_name("keras_on_torch.py")), str(tmp_path), *ON_TORCH]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,11 +1,13 @@
-"""Keras 3 models that have twins in torch (keras_twins.py), in every form of file. TensorFlow process only."""
+"""Keras 3 models that have twins in torch (keras_twins.py), in every form of file.
+
+For the TensorFlow process, and for processes in which Keras has its torch backend.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import numpy as np
-import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from keras import layers  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from tensorflow_keras_files import save
 from tensorflow_process import RawTensor
@@ -15,6 +17,8 @@ FORMS = ("m.keras", "m.weights.h5", "m.h5")
 
 def write(model: str, directory: str, given: Sequence[np.ndarray]) -> RawTensor:
     """Write a model with random weights in FORMS and as a checkpoint, `ckpt`; return its outputs."""
+    import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
     keras.utils.clear_session()
     made = MODELS[model]()
     inputs = list(given) if len(given) > 1 else given[0]

@@ -161,12 +161,12 @@ def _layers_in(nodes: object) -> list[str]:
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            waiting += value.values()
+            waiting += reversed(value.values())
         elif isinstance(value, list):
             match value:
                 case [str(name), int(), int(), *_]:
                     found[name] = None
-            waiting += value
+            waiting += reversed(value)
     return list(found)
 
 

@@ -40,7 +40,7 @@ from torch_tfckpt.keras_files.variables import (
 
 VARS: Final = "vars"
 _OPTIMIZER: Final = "optimizer"
-_METRICS: Final = "metrics"  # states of metrics, which Keras 2 stores
+_METRICS: Final = "metrics/"
 _CLASSES: Final = {"GroupQueryAttention": "GroupedQueryAttention"}  # name in the configuration -> name of the class
 OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
 _LAYERS: Final = ("layers", OLD_LAYERS)
@@ -96,7 +96,8 @@ class _PlacedLayer(NamedTuple):
 def name_arrays(contents: KerasContents) -> NamedArrays:
     """Return the datasets of a .keras or .weights.h5 file by name."""
     config = contents.config.model if contents.config is not None else None
-    found = list(_Walk(contents.keras_2).variables(contents.root, config))
+    walked = _Walk(contents.keras_2).variables(contents.root, config)
+    found = [each for each in walked if not each.place.startswith(_METRICS)]
     optimizer = contents.root.groups.get(_OPTIMIZER)
     counts = Counter(each.names[0] for each in found if each.names is not None)
     full = Counter(each.names[1] for each in found if each.names is not None)
@@ -132,7 +133,7 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
         result.unnamed.add(place)
         if place.startswith(f"{_OPTIMIZER}/"):
             result.of_optimizer.add(place)
-        if place.startswith(f"{_METRICS}/"):
+        if place.startswith(_METRICS):
             result.of_metrics.add(place)
     return result
 
@@ -227,6 +228,7 @@ class _Walk:
         if not group.groups and group.arrays:
             return
         configs = {} if layer.config is None else configs_in_list(layer.config, name, group)
+        numbers = _numbers_in(group)
         is_model = _is_functional(layer.group) or layer.kind == "sequential" or not layer.place
         for item in configs or group.groups:
             inner = group.groups.get(item)
@@ -242,7 +244,7 @@ class _Walk:
             if is_model and name in _LAYERS:
                 attributes = _below(layer.attributes, made.name)
             else:
-                attributes = _below(_below(layer.attributes, name), _number_in(item, group))
+                attributes = _below(_below(layer.attributes, name), numbers.get(item, ""))
             yield from self._object(made._replace(attributes=attributes))
 
     def _part(self, layer: _PlacedLayer, attribute: str, group: SavedGroup, inside: _Path, place: str) -> _PlacedLayer:
@@ -340,17 +342,14 @@ def _below(above: str | None, name: str) -> str | None:
     return None if above is None or not name else _joined(above, name)
 
 
-def _number_in(item: str, group: SavedGroup) -> str:
-    """Return the number of an object in a list of objects of one class, "block_2" -> "2"; "" if there are others.
+def _numbers_in(group: SavedGroup) -> dict[str, str]:
+    """Return the numbers of the objects in a list of objects of one class, "block_2" -> "2"; {} if there are others.
 
     Keras counts the objects of each class on their own.
     """
-    bases = [each for each in group.groups if f"{each}_1" in group.groups] if len(group.groups) > 1 else [item]
-    for base in bases:
-        names = [f"{base}_{number}" if number else base for number in range(len(group.groups))]
-        if group.groups.keys() == set(names):
-            return str(names.index(item))
-    return ""
+    base = min(group.groups, key=len, default="")
+    found = {f"{base}_{number}" if number else base: str(number) for number in range(len(group.groups))}
+    return found if found.keys() == group.groups.keys() else {}
 
 
 def _joined(above: str, name: str) -> str:

@@ -114,6 +114,11 @@ class KerasReader(TensorReader):
         return self._contents.keras_2
 
     @property
+    def unnamed_weights(self) -> frozenset[str]:
+        """The tensors in `unnamed` that are neither the optimizer's nor those of metrics."""
+        return self.unnamed - self.of_optimizer - self.of_metrics
+
+    @property
     def places(self) -> dict[str, str]:
         """Name -> path in the file, for the variables of the model; empty for the older form of .h5 files."""
         return dict(self._places)

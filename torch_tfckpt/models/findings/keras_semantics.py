@@ -10,6 +10,8 @@ A part belongs to the layer whose path its stored names begin with. Contract:
     strides       and dilation, of a convolution with a kernel larger than 1
     activation    directly after a layer with weights: a finding if both functions are known and differ (see
                   `activations`), or if there certainly is none in one of the two models; of an LSTM, a GRU or an RNN
+    flattening    of a map before a Linear: no finding if Keras has torch's order; a finding if it has not, and the
+                  input of the Linear is not understood
     other forms   no finding on a LeakyReLU, GELU or Hardsigmoid module if the model has a layer with this function
 """
 
@@ -29,9 +31,12 @@ from torch_tfckpt.models.findings.activations import (
     activation_of_layer,
     activations_after,
 )
+from torch_tfckpt.models.findings.flattened_maps import inputs_of_linear_layers
+from torch_tfckpt.models.findings.keras_flattening import FlattenedMap, flattened_map
 from torch_tfckpt.models.findings.norm_semantics import EPSILONS, kind_of_norm
 from torch_tfckpt.models.findings.symbolic_run import symbolic_run
 from torch_tfckpt.models.findings.tensorflow_parts import TensorFlowPart, findings_on
+from torch_tfckpt.models.layers.layouts import DENSE
 from torch_tfckpt.saveables.load_report import SemanticFinding
 from torch_tfckpt.saveables.wrappers import unwrapped
 from torch_tfckpt.text import quoted
@@ -44,15 +49,11 @@ _FORMS: Final = {
     "hard_sigmoid_form": Activation("hard_sigmoid"),
 }
 _RESET: Final = "gru_reset_after"
+_FLATTENED: Final = "dense_after_flatten"
 _WRAPPERS: Final = {"TimeDistributed": "layer", "Bidirectional": "layer", "RNN": "cell"}
 _RECURRENT: Final = ("LSTM", "GRU", "SimpleRNN", "LSTMCell", "GRUCell", "SimpleRNNCell")
 _NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 _CLOSE: Final = 1e-6  # relative; the configuration has the numbers of the program, in double precision
-
-
-def layer_of(source_keys: Sequence[str], keras: KerasReader) -> KerasLayer | None:
-    """Return the layer of a Keras file that stores all of these variables; None if it is unknown."""
-    return _Layers(keras).of(source_keys)
 
 
 def compare_settings(
@@ -63,12 +64,14 @@ def compare_settings(
     Cost: one symbolic run of the forward method.
     """
     assert keras.config is not None
-    known = _Layers(keras)
+    known = KerasLayers(keras)
     layers = {part.name: layer for part in parts if (layer := known.of(_keys(part))) is not None}
     norms = {name for name, layer in layers.items() if "epsilon" in layer.settings}
     padded = {name for name, layer in layers.items() if layer.settings.get("padding") == "valid"}
     reset = {name for name, layer in layers.items() if layer.settings.get("reset_after") is True}
     following = list(_following(model, parts, layers, keras))
+    graph = LayerGraph(keras.config.model)
+    maps = {name: order for name, layer in layers.items() if (order := flattened_map(layer, graph)) is not None}
     confirmed = _confirmed_forms(keras.config, keras_2=keras.keras_2)
     compared = {part.name for part in parts if any(part.module is each.module for each in following)}
     refuted: Mapping[str, set[str]] = {
@@ -76,6 +79,7 @@ def compare_settings(
         **dict.fromkeys(_FORMS, compared),
         **dict.fromkeys({finding.name for finding in findings if finding.name.endswith("_epsilon")}, norms),
         _RESET: reset,
+        _FLATTENED: {name for name, order in maps.items() if order.is_in_torchs_order},
     }
     kept: list[SemanticFinding] = []
     for finding in findings:
@@ -96,11 +100,13 @@ def compare_settings(
             kept += _recurrent(part, layer, keras_2=keras.keras_2)
     for each in following:
         kept += _activation(each)
+    if not any(finding.name == _FLATTENED for finding in kept):
+        kept += _flattened(model, parts, maps)
     return kept
 
 
-class _Layers:
-    """The layers of a model by the names of their variables."""
+class KerasLayers:
+    """The layers of a Keras model by the names of their variables."""
 
     def __init__(self, keras: KerasReader) -> None:
         self._names = keras.paths
@@ -217,6 +223,26 @@ class _Compared(NamedTuple):
     found: Activation
     wanted: Activation
     module: nn.Module | None  # that computes `found`
+
+
+def _flattened(
+    model: nn.Module, parts: Sequence[TensorFlowPart], maps: Mapping[str, FlattenedMap]
+) -> list[SemanticFinding]:
+    """Return the finding on Linear layers whose input is not understood, but is a flattened map in Keras."""
+    if not any(isinstance(module, _ConvNd) for module in model.modules()):
+        return []
+    understood = inputs_of_linear_layers(model)
+    open_parts = [
+        part
+        for part in parts
+        if part.name in maps and not maps[part.name].is_in_torchs_order and id(part.module) not in understood
+    ]
+    text = (
+        "{those} multiplies a flattened feature map in Keras, with the channels as the last axis, and the forward "
+        "method does not show in which order it is flattened here. Flatten by x.permute(0, 2, 3, 1).flatten(1), or "
+        'give the rule of the kernel the layout "dense_after_flatten"'
+    )
+    return findings_on(_FLATTENED, [part for part in open_parts if DENSE.name in part.layouts], text)
 
 
 def _following(
