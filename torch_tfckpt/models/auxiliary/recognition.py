@@ -34,7 +34,6 @@ from torch_tfckpt.models.auxiliary.named_kinds import (
 from torch_tfckpt.models.auxiliary.named_slots import find_slots
 from torch_tfckpt.optimizers.slots import is_optimizer
 
-_LISTED: Final = 6
 _KERAS_API = "keras_api"  # child under which Keras 2 stores metrics, and layers a second time
 
 
