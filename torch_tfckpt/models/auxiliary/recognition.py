@@ -15,7 +15,6 @@ A Keras file stores the variables of the optimizer in a group of their own.
 """
 
 from collections.abc import Container, Iterator
-from typing import Final
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.data_type import DataType
