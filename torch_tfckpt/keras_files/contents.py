@@ -3,7 +3,7 @@
     m.keras           a zip archive, members not compressed: metadata.json, config.json, model.weights.h5
     m.weights.h5      one HDF5 file
     m.weights.json    {"weight_map": {"/layers/dense/vars": "m_00000.weights.h5" or a list of files}}
-    m.h5              one HDF5 file of the older form
+    m.h5              one HDF5 file of the older form; transformers has parts of it, and an index like m.weights.json
     m/                a directory with the members of a .keras file, as files
 
 HDF5 files are read in place, even inside the archive: nothing is unpacked.
@@ -169,7 +169,7 @@ def _of_shards(storage: Storage, path: str, stack: ExitStack) -> KerasContents:
     names = _shard_names(read_small(storage, path, _MAX_INDEX_BYTES, "an index of Keras weights"))
     index = storage.open(path)
     stack.callback(index.close)
-    files, root = [index], SavedGroup()
+    files, roots, root = [index], [], SavedGroup()
     for name in names:
         where = os.path.join(os.path.dirname(path), name)
         if not storage.exists(where):
@@ -179,7 +179,11 @@ def _of_shards(storage: Storage, path: str, stack: ExitStack) -> KerasContents:
         files.append(file)
         with error_context(printable(name)):
             opened = Hdf5File(file.read, file.size)
-            _merge(root, _saved(opened, opened.root, file, 0), "")
+            roots.append(_saved(opened, opened.root, file, 0))
+            _merge(root, roots[-1], "")
+    # In the older form, each file lists its own weights.
+    root.texts = lambda name: [text for each in roots for text in each.texts(name)]
+    root.has = lambda name: any(each.has(name) for each in roots)
     return KerasContents(f"Keras weights in {len(names)} HDF5 files", root, None, False, files)
 
 
