@@ -37,7 +37,7 @@ LAYERS = (
     "cli",
     "inspect_checkpoint",
 )
-TO_COME = {"graph_ops", "distributed", "graph_run", "integrations"}
+TO_COME = {"distributed", "graph_run", "integrations"}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
 # No module of these imports torch, nor does anything that it imports at the top: `tfckpt --help`, `latest` and `meta`
 # start without it.
@@ -55,7 +55,7 @@ MAX_ROOT_MODULES = 12
 MAX_LINES = 450
 # Imported inside the functions that need them, so that nothing else depends on them: an optional package, and what
 # would make `tfckpt latest` wait for torch. (`__init__` and cli/main.py import by name.)
-OPTIONAL = {"fsspec", "shtab"}
+OPTIONAL = {"fsspec", "h5py", "shtab"}
 DEFERRED = {"torch_tfckpt.directory.management": {"torch_tfckpt.directory.completeness"}}
 # `format` is bytes only: no files, no clock. Time and storage are passed in.
 NOT_BYTES = {"os", "io", "pathlib", "shutil", "tempfile", "time", "datetime"}

@@ -152,8 +152,8 @@ OTHER_ENDINGS = [
     ("MODEL.PT", "torch.save writes .PT files. torch_tfckpt.convert converts a checkpoint to such a file"),
     ("pytorch_model.bin", "torch.save writes .bin files"),
     ("a.npz", "numpy.savez writes .npz files"),
-    ("m.weights.h5", "Keras's save_weights writes .h5 files"),
-    ("m.keras", "Keras's save writes .keras files"),
+    ("m.weights.h5", "To write weights for Keras, end the name with .weights.h5, and pass like="),
+    ("m.keras", "To write weights for Keras, end the name with .weights.h5, and pass like="),
     ("m.onnx", ". For a checkpoint, use a different prefix, such as {0}/m.ckpt"),
 ]
 

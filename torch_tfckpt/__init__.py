@@ -61,7 +61,9 @@ if TYPE_CHECKING:
         TrackableObject,
     )
     from torch_tfckpt.format.tensor_slice import Extent, TensorSlice
+    from torch_tfckpt.graph_ops.registry import register_op
     from torch_tfckpt.imported_graph.exported import export_meta_graph
+    from torch_tfckpt.imported_graph.graph_def import import_graph_def
     from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
     from torch_tfckpt.manager import CheckpointManager, ManagedCheckpoint
     from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
@@ -172,6 +174,7 @@ __all__ = [
     "get_checkpoint_state",
     "get_collection",
     "get_saver_or_default",
+    "import_graph_def",
     "import_meta_graph",
     "init_from_checkpoint",
     "latest_checkpoint",
@@ -183,6 +186,7 @@ __all__ = [
     "merge",
     "meta_graph_filename",
     "object_graph_key_mapping",
+    "register_op",
     "remove_checkpoint",
     "save_file",
     "save_model",
@@ -215,7 +219,9 @@ _DEFINED_IN: Final = {
     "format.data_type": "DataType",
     "format.object_graph": "ObjectGraph ObjectReference RegisteredSaver SerializedTensor SlotVariable TrackableObject",
     "format.tensor_slice": "Extent TensorSlice",
+    "graph_ops.registry": "register_op",
     "imported_graph.exported": "export_meta_graph",
+    "imported_graph.graph_def": "import_graph_def",
     "imported_graph.imported": "ImportedMetaGraph import_meta_graph",
     "manager": "CheckpointManager ManagedCheckpoint",
     "meta_graph.graph_collections": "Collections GraphKeys add_to_collection get_collection",

@@ -10,7 +10,10 @@ from golden_files import KERAS_FILES
 import torch_tfckpt as tfckpt
 from torch_tfckpt.cli.main import main
 from torch_tfckpt.keras_files.config import layers_of, read_config
+from torch_tfckpt.keras_files.layer_graph import LayerGraph
 from torch_tfckpt.keras_files.layers import MAX_CONFIG_BYTES, MAX_LAYERS, MAX_NESTED, parse_config
+from torch_tfckpt.models.findings.activations import activation_after_layer
+from torch_tfckpt.models.findings.keras_flattening import flattened_map
 
 
 def layer(class_name: str, **config: Any) -> dict[str, Any]:
@@ -132,3 +135,36 @@ def test_settings_of_any_type() -> None:
     for value in odd:
         described = layer("Dense", **{key: value for key in ("layers", "layer", "cell", "units", "name", "trainable")})
         parse_config(json.dumps(described))
+
+
+def _called(class_name: str, name: str, *inputs: str, **config: Any) -> dict[str, Any]:
+    """A layer of a functional model of Keras 2 that takes the outputs of others."""
+    nodes = [[[each, 0, 0, {}] for each in inputs]]
+    return {**layer(class_name, name=name, **config), "inbound_nodes": nodes}
+
+
+def test_connections_of_layers() -> None:
+    """Of functional models by the names in `inbound_nodes`, of Sequential models by the order."""
+    inner = layer("Sequential", name="tower", layers=[layer("Dense", name="a"), layer("ReLU", name="b")])
+    last = {**inner, "inbound_nodes": [{"args": [{"config": {"keras_history": ["sum", 0, 0]}}], "kwargs": {}}]}
+    layers = [_called("Dense", "one"), _called("ReLU", "two", "one"), _called("Add", "sum", "one", "two"), last]
+    model = parse_config(json.dumps(layer("Functional", name="net", layers=layers))).model
+    graph, found = LayerGraph(model), {each.path: each for each in model.walk()}
+    assert [each.name for each in graph.after(found["one"])] == ["two", "sum"]
+    assert [each.name for each in graph.before(found["sum"])] == ["one", "two"]
+    assert [each.path for each in graph.before(found["tower"])] == ["sum"]
+    assert [each.path for each in graph.after(found["tower/a"])] == ["tower/b"]
+    assert graph.after(found["tower/b"]) == graph.before(found["one"]) == ()
+
+
+def test_cyclic_connections_end() -> None:
+    """A configuration in which layers take their own outputs tells nothing."""
+    layers = [
+        _called("Dropout", "a", "b"),
+        _called("Dropout", "b", "a"),
+        _called("Dense", "fc", "a", activation="linear"),
+    ]
+    model = parse_config(json.dumps(layer("Functional", name="net", layers=layers))).model
+    graph, found = LayerGraph(model), {each.name: each for each in model.walk()}
+    assert flattened_map(found["fc"], graph) is None
+    assert activation_after_layer(found["fc"], graph, keras_2=False) is None

@@ -291,3 +291,16 @@ def test_a_rule_in_an_error_can_be_pasted(tmp_path: Path, stored: dict[str, torc
             assert not rules.keys() & rule.keys(), str(error)
             rules |= rule
     raise AssertionError(f"{rules} is not enough")
+
+
+def test_rules_that_do_not_cover_everything_can_be_completed(tmp_path: Path) -> None:
+    """As after a preset for a model that got another head: the error names KeyMapper.infer, which finds the rest."""
+    path = tmp_path / "net"
+    tfckpt.save_file({"body/kernel": torch.ones(3, 2), "flowers/kernel": torch.full((2, 5), 2.0)}, path)
+    rules = tfckpt.KeyMapper({"body/kernel": ("trunk.weight", "dense")})
+    head = nn.Linear(2, 5, bias=False)
+    model = nn.ModuleDict({"trunk": nn.Linear(3, 2, bias=False), "head": head})
+    with pytest.raises(tfckpt.NotFoundError, match=r"KeyMapper\.infer\(path, model, rules=mapper\)"):
+        tfckpt.load_model(model, path, mapper=rules)
+    tfckpt.load_model(model, path, mapper=tfckpt.KeyMapper.infer(path, model, rules=rules))
+    assert torch.equal(head.weight, torch.full((5, 2), 2.0))

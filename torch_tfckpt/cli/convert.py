@@ -40,6 +40,7 @@ def convert_paths(options: argparse.Namespace) -> int:
             optimizer=options.optimizer,
             ema=options.ema,
             strict=options.strict,
+            like=options.like,
             report=options.report,
             progress=bar,
         )

@@ -228,7 +228,7 @@ def _add_convert(verbs: Verbs) -> None:
         verbs,
         "convert",
         "convert:convert_paths",
-        "Convert between TensorFlow checkpoints, .safetensors, .pt and .npz.",
+        "Convert between TensorFlow checkpoints, .safetensors, .pt and .npz, or to Keras weights.",
         "An existing DST is replaced. Names and layouts do not change, unless --to-torch or\n--to-tf is given.",
         f"{_PATHS}\n{_TURNING}\nValues that the target format cannot store (strings, variants, TensorFlow's\n"
         f"quantized types) go to a second file, DST.tfckpt.json, and are restored when DST is\n"
@@ -240,6 +240,11 @@ def _add_convert(verbs: Verbs) -> None:
     )
     verb.add_argument("source", metavar="SRC")
     verb.add_argument("target", metavar="DST", help="a file; with --to tf a prefix; with --to safetensors a directory")
+    verb.add_argument(
+        "--like",
+        metavar="FILE",
+        help="the .keras file of the model, for a DST that ends in .weights.h5, which Keras's load_weights takes",
+    )
     verb.add_argument("--to", choices=FORMATS, help="format of DST; default: determined by its extension")
     verb.add_argument("--dtype", metavar="TYPE", help="type for floating-point tensors: bf16, float16, float32 ...")
     verb.add_argument("--clamp", action="store_true", help="clamp values beyond the range of --dtype to that range")

@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from torch_tfckpt.conversion.selected_source import SelectedSource
+from torch_tfckpt.conversion.selected_source import RenamedSource
 from torch_tfckpt.conversion.tensor_statistics import has_numbers
 from torch_tfckpt.dtypes import RangeLoss, check_convertible
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
@@ -48,7 +48,7 @@ class Casting:
         self.clamped: dict[str, int] = {}
         self.zeroed: dict[str, int] = {}
 
-    def info(self, source: SelectedSource, name: str) -> TensorInfo:
+    def info(self, source: RenamedSource, name: str) -> TensorInfo:
         """Return the properties of a tensor after the conversion.
 
         Raises:
@@ -63,7 +63,7 @@ class Casting:
             )
         return cast
 
-    def read(self, source: SelectedSource, names: Sequence[str], place: str) -> dict[str, FileValue]:
+    def read(self, source: RenamedSource, names: Sequence[str], place: str) -> dict[str, FileValue]:
         """Return the values of `names`, converted.
 
         Args:
@@ -81,12 +81,12 @@ class Casting:
             raise self._refusal(place)
         return values
 
-    def _converts(self, source: SelectedSource, name: str) -> bool:
+    def _converts(self, source: RenamedSource, name: str) -> bool:
         """Return whether a tensor is to be converted, but has not been converted yet."""
         kind = source.info(name).type.dtype
         return kind is not None and kind.is_floating_point and source.old_name(name) not in self._losses
 
-    def _converted(self, source: SelectedSource, names: Sequence[str]) -> dict[str, FileValue]:
+    def _converted(self, source: RenamedSource, names: Sequence[str]) -> dict[str, FileValue]:
         values = source.read(names)
         for name in names:
             value = values[name]

@@ -9,16 +9,13 @@ reads the target.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 
 import torch
 
-from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.conversion.casting import Casting
-from torch_tfckpt.conversion.convert_report import ConvertedTensor, ConvertReport, SidecarTensor
+from torch_tfckpt.conversion.convert_report import ConvertReport
 from torch_tfckpt.conversion.damage import (
     DAMAGE,
     Listing,
@@ -31,35 +28,30 @@ from torch_tfckpt.conversion.graph_editing import object_paths, other_keys
 from torch_tfckpt.conversion.key_names import auxiliary_tensors, check_names, use_names, without
 from torch_tfckpt.conversion.layout_remarks import kept_layouts, layout_remarks
 from torch_tfckpt.conversion.overlap import check_overlap
-from torch_tfckpt.conversion.selected_source import SelectedSource, read_graph
+from torch_tfckpt.conversion.selected_source import RenamedSource, SelectedSource, read_graph
 from torch_tfckpt.conversion.selection import Selection
+from torch_tfckpt.conversion.target_writing import ReportProgress, Verify, files_of, plan_target, write_target
+from torch_tfckpt.conversion.to_keras import KerasTarget
 from torch_tfckpt.conversion.to_tensorflow import turn_to_tensorflow
 from torch_tfckpt.conversion.to_torch import turn_to_torch
 from torch_tfckpt.conversion.training_state import TrainingSource, as_training
 from torch_tfckpt.conversion.turning import TurnRequest
 from torch_tfckpt.conversion.written_check import check_fit, planned_state, written_state
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
+from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.foreign_files.formats import make_sink, open_source
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource, names_of
 from torch_tfckpt.foreign_files.pt import PtSink
 from torch_tfckpt.foreign_files.safetensors_sink import parse_size
-from torch_tfckpt.foreign_files.sidecar import SidecarWriter, check_size, sidecar_of
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
-from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo, batches
+from torch_tfckpt.foreign_files.values import FileValue
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.models.factories import Factory, factory_text
 from torch_tfckpt.models.rules.key_mapper import KeyMapper, Rules
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import AnyPath, fspath
-from torch_tfckpt.storage.publication import Publication
 from torch_tfckpt.storage.small_files import write_file
 from torch_tfckpt.text import counted, printable, quoted
 from torch_tfckpt.values import outside_modes
-
-ReportProgress = Callable[[int, int], object]
-"""Called with the bytes done and the total bytes."""
-Verify = Callable[[Mapping[str, str]], object]
-"""Called with final path -> temporary path of the files to be published."""
 
 
 @outside_modes
@@ -88,6 +80,7 @@ def convert(
     optimizer: bool = False,
     ema: str = "warn",
     strict: bool = True,
+    like: AnyPath | None = None,
     report: AnyPath | None = None,
     progress: ReportProgress | None = None,
 ) -> ConvertReport:
@@ -103,15 +96,19 @@ def convert(
     is a TensorFlow checkpoint, the graph is kept unless a pattern of `exclude` contains its full name,
     _CHECKPOINTABLE_OBJECT_GRAPH, or matches only this name.
 
+    With `like`, weights of a Keras model, in a TensorFlow checkpoint or another file of Keras, become a .weights.h5
+    file that keras_model.load_weights() takes. Variables are found as Keras finds them, by objects or places, or by
+    names; all of them must be found, and all weights must be used.
+
     With `to="tf"`, training state saved with torch.save, such as {"model": model.state_dict(), "optimizer":
     optimizer.state_dict()}, or by Lightning is converted so that a Saver can restore it: see `report.training` and
     `report.refused`.
 
     Args:
         src: A TensorFlow checkpoint by any of its names; a .safetensors file, the index of several such files, or the
-            directory that contains them; a .pt file of tensors and plain values; a .npz file.
+            directory that contains them; a .pt file of tensors and plain values; a .npz file; a file of Keras.
         dst: A file ending in .safetensors, .pt, .pth, .bin or .npz; with `to="safetensors"` a directory; with `to="tf"`
-            a prefix. An existing target is replaced.
+            a prefix; with `like` a file ending in .weights.h5. An existing target is replaced.
         to: "safetensors", "pt", "npz" or "tf"; by default chosen by the extension of `dst`.
         include: Regular expressions; only tensors whose names contain a match of one of them are converted. Empty: all.
         exclude: Regular expressions; tensors whose names contain a match of one of them are omitted.
@@ -144,6 +141,8 @@ def convert(
         ema: Moving averages instead of variables, with `to_torch`: "warn", "ignore", "prefer" or "only", as for
             `load_model`.
         strict: Raise an error for weights that no rule matches. False: leave them out, and list them.
+        like: The .keras file of the model whose weights these are, or another Keras 3 file of that model. It gives the
+            names, the order and the dtypes of the variables. h5py writes the target.
         report: File to write the report to, as JSON.
         progress: Called with (bytes done, total bytes).
 
@@ -155,7 +154,8 @@ def convert(
             would get the same name; the object graph cannot be edited to match; `dst` would replace some files of
             `src`, but not all; values are beyond the range of `dtype` (the message lists the tensors); arguments
             are mutually exclusive; the layout of a tensor is unknown (the message lists the missing rules); a
-            factory fails.
+            factory fails; variables of `like` are not found, or weights are not used; h5py is needed, but not
+            installed.
         FailedPreconditionError: the tensors do not fit the module; weights are matched by no rule.
         NotFoundError, DataLossError: the source is missing or damaged; with `skip_damaged`, no part of it can be read.
         UnimplementedError: a tensor can be neither read nor copied; a sidecar would be too large; a rule cannot be
@@ -210,26 +210,38 @@ def convert(
     selection = Selection(include, exclude, rename)
     casting = Casting(dtype, clamp=clamp)
     size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
-    sink = make_sink(fspath(dst), "tf" if to_tf and to is None else to, size)
-    if request is not None:
-        _check_sink(request, sink)
     tell = progress or (lambda done, total: None)
     passes = 2 if skip_damaged and not dry_run else 1
-    with closing(open_source(fspath(src))) as source:
+    selected: RenamedSource
+    with ExitStack() as stack:
+        keras = None
+        if like is None:
+            sink = make_sink(fspath(dst), "tf" if to_tf and to is None else to, size)
+        else:
+            others = {"to": to, "to_torch": to_torch, "to_tf": to_tf, "dtype": dtype, "max_shard_size": max_shard_size}
+            others |= {"skip_damaged": skip_damaged, "names": names != "keys", "weights_only": weights_only}
+            keras = KerasTarget(fspath(dst), like, [name for name, value in others.items() if value])
+            stack.callback(keras.close)
+            sink = keras.sink
+        if request is not None:
+            _check_sink(request, sink)
+        source = stack.enter_context(closing(open_source(fspath(src))))
         selection.names_of = names_of(source)
         found = ConvertReport(source.path, sink.path, sink.format, dry_run, skipped=dict(source.skipped))
-        if request is not None:
+        verify = None
+        if keras is not None:
+            selected = keras.turned(source, selection, found)
+        elif request is not None:
             selected, verify = _turn(source, request, sink, selection, casting, found)
         else:
             with _suggesting(skip_damaged):
                 first_pass = (lambda done, total: tell(done, passes * total)) if skip_damaged else None
                 given = _prepare(source, sink, selection, names, found, weights_only=weights_only)
-                selected = _select(given, sink, selection, first_pass, found)
+                selected = chosen = _select(given, sink, selection, first_pass, found)
                 if isinstance(given, TrainingSource):
-                    given.check_selected(selected.new_names, found.filtered, casting.dtype)
-            verify = None
+                    given.check_selected(chosen.new_names, found.filtered, casting.dtype)
         with _suggesting(skip_damaged):
-            work = _plan(selected, sink, casting, found)
+            work = plan_target(selected, sink, casting, found)
 
         def read(names: Sequence[str]) -> dict[str, FileValue]:
             with _suggesting(skip_damaged or request is not None):
@@ -237,8 +249,10 @@ def convert(
 
         check_overlap(source, sink)
         if not dry_run:
-            _carry_out(sink, work, read, lambda done, total: tell(done + (passes - 1) * total, passes * total), verify)
-            found.files = _files_of(sink, found)
+            write_target(
+                sink, work, read, lambda done, total: tell(done + (passes - 1) * total, passes * total), verify
+            )
+            found.files = files_of(sink, found)
             found.clamped, found.zeroed = casting.clamped, casting.zeroed
     if report is not None:
         write_file(LOCAL, fspath(report), (json.dumps(found.as_json(), indent=2) + "\n").encode())
@@ -377,74 +391,3 @@ def _graph_to_edit(source: TensorSource) -> ObjectGraph | None:
         return read_graph(source)
     except DAMAGE:
         return None
-
-
-class _Work(NamedTuple):
-    """The tensors to write to the target and the sidecar, under new names."""
-
-    infos: dict[str, TensorInfo]  # in the target
-    order: list[str]  # in the target
-    kept: list[str]  # in the sidecar
-    layouts: list[str]  # in the target; the sidecar notes their layouts
-    types: dict[str, ElementType]  # in the target; the sidecar has the type
-
-
-def _plan(source: SelectedSource, sink: TensorSink, casting: Casting, report: ConvertReport) -> _Work:
-    """Decide, from names and shapes alone, where each tensor goes, and record this in `report`."""
-    infos = {name: casting.info(source, name) for name in source.names()}
-    refused = {name: reason for name, info in infos.items() if (reason := sink.refusal(name, info)) is not None}
-    held = {name: info for name, info in infos.items() if name not in refused}
-    types = {name: info.type for name, info in held.items() if sink.noted_type(info)}
-    report.sidecar = [item for item in report.sidecar if item.new_name in held]
-    layouts = [item.new_name for item in report.sidecar]
-    for name, reason in refused.items():
-        info = infos[name]
-        if info.type.dtype is None and info.type.tensorflow is None:
-            raise UnimplementedError(f"{printable(report.source)}: tensor {quoted(name)}: {reason}. Exclude it")
-        report.sidecar.append(SidecarTensor(source.old_name(name), name, info.type.name, info.shape, reason, True))
-    for name, kind in types.items():
-        reason = "only its type; the values are in the target"
-        report.sidecar.append(SidecarTensor(source.old_name(name), name, kind.name, infos[name].shape, reason, False))
-    check_size(sink.path, sink.format, {name: infos[name] for name in refused})
-    order = sink.plan(held, sidecar=bool(report.sidecar))
-    for name in order:
-        info = infos[name]
-        report.converted.append(ConvertedTensor(source.old_name(name), name, info.type.name, info.shape, info.nbytes))
-    report.files += _files_of(sink, report)
-    report.graph_edited = source.graph_edited
-    return _Work(infos, order, list(refused), layouts, types)
-
-
-def _files_of(sink: TensorSink, report: ConvertReport) -> list[str]:
-    return sink.files() + ([sidecar_of(sink.path)] if report.sidecar else [])
-
-
-def _carry_out(
-    sink: TensorSink,
-    work: _Work,
-    read: Callable[[Sequence[str]], dict[str, FileValue]],
-    progress: ReportProgress,
-    verify: Verify | None,
-) -> None:
-    total = sum(info.nbytes for info in work.infos.values())
-    done = 0
-    remove_leftovers(LOCAL, os.path.dirname(sink.path))
-    with closing(sink), Publication() as publication:
-        sink.open(publication)
-        if verify is not None:
-            publication.first(lambda: verify(publication.files))
-        for batch in batches({name: work.infos[name].nbytes for name in work.order}):
-            sink.write(read(batch))
-            done += sum(work.infos[name].nbytes for name in batch)
-            progress(done, total)
-        beside = sink.finish()
-        sidecar_path = sidecar_of(sink.path)
-        if not work.kept and not work.types and not work.layouts:
-            publication.drop(sidecar_path)
-            return
-        with closing(SidecarWriter(publication.place(sidecar_path), work.types, work.layouts)) as sidecar:
-            for name in work.kept:
-                sidecar.add(name, work.infos[name], read([name])[name])
-                done += work.infos[name].nbytes
-                progress(done, total)
-            sidecar.finish(beside, sink.identity())

@@ -1,6 +1,7 @@
 """A source limited to selected tensors, under new names, with a matching object graph."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +15,26 @@ from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.values import strings_from
 
 _STATE_SUFFIX = checkpoint_key("", PYTHON_STATE)
+
+
+class RenamedSource(Protocol):
+    """Tensors of a source under new names, ready to be written."""
+
+    @property
+    def graph_edited(self) -> bool:
+        """Whether the object graph was edited."""
+
+    def names(self) -> list[str]:
+        """The new names, in order."""
+
+    def old_name(self, name: str) -> str:
+        """Return the name of a tensor in the source."""
+
+    def info(self, name: str) -> TensorInfo:
+        """Return dtype, shape and size of a tensor. Raises like `TensorSource.info`."""
+
+    def read(self, names: Iterable[str]) -> dict[str, FileValue]:
+        """Return values under their new names. Raises like `TensorSource.read`."""
 
 
 class SelectedSource:

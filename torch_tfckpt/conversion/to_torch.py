@@ -80,7 +80,6 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
     if model is not None:
         unused = plan.found.stored_averages.of if request.ema == "warn" else {}
         trains = request.optimizer
-        config = None if reader.keras is None else reader.keras.config
         findings = find_semantics(
             model,
             plan.loads,
@@ -88,7 +87,7 @@ def turn_to_torch(source: TensorSource, request: TurnRequest, excluded: Sequence
             unknown_order=plan.found.unknown_order,
             trains=trains,
             accept=(),
-            config=config,
+            keras=reader.keras,
         )
         remarks += map(str, findings)
     remarks += [f"the rule for {quoted(rule)} matches nothing" for rule in plan.report.unused_rules if model is None]

@@ -7,6 +7,7 @@ from typing import Final
 
 from torch_tfckpt.errors import CheckpointError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.foreign_files.format_names import FORMATS, format_named, format_of_kind
+from torch_tfckpt.foreign_files.keras_weights import is_weights_name
 from torch_tfckpt.foreign_files.npz import NpzSink, NpzSource
 from torch_tfckpt.foreign_files.protocols import TensorSink, TensorSource
 from torch_tfckpt.foreign_files.pt import PtSink, PtSource
@@ -15,7 +16,7 @@ from torch_tfckpt.foreign_files.safetensors_sink import SafetensorsSink
 from torch_tfckpt.foreign_files.sidecar import read_sidecar, sidecar_of
 from torch_tfckpt.foreign_files.sidecar_source import SidecarSource
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSink, CheckpointSource
-from torch_tfckpt.format.file_kind import promised_kind
+from torch_tfckpt.format.file_kind import FOR_KERAS, promised_kind
 from torch_tfckpt.storage.journal import journal_of, read_journal
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import is_url, refuse_url
@@ -162,9 +163,12 @@ def make_sink(path: str, to: str | None, max_shard_size: int | None) -> TensorSi
     kind = to or ending
     promised = promised_kind(path)
     if promised is not None and ending is None:
+        for_keras = f". {FOR_KERAS}" if promised.is_keras else ""
+        only = " without like=" if is_weights_name(path) else ""
         raise InvalidArgumentError(
-            f"{printable(path)} has the extension of {promised.what}, which cannot be written. Choose a name that "
-            f"ends in .safetensors, .pt or .npz, or for a TensorFlow checkpoint a prefix without such an ending"
+            f"{printable(path)} has the extension of {promised.what}, which cannot be written{only}. Choose a name "
+            f"that ends in .safetensors, .pt or .npz, or for a TensorFlow checkpoint a prefix without such an "
+            f"ending{for_keras}"
         )
     if kind is None:
         raise InvalidArgumentError(

@@ -26,8 +26,8 @@ _CONVERT: Final = "`tfckpt ls` lists it, and `tfckpt convert` converts it to a c
 _KERAS: Final = "`tfckpt ls` lists it, and `tfckpt show --config` its layers"
 _NO_VALUES: Final = "It has no values; `tfckpt meta` shows it. Pass the checkpoint itself to read its tensors"
 _NO_GRAPHS: Final = (
-    "Not supported: its weights are constants of the graph, and there is no checkpoint in it. Use the .index and .data "
-    "files that it was made from"
+    "Its weights, if any, are constants of the graph: torch_tfckpt.import_graph_def imports it. To read tensors, pass "
+    "the checkpoint that it was made from"
 )
 _UNPACK: Final = "Unpack it: tar xf FILE. Then pass a checkpoint in it"
 _NAME_ANOTHER: Final = "Not supported. Pass a checkpoint instead: its prefix, its directory or one of its files"
@@ -191,9 +191,12 @@ _WRITERS: Final = {
     FileKind.TORCH: "torch.save",
     FileKind.NPZ: "numpy.savez",
     FileKind.NPY: "numpy.save",
-    FileKind.HDF5: "Keras's save_weights",
-    FileKind.KERAS: "Keras's save",
 }
+# Without the order of the layers, which `like` gives, weights for Keras cannot be written.
+FOR_KERAS: Final = (
+    "To write weights for Keras, end the name with .weights.h5, and pass like= with the .keras file of the model, to "
+    "save_model or convert; keras_model.load_weights takes the result"
+)
 _CONVERTIBLE: Final = frozenset(
     (FileKind.SAFETENSORS, FileKind.TORCH, FileKind.NPZ)
 )  # torch_tfckpt.convert writes these
@@ -219,6 +222,8 @@ def refuse_other_ending(path: str, function: str) -> None:
     ending = path.rpartition(".")[2]
     writer = _WRITERS.get(kind)
     other = f"{writer} writes .{ending} files. " if writer else ""
+    if kind.is_keras:
+        other = f"{FOR_KERAS}. "
     convert = "torch_tfckpt.convert converts a checkpoint to such a file. " if kind in _CONVERTIBLE else ""
     raise InvalidArgumentError(
         f"{printable(path)}: .{ending} is the extension of {kind.what}, but {function} writes a TensorFlow checkpoint. "

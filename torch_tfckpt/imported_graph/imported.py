@@ -10,9 +10,11 @@ Source: import_meta_graph in tensorflow/python/training/saver.py.
 
 import logging
 import operator
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Final
 
 from google.protobuf.message import Message
 
@@ -21,18 +23,20 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import VariableDef
 from torch_tfckpt.dtypes import is_holdable
 from torch_tfckpt.errors import CheckpointError, DataLossError, FailedPreconditionError, as_data_loss, error_context
+from torch_tfckpt.imported_graph.bindings import VariableBindings
 from torch_tfckpt.imported_graph.tensors import GraphTensor, GraphTensors
 from torch_tfckpt.imported_graph.values import GraphValues
 from torch_tfckpt.meta_graph import rescoping, rewriting
+from torch_tfckpt.meta_graph.bound_variables import bound_variables
 from torch_tfckpt.meta_graph.collection_defs import decode_collection, encode_collections
 from torch_tfckpt.meta_graph.export_options import ExportsMetaGraph
-from torch_tfckpt.meta_graph.files import chosen, meta_graph_of, open_meta_graph
+from torch_tfckpt.meta_graph.files import chosen, meta_graph_of, open_meta_graph, saved_model_directory
 from torch_tfckpt.meta_graph.graph_collections import Collections, registered_variables
 from torch_tfckpt.meta_graph.nodes import nodes_of
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.saver_values import StoredValue, stored_values
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
-from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, values_by_name, variable_of
+from torch_tfckpt.meta_graph.variables import values_by_name, variable_of
 from torch_tfckpt.save_restore.saver_def import check_scope
 from torch_tfckpt.saver.registered import InGraph, SaverInGraph, saver_in_graph
 from torch_tfckpt.saver.saver import Saver
@@ -41,19 +45,22 @@ from torch_tfckpt.text import counted, quoted
 from torch_tfckpt.values import Value
 
 _log = logging.getLogger(__name__)
+_SAVED_MODEL_VALUES: Final = "variables", "variables"  # the prefix of its checkpoint, in the directory
 
 
 class ImportedMetaGraph(ExportsMetaGraph):
-    """A TensorFlow graph as tensors, savers and collections, as returned by `import_meta_graph`.
+    """A TensorFlow graph as tensors, savers and collections. `import_meta_graph` returns it.
 
-    The constructor is private.
+    So does `import_graph_def`. The constructor is private.
 
     Attributes:
         saver: Saves and restores `variables` with the keys and shards of the graph's saver; its `save` also writes the
             graph as `.meta`. None if there are no variables.
         variables: Name -> torch tensor, or numpy array of `bytes` for strings: zeros until something is restored.
             A partitioned variable is one tensor under the name of the whole variable. Names are as in the graph,
-            with the import scope; checkpoint keys may differ. Assigning an item copies the value into the tensor.
+            with the import scope; checkpoint keys may differ. In a TF2 SavedModel, they are the names of the program's
+            variables, such as "dense/kernel", or the paths of objects, such as "layers/1/kernel", if several variables
+            have one name. Assigning an item copies the value into the tensor.
         checkpoint_keys: Name -> key under which `saver` stores the variable, for the variables that it stores.
         collections: Name -> values: ints, floats, bytes, names of nodes, Any, messages; Variables and Savers in the
             collections of variables and savers. Values that are added to these collections are exported.
@@ -73,17 +80,27 @@ class ImportedMetaGraph(ExportsMetaGraph):
         1
     """
 
-    def __init__(self, _meta: RawMetaGraph, import_scope: str | None) -> None:
-        """Private: `import_meta_graph` calls it with a decoded file."""
+    def __init__(
+        self,
+        _meta: RawMetaGraph,
+        import_scope: str | None,
+        *,
+        _saved_model: str | None = None,
+        _is_graph_def: bool = False,
+    ) -> None:
+        """Private: `import_meta_graph` calls it with a decoded file, and the directory if it is of a SavedModel."""
         self.import_scope = (check_scope(import_scope) or "").rstrip("/")
         self._meta = meta = _meta
         self._graph = _ImportedGraph(meta, self.import_scope)
-        self.saver: Saver | None = self._graph.saver or _of_registered_variables(self.import_scope)
-        self.variables: dict[str, Value] = GraphValues(self._graph.tensors.values)
+        self.saver: Saver | None = self._graph.saver
+        if self.saver is None and not _is_graph_def:
+            self.saver = _of_registered_variables(self.import_scope)
+        self.variables: dict[str, Value] = GraphValues(self._graph.tensors.values, self._graph.tensors.mark_set)
         self.checkpoint_keys: dict[str, str] = self._graph.checkpoint_keys
         self.collections: Collections = self._graph.collections
         self.signatures: dict[str, SignatureDef] = dict(meta.signatures)
         self.assets: dict[str, str] = {asset.tensor_info.name: asset.filename for asset in meta.assets}
+        self._saved_model = _saved_model
 
     @cached_property
     def op_counts(self) -> Counter[str]:
@@ -98,6 +115,14 @@ class ImportedMetaGraph(ExportsMetaGraph):
         Cost: the size of the file in memory, at the first access.
         """
         return self._meta.message()
+
+    @cached_property
+    def _bindings(self) -> VariableBindings:
+        """Which variable each node is. Also reads the values of a SavedModel before they are first used."""
+        read: Callable[[Sequence[str]], None] | None = None
+        if self._saved_model is not None:
+            read = partial(self._graph.read_values, os.path.join(self._saved_model, *_SAVED_MODEL_VALUES))
+        return VariableBindings(self._graph.bound, self._graph.tensors, read)
 
     def _exported(self) -> RawMetaGraph:
         """Return the meta graph to which the options of an export are applied. Cost: none if it is unchanged."""
@@ -143,12 +168,17 @@ def import_meta_graph(
         >>> imported.variables["w"]
         tensor([1., 1.])
     """
+    saved_model = None
     if isinstance(file_or_proto, Message):
         meta = chosen([meta_graph_of(file_or_proto)], tags, "MetaGraphDef")
     else:
         meta = open_meta_graph(file_or_proto, tags)
+        if meta.around is not None:
+            saved_model = saved_model_directory(file_or_proto)
     rescoping.check_unbound(meta)
-    return ImportedMetaGraph(rewriting.clear_devices(meta) if clear_devices else meta, import_scope)
+    return ImportedMetaGraph(
+        rewriting.clear_devices(meta) if clear_devices else meta, import_scope, _saved_model=saved_model
+    )
 
 
 class _ImportedGraph:
@@ -158,8 +188,8 @@ class _ImportedGraph:
         self._meta, self._scope = meta, scope
         self._savers: dict[bytes, Saver] = {}
         self._definitions: dict[int, Message] = {}  # id of an object in `collections` -> the message it replaces
-        stored = saver_values(meta)
-        self._variables = graph_variables(meta, stored)
+        self.bound = bound = bound_variables(meta)
+        stored, self._variables = bound.stored, bound.variables
         with error_context(meta.place):
             self.tensors = GraphTensors(self._variables, scope)
             for name in dict.fromkeys(name for value in stored or () for name in value.computing):
@@ -192,6 +222,17 @@ class _ImportedGraph:
     def values_restored(self) -> None:
         """Record that a checkpoint was restored: from now on, variables may be saved even if all are zeros."""
         self.tensors.are_restored = True
+
+    def read_values(self, prefix: str, names: Sequence[str]) -> None:
+        """Restore these variables, and values without a variable, from the files of the SavedModel."""
+        wanted = set(names)
+        values = [
+            value
+            for value in self._stored_by(self.bound.stored)
+            if not value.variables or any(self.tensors.name(each) in wanted for each in self.tensors.holding(value))
+        ]
+        with error_context("reading the values of the SavedModel"):
+            Saver(self._var_list(values), reshape=any(each.reshaped for each in values), _graph=self).restore(prefix)
 
     def encoded(self, saver: SaverInGraph | None) -> RawMetaGraph:
         """Return the graph with the current collections, and with the SaverDef of `saver` if its nodes exist."""
@@ -226,6 +267,7 @@ class _ImportedGraph:
 
     def _variable(self, definition: VariableDef) -> GraphTensor | None:
         node = definition.variable_name.partition(":")[0]
+        node = self.bound.of_nodes.get(node, node)
         if node in self.tensors:
             return self.tensors[node]
         part = definition.save_slice_info_def if definition.HasField("save_slice_info_def") else None
@@ -233,7 +275,7 @@ class _ImportedGraph:
 
     def _saver_or_message(self, scoped: SaverDef, saver_def: SaverDef) -> Saver | SaverDef:
         try:
-            stored = stored_values(self._meta.graph, saver_def)
+            stored = self.bound.of_variables(stored_values(self._meta.graph, saver_def))
             return self._saver(saver_def, stored) or scoped
         except CheckpointError as error:
             _log.warning("a SaverDef in the graph's collections is not converted to a Saver: %s", error)

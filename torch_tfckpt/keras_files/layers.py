@@ -40,6 +40,10 @@ class KerasLayer:
         settings: Name -> number, string, bool, None, or list of them: "padding" -> "same".
         is_builtin: Whether the class is Keras's own; the variables of other classes are not known.
         inner: The layers that it contains: those of a model, or the one that a wrapper such as TimeDistributed applies.
+        objects: The settings that are described as objects, such as functions of the program: their values here are
+            only names.
+        inputs: The names of the layers in the same functional model whose outputs it takes; empty if not known.
+        input_shape: The shape of its only input, with the batch; empty if not known.
     """
 
     name: str
@@ -48,6 +52,9 @@ class KerasLayer:
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_builtin: bool = True
     inner: Mapping[str, Sequence["KerasLayer"]] = field(default_factory=dict)  # attribute -> layers
+    objects: frozenset[str] = frozenset()
+    inputs: Sequence[str] = ()
+    input_shape: Sequence[int | None] = ()
 
     @property
     def layers(self) -> Sequence["KerasLayer"]:
@@ -142,7 +149,36 @@ def _layer(described: Mapping[str, Any], above: str, depth: int, left: Iterator[
         {key: _simple(value) for key, value in config.items() if _is_setting(key, value)},
         _is_builtin(described, class_name),
         inner,
+        frozenset(key for key, value in config.items() if isinstance(value, dict)),
+        _layers_in(described.get("inbound_nodes")),
+        _shape_in(described.get("build_config")),
     )
+
+
+def _layers_in(nodes: object) -> list[str]:
+    """Return the names of the layers in the calls of a layer.
+
+    Each of them is in a list with two numbers, the call and the output: ["conv", 0, 0].
+    """
+    found: dict[str, None] = {}
+    waiting = [nodes]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += reversed(value.values())
+        elif isinstance(value, list):
+            match value:
+                case [str(name), int(), int(), *_]:
+                    found[name] = None
+            waiting += reversed(value)
+    return list(found)
+
+
+def _shape_in(built: object) -> list[int | None]:
+    shape = built.get("input_shape") if isinstance(built, dict) else None
+    if not isinstance(shape, list) or len(shape) > _MAX_LIST:
+        return []
+    return shape if all(size is None or (type(size) is int and size >= 0) for size in shape) else []
 
 
 def _objects(value: object) -> list[Mapping[str, Any]]:

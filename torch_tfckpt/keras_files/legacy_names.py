@@ -26,6 +26,7 @@ _MODEL: Final = "model_weights"
 _OPTIMIZERS: Final = ("optimizer_weights", "optimizer")
 _LAYERS: Final = "layer_names"
 _WEIGHTS: Final = "weight_names"
+_OF_LIST: Final = "_._"  # in transformers, between the name of a list and the number: layer_._0
 _TOP_LEVEL: Final = "top_level_model_weights"
 
 
@@ -53,6 +54,9 @@ def name_legacy(root: SavedGroup) -> NamedArrays:
         result.arrays[longer] = array
         if group in _OPTIMIZERS:
             result.of_optimizer.add(longer)
+        else:
+            is_inner = "/" in name and group not in name.split("/")  # in a model inside of the model
+            result.paths[longer] = (f"{group}/{name}" if is_inner else name).replace(_OF_LIST, "/")
     return result
 
 

@@ -10,6 +10,12 @@ group without `vars` is a list. Keras puts the name of a model in front of the n
 functional models, which are built before they get a name; they are recognised by their input layer.
 
 A variable whose name is not known is named by its path in the file, such as `layers/block/vars/0`, and is in `unnamed`.
+
+A torch module of the same architecture has attributes instead of names. So `paths` has a second name of each variable,
+in which layers are called by their attributes in the program (`head/kernel` for `self.head = Dense(2)`, whose path is
+`my_model/dense/kernel`) and their numbers in lists. Layers of functional and Sequential models have their names, after
+the names of all models that contain them, except the whole model. So have, in a subclassed model, layers whose
+attributes come after "layers" in the alphabet: Keras stores them in its list of layers.
 """
 
 from collections import Counter
@@ -34,9 +40,10 @@ from torch_tfckpt.keras_files.variables import (
 
 VARS: Final = "vars"
 _OPTIMIZER: Final = "optimizer"
-_METRICS: Final = "metrics"  # states of metrics, which Keras 2 stores
+_METRICS: Final = "metrics/"
 _CLASSES: Final = {"GroupQueryAttention": "GroupedQueryAttention"}  # name in the configuration -> name of the class
-_OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
+OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
+_LAYERS: Final = ("layers", OLD_LAYERS)
 
 
 @dataclass(slots=True)
@@ -47,12 +54,16 @@ class NamedArrays:
         arrays: Name -> dataset.
         unnamed: The names that are only paths in the file, because the variables are not known.
         of_optimizer: The names of the variables of the optimizer.
+        places: Name -> path in the file, for the variables of the model, in the order in which Keras saves them.
+        paths: Name -> name by attributes, for variables for which it is known.
         of_metrics: The names of the states of metrics.
     """
 
     arrays: dict[str, SavedArray] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     unnamed: set[str] = field(default_factory=set)
     of_optimizer: set[str] = field(default_factory=set)
+    paths: dict[str, str] = field(default_factory=dict)
     of_metrics: set[str] = field(default_factory=set)
 
 
@@ -64,6 +75,7 @@ class _PlacedVariable(NamedTuple):
     place: str  # path in the file
     array: SavedArray
     names: _Path
+    by_attributes: str  # "" if unknown
     trainable: bool
 
 
@@ -76,6 +88,7 @@ class _PlacedLayer(NamedTuple):
     config: KerasLayer | None
     above: _Path  # of the object that contains it
     name: str  # "" if unknown
+    attributes: str | None  # path by attributes; None if unknown
     frozen: bool
     unscoped: bool = False  # its variables have the path of the object that contains it
 
@@ -83,7 +96,8 @@ class _PlacedLayer(NamedTuple):
 def name_arrays(contents: KerasContents) -> NamedArrays:
     """Return the datasets of a .keras or .weights.h5 file by name."""
     config = contents.config.model if contents.config is not None else None
-    found = list(_Walk(contents.keras_2).variables(contents.root, config))
+    walked = _Walk(contents.keras_2).variables(contents.root, config)
+    found = [each for each in walked if not each.place.startswith(_METRICS)]
     optimizer = contents.root.groups.get(_OPTIMIZER)
     counts = Counter(each.names[0] for each in found if each.names is not None)
     full = Counter(each.names[1] for each in found if each.names is not None)
@@ -91,8 +105,11 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
     for each in found:
         name = _unique(each, counts, full)
         result.arrays[name or each.place] = each.array
+        result.places[name or each.place] = each.place
         if not name:
             result.unnamed.add(each.place)
+        elif each.by_attributes:
+            result.paths[name] = each.by_attributes
     if optimizer is not None and VARS in optimizer.groups:
         trained: list[TrainedVariable] | None = None
         if config is not None and all(each.names is not None for each in found):
@@ -116,7 +133,7 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
         result.unnamed.add(place)
         if place.startswith(f"{_OPTIMIZER}/"):
             result.of_optimizer.add(place)
-        if place.startswith(f"{_METRICS}/"):
+        if place.startswith(_METRICS):
             result.of_metrics.add(place)
     return result
 
@@ -152,7 +169,7 @@ class _Walk:
     def variables(self, root: SavedGroup, config: KerasLayer | None) -> Iterator[_PlacedVariable]:
         name = _name_of(root, config)
         kind = _kind_of(config) if config is not None else ""
-        yield from self._object(_PlacedLayer(root, "", kind, config, ("", ""), name, False), is_root=True)
+        yield from self._object(_PlacedLayer(root, "", kind, config, ("", ""), name, "", False), is_root=True)
 
     def _object(self, layer: _PlacedLayer, *, is_root: bool = False) -> Iterator[_PlacedVariable]:
         group, place = layer.group, layer.place
@@ -193,13 +210,13 @@ class _Walk:
         place = _joined(layer.place, VARS)
         if names is None or path is None:
             for name, array in own.arrays.items():
-                yield _PlacedVariable(f"{place}/{name}", array, None, not layer.frozen)
+                yield _PlacedVariable(f"{place}/{name}", array, None, "", not layer.frozen)
             return
         for number, (name, array) in enumerate(zip(names, in_order, strict=True)):
             trainable = not layer.frozen and is_trainable(layer.kind, name)
-            yield _PlacedVariable(
-                f"{place}/{number}", array, (_joined(path[0], name), _joined(path[1], name)), trainable
-            )
+            by_attributes = "" if layer.attributes is None else _joined(layer.attributes, name)
+            names_here = (_joined(path[0], name), _joined(path[1], name))
+            yield _PlacedVariable(f"{place}/{number}", array, names_here, by_attributes, trainable)
 
     def _member(
         self, layer: _PlacedLayer, name: str, group: SavedGroup, inside: _Path, place: str
@@ -210,40 +227,30 @@ class _Walk:
             return
         if not group.groups and group.arrays:
             return
-        configs = self._configs(layer, name, group)
+        configs = {} if layer.config is None else configs_in_list(layer.config, name, group)
+        numbers = _numbers_in(group)
+        is_model = _is_functional(layer.group) or layer.kind == "sequential" or not layer.place
         for item in configs or group.groups:
             inner = group.groups.get(item)
             if inner is None:
                 continue
             if VARS not in inner.groups and item not in configs and not class_in(item):
-                yield from self._member(layer._replace(kind=""), item, inner, inside, _joined(place, item))
+                of_list = layer._replace(kind="", attributes=None)
+                yield from self._member(of_list, item, inner, inside, _joined(place, item))
                 continue
             config = configs.get(item)
             kind = _kind_of(config) if config is not None else class_in(item)
-            yield from self._object(self._made(layer, kind, config, inner, inside, _joined(place, item)))
-
-    def _configs(self, layer: _PlacedLayer, attribute: str, group: SavedGroup) -> dict[str, KerasLayer]:
-        """Return the configurations of the layers in a list, by their names in the file; empty if not known."""
-        if layer.config is None:
-            return {}
-        described = layer.config.inner.get("layers" if attribute == _OLD_LAYERS else attribute, ())
-        if "sequential" in snake_case(layer.config.class_name):
-            described = [each for each in described if each.class_name != INPUT_LAYER]
-        counts: Counter[str] = Counter()
-        found: dict[str, KerasLayer] = {}
-        for each in described:
-            base = _snake_case_of(each)
-            number = counts[base]
-            counts[base] += 1
-            found[f"{base}_{number}" if number else base] = each
-        # Keras 3 also stores the names of the layers in the file: omit a layer whose name there is different.
-        named = {item: _name_of(inner, None) for item, inner in group.groups.items()}
-        return {item: each for item, each in found.items() if named.get(item, "") in ("", each.name)}
+            made = self._made(layer, kind, config, inner, inside, _joined(place, item))
+            if is_model and name in _LAYERS:
+                attributes = _below(layer.attributes, made.name)
+            else:
+                attributes = _below(_below(layer.attributes, name), numbers.get(item, ""))
+            yield from self._object(made._replace(attributes=attributes))
 
     def _part(self, layer: _PlacedLayer, attribute: str, group: SavedGroup, inside: _Path, place: str) -> _PlacedLayer:
         """Return an object that is an attribute of another object."""
         kind, automatic = part_of(layer.kind, attribute)
-        config = _inner_config(layer.config, attribute)
+        config = inner_config(layer.config, attribute)
         if kind:
             # A cell or projection of this layer has the settings of the layer.
             config = _config_of_part(layer.config, kind)
@@ -253,6 +260,8 @@ class _Walk:
             named = group.groups.get(VARS)
             kind = class_in(named.name) if named is not None else ""
         made = self._made(layer, kind, config, group, inside, place)
+        is_only = layer.kind == "time_distributed"  # it has no other layer, and is one with it in torch
+        made = made._replace(attributes=layer.attributes if is_only else _below(layer.attributes, attribute))
         if self.keras_2 and config is not None and layer.kind == "bidirectional":
             made = made._replace(name=f"{attribute.removesuffix('_layer')}_{config.name}")
         unscoped = self.keras_2 and _shares_path(layer.kind, kind)
@@ -262,7 +271,29 @@ class _Walk:
         self, layer: _PlacedLayer, kind: str, config: KerasLayer | None, group: SavedGroup, inside: _Path, place: str
     ) -> _PlacedLayer:
         frozen = layer.frozen or (config is not None and config.settings.get("trainable") is False)
-        return _PlacedLayer(group, place, kind, config, inside, _name_of(group, config), frozen)
+        return _PlacedLayer(group, place, kind, config, inside, _name_of(group, config), None, frozen)
+
+
+def configs_in_list(config: KerasLayer, attribute: str, group: SavedGroup) -> dict[str, KerasLayer]:
+    """Return the configurations of the layers in a list, by their names in the file; empty if not known.
+
+    Args:
+        config: The object that has the list.
+        group: The list in the file.
+    """
+    described = config.inner.get("layers" if attribute == OLD_LAYERS else attribute, ())
+    if "sequential" in snake_case(config.class_name):
+        described = [each for each in described if each.class_name != INPUT_LAYER]
+    counts: Counter[str] = Counter()
+    found: dict[str, KerasLayer] = {}
+    for each in described:
+        base = _snake_case_of(each)
+        number = counts[base]
+        counts[base] += 1
+        found[f"{base}_{number}" if number else base] = each
+    # Keras 3 also stores the names of the layers in the file: omit a layer whose name there is different.
+    named = {item: _name_of(inner, None) for item, inner in group.groups.items()}
+    return {item: each for item, each in found.items() if named.get(item, "") in ("", each.name)}
 
 
 def _shares_path(kind: str, inner: str) -> bool:
@@ -286,11 +317,11 @@ def _name_of(group: SavedGroup, config: KerasLayer | None) -> str:
 
 
 def _is_functional(group: SavedGroup) -> bool:
-    layers = group.groups.get("layers") or group.groups.get(_OLD_LAYERS)
+    layers = group.groups.get("layers") or group.groups.get(OLD_LAYERS)
     return layers is not None and any(class_in(name) == snake_case(INPUT_LAYER) for name in layers.groups)
 
 
-def _inner_config(config: KerasLayer | None, attribute: str) -> KerasLayer | None:
+def inner_config(config: KerasLayer | None, attribute: str) -> KerasLayer | None:
     """Return the configuration of a layer inside of a wrapper."""
     if config is None:
         return None
@@ -304,6 +335,21 @@ def _config_of_part(config: KerasLayer | None, kind: str) -> KerasLayer | None:
         return None
     settings = {**config.settings, "bias_axes": "" if config.settings.get("use_bias", True) else None}
     return KerasLayer("", kind, config.path, settings)
+
+
+def _below(above: str | None, name: str) -> str | None:
+    """Return the path of an attribute; None if it is not known."""
+    return None if above is None or not name else _joined(above, name)
+
+
+def _numbers_in(group: SavedGroup) -> dict[str, str]:
+    """Return the numbers of the objects in a list of objects of one class, "block_2" -> "2"; {} if there are others.
+
+    Keras counts the objects of each class on their own.
+    """
+    base = min(group.groups, key=len, default="")
+    found = {f"{base}_{number}" if number else base: str(number) for number in range(len(group.groups))}
+    return found if found.keys() == group.groups.keys() else {}
 
 
 def _joined(above: str, name: str) -> str:

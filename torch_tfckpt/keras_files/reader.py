@@ -17,6 +17,7 @@ from torch_tfckpt.errors import (
     CheckpointError,
     DataLossError,
     FailedPreconditionError,
+    InvalidArgumentError,
     UnimplementedError,
     error_context,
 )
@@ -26,6 +27,7 @@ from torch_tfckpt.keras_files.contents import KerasContents, SavedArray, open_co
 from torch_tfckpt.keras_files.layers import KerasConfig
 from torch_tfckpt.keras_files.legacy_names import is_legacy, name_legacy
 from torch_tfckpt.keras_files.names import VARS, NamedArrays, name_arrays
+from torch_tfckpt.keras_files.template import TemplateVariable, WeightsTemplate
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.zip_archive import zip_errors
 from torch_tfckpt.text import escaped, printable, quoted
@@ -45,6 +47,7 @@ class KerasReader(TensorReader):
         unnamed: Tensors whose names are only their paths in the file, because the file does not record which
             variables they are. They can be read, but must not be matched with others by name.
         of_optimizer: Tensors of the optimizer.
+        paths: Name -> name by the attributes of the program and the names of all models, if known.
         of_metrics: States of metrics, which Keras 2 stores.
 
     Raises:
@@ -80,6 +83,8 @@ class KerasReader(TensorReader):
                 self._arrays[name], self._types[name] = saved, dtype
         self.unnamed = frozenset(named.unnamed & self._arrays.keys())
         self.of_optimizer = frozenset(named.of_optimizer & self._arrays.keys())
+        self.paths: Mapping[str, str] = {name: path for name, path in named.paths.items() if name in self._arrays}
+        self._places = {name: place for name, place in named.places.items() if name in self._arrays}
         self.of_metrics = frozenset(named.of_metrics & self._arrays.keys())
 
     def _named(self) -> NamedArrays:
@@ -102,6 +107,36 @@ class KerasReader(TensorReader):
     def config(self) -> KerasConfig | None:
         """The configuration of the model; None if the file has none."""
         return self._contents.config
+
+    @property
+    def keras_2(self) -> bool:
+        """Whether Keras 1 or 2 wrote the file."""
+        return self._contents.keras_2
+
+    @property
+    def unnamed_weights(self) -> frozenset[str]:
+        """The tensors in `unnamed` that are neither the optimizer's nor those of metrics."""
+        return self.unnamed - self.of_optimizer - self.of_metrics
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Name -> path in the file, for the variables of the model; empty for the older form of .h5 files."""
+        return dict(self._places)
+
+    def template(self) -> WeightsTemplate:
+        """Return the structure of the file, for another file of the same model.
+
+        Raises:
+            InvalidArgumentError: an .h5 file of the older form, which has another structure.
+        """
+        if not self._places:
+            raise InvalidArgumentError(
+                f"{self.path}: {self.format}, without the structure that Keras 3 gives to files of weights. Open the "
+                f"model in Keras, save it with model.save({quoted('model.keras')}), and pass that file as `like`"
+            )
+        variables = {name: TemplateVariable(name, place, *self.describe(name)) for name, place in self._places.items()}
+        unnamed = self.unnamed & variables.keys()
+        return WeightsTemplate(self.path, self._contents.root, variables, unnamed, self.config)
 
     def keys(self) -> list[str]:
         """Return the names of all tensors, sorted by their bytes."""

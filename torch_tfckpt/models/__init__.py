@@ -16,6 +16,8 @@
     factories, module_of_rules        build a module from "pkg.mod:factory", or from rules alone
     keras_torch                       Keras models on Keras's torch backend
     keras_objects, checkpoint         the objects of a module as Keras names them; Checkpoint(naming="keras")
+    keras_saving, keras_like, keras_like_objects, source_inverse
+                                      save for a Keras model, in the order of a file of that model
     hints                             what to pass if a tensor does not fit
     file_reader                       files of other formats, read like checkpoints
     leaf_names                        what the last part of a name implies

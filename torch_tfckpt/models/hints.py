@@ -13,6 +13,7 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
 from torch_tfckpt.models.auxiliary.named_kinds import Kinds
+from torch_tfckpt.models.keras_torch import path_of
 from torch_tfckpt.models.layers.assembly import Source
 from torch_tfckpt.models.layers.layer_names import KERNELS
 from torch_tfckpt.models.layers.layouts import LAYOUTS, SAME
@@ -270,7 +271,8 @@ def _copied_kernel(target: Target, source: Source) -> ModuleTensor | None:
     """Return the place of a kernel that was loaded as stored for lack of a known layout; None for others."""
     place = target.places[0]
     is_kernel = source.variable_name in KERNELS and len(target.shape or ()) > 1
-    return place if is_kernel and source.is_unchanged and not target.origins else None
+    is_keras = path_of(target) is not None  # Keras on torch has Keras's order of axes
+    return place if is_kernel and source.is_unchanged and not target.origins and not is_keras else None
 
 
 def _rule(key: str, name: str, layout: str) -> str:

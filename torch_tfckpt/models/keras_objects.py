@@ -46,7 +46,7 @@ from torch_tfckpt.transfer.host_bytes import copy_slice
 from torch_tfckpt.values import Value, WritableValue
 
 _MORE: Final = 8  # layers without weights at the end of a model, for which nodes without values are written
-_OPTIMIZER: Final[Mapping[str, Any]] = {"_iterations": {}, "_learning_rate": {}, "_variables": {"0": {}, "1": {}}}
+OPTIMIZER: Final[Mapping[str, Any]] = {"_iterations": {}, "_learning_rate": {}, "_variables": {"0": {}, "1": {}}}
 
 
 class ObjectWithoutValues(Trackable):
@@ -199,7 +199,7 @@ class KerasModule(Trackable):
         for number in range(len(layers) + 1 + _MORE):
             own[f"layer-{number}"] = ObjectWithoutValues((place, f"layer-{number}"), {})
         if not self._name:
-            own["optimizer"] = ObjectWithoutValues((place, "optimizer"), _OPTIMIZER)
+            own["optimizer"] = ObjectWithoutValues((place, "optimizer"), OPTIMIZER)
         yield from ((name, value) for name, value in own.items() if name not in taken)
 
 
@@ -224,7 +224,12 @@ class _Value(Trackable):
 
 def keras_root(model: nn.Module, values: Mapping[str, WritableValue]) -> Trackable:
     """Return the root of a checkpoint of a model, as tf.train.Checkpoint(model=model, **values) in a Keras program."""
-    objects: dict[str, object] = {"model": KerasModule(model)}
+    return model_root(KerasModule(model), values)
+
+
+def model_root(model: Trackable, values: Mapping[str, WritableValue]) -> Trackable:
+    """Return the root of a checkpoint of a model that is given as a node. As `keras_root`."""
+    objects: dict[str, object] = {"model": model}
     objects |= {name: _Value(name, value) for name, value in values.items()}
     # tf.train.Checkpoint.restore looks for a counter, `read` does not. A counter without a value satisfies both, but
     # `restore` only finds it later if there are values below it.

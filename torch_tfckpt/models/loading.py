@@ -33,6 +33,10 @@ Strict = bool | Literal["names", "shapes", "semantics"]
 _STRICT: Final = (True, False, "names", "shapes", "semantics")
 _LISTED: Final = 8  # maximum number of names in a message
 _GENERAL_FIX: Final = "Map names with mapper=, or pass strict=False to load the tensors that fit"
+_INFER_FIX: Final = (
+    "Map the rest with more rules, which KeyMapper.infer(path, model, rules=mapper) may find, or pass strict=False to "
+    "load the tensors that fit"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -133,7 +137,7 @@ def load_model(
     with open_reader(path, storage) as reader:
         by_path = with_paths(rules, reader, targets)
         plan = plan_load(reader, targets, mapper=by_path, ema=ema, prefix=prefix, optimizer=optimizer, accept=accept)
-        _check_report(reader.path, model, plan.report, strict)
+        _check_report(reader.path, model, plan.report, strict, with_rules=rules is not None)
         unused = plan.found.stored_averages.of if ema == "warn" else {}
         found_semantics = find_semantics(
             model,
@@ -142,7 +146,7 @@ def load_model(
             unknown_order=plan.found.unknown_order,
             trains=optimizer is not None,
             accept=accept,
-            config=None if reader.keras is None else reader.keras.config,
+            keras=reader.keras,
         )
         found_semantics += () if plan.slots is None else plan.slots.findings
         _report_semantics(reader.path, model, plan.report, found_semantics, strict)
@@ -203,7 +207,7 @@ def _check_arguments(
         )
 
 
-def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Strict) -> None:
+def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Strict, *, with_rules: bool) -> None:
     """Raise an error for mismatches that `strict` does not allow."""
     names = bool(report.missing or report.unexpected or report.missing_slots) and strict in (True, "names", "semantics")
     shapes = bool(report.mismatched) and strict in (True, "shapes", "semantics")
@@ -213,9 +217,10 @@ def _check_report(path: str, model: nn.Module, report: LoadReport, strict: Stric
     if names and (report.missing or report.missing_slots):
         kind = NotFoundError
     lines = "\n  ".join([*report.problems(), *report.advice()])
+    fix = _INFER_FIX if with_rules and report.missing and report.unexpected else _GENERAL_FIX
     raise kind(
         f"{path}: Error(s) in loading state_dict for {type(model).__name__}:\n  {lines}\n"
-        f"Nothing was loaded. {only_unexpected(report) or only_optimizer_state(report) or _GENERAL_FIX}"
+        f"Nothing was loaded. {only_unexpected(report) or only_optimizer_state(report) or fix}"
     )
 
 

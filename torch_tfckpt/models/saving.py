@@ -5,6 +5,7 @@ save_model(model, "model/net", naming="tf")      # fc1/kernel, [in, out]
 save_model(model, "model/net", extra={"global_step": 7})
 save_model(model, "model/net", naming="tf", optimizer=optimizer)     # fc1/kernel/Adam
 save_model(model, "model/net", naming="keras")  # objects, for tf.train.Checkpoint(model=keras_model).restore
+save_model(model, "net.weights.h5", like="net.keras")           # for keras_model.load_weights
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,16 +14,16 @@ from typing import Final
 import torch
 from torch import nn
 
-from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.errors import InvalidArgumentError, error_context
+from torch_tfckpt.foreign_files.keras_weights import ENDING, is_weights_name
 from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.models.auxiliary.written_slots import written_slots
 from torch_tfckpt.models.extra_values import extra_values
-from torch_tfckpt.models.keras_objects import keras_root
+from torch_tfckpt.models.keras_saving import save_for_keras
 from torch_tfckpt.models.rules.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.models.written_variables import written_names, written_variables
-from torch_tfckpt.objects.graph_view import to_save
-from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of, value_of
+from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
 from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.storage.names import AnyPath, fspath
@@ -41,35 +42,42 @@ def save_model(
     mapper: KeyMapper | Rules | None = None,
     extra: Mapping[str, object] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    like: AnyPath | None = None,
 ) -> str:
-    """Save the parameters and persistent buffers of a module as one version 2 checkpoint.
+    """Save the parameters and persistent buffers of a module as a checkpoint, or as weights for Keras.
 
     Args:
         model: Module to save.
         prefix: `prefix.index` and `prefix.data-00000-of-00001` are written. Missing directories are created. A prefix
-            with the extension of another format (.safetensors, .pt, .h5 ...) is refused.
+            with the extension of another format (.safetensors, .pt, .h5 ...) is refused, except .weights.h5 with
+            `like`: then this file is written, with h5py, for keras_model.load_weights().
         naming: "torch": the names of the state_dict, unchanged. "tf": "fc1/kernel" for "fc1.weight", in TensorFlow's
             layouts, for the modules that load_model knows; others keep torch's names and layouts. "keras":
             an object-based checkpoint that tf.train.Checkpoint(model=keras_model).restore() restores into a Keras
             model with the same layers: by the names of attributes or, in functional and Sequential models, by their
-            order (docs/keras.md).
+            order (docs/keras.md), which is that of `like`, or of registration in the module.
         mapper: Names and layouts that override those of `naming`: the same rules as for load_model, as far as they
-            determine the name under which a tensor is stored.
+            determine the name under which a tensor is stored. With `like`: rules for loading the module from that file.
         extra: Name -> further value to store in the checkpoint. Python numbers are stored as scalars: an int as
             int64, as in {"global_step": 7}; a float as float32; a bool as bool.
             Strings and lists of strings are stored as strings; tensors and numpy values in their own dtype.
         optimizer: Optimizer over parameters of the module. Its state is stored as tf.compat.v1.train's optimizers store
             theirs: "fc1/kernel/Adam", "beta1_power", and "global_step" unless `extra` has it. This requires
             naming="tf" or a mapper. Hyperparameters are not stored.
+        like: The .keras file of the Keras model that will load the weights, or another Keras 3 file of it. It gives
+            the names and the order of the layers; each tensor goes to the variable that load_model would load it
+            from. The module and the Keras model must agree in all variables and their shapes. A variable that the
+            mapper omits (None) keeps its value in `like`.
 
     Returns:
-        The prefix.
+        The prefix, or the file.
 
     Raises:
         InvalidArgumentError: `prefix` has the extension of another format; an unknown naming; two tensors with one
             name; a layout that does not fit, or that is given neither by a rule nor by the name; a preset without a
             rule for any tensor of the module; a lazy parameter; a name of `extra` that the model uses, or a value that
-            cannot be stored.
+            cannot be stored; a module that does not agree with the Keras model of `like`; h5py is needed, but not
+            installed.
         TypeError: `model` is not a Module, or `optimizer` not an Optimizer.
         UnimplementedError: a rule of the mapper that does not determine a name; a dtype that TensorFlow lacks; an
             optimizer that TensorFlow 1 lacks; with naming="keras", an optimizer, or a layer that Keras cannot have.
@@ -103,9 +111,16 @@ def save_model(
             'save_model: optimizer= stores TensorFlow\'s names for the state. Pass naming="tf" or a mapper; to store '
             'the state in torch\'s form, use Saver({"model": model, "optimizer": optimizer})'
         )
-    refuse_other_ending(fspath(prefix), "save_model")
-    if naming == "keras":
-        return _save_objects(model, prefix, mapper, extra, optimizer)
+    to_weights = is_weights_name(fspath(prefix)) and like is not None
+    if not to_weights:
+        refuse_other_ending(fspath(prefix), "save_model")
+    if to_weights or naming == "keras":
+        return save_for_keras(model, prefix, naming, mapper, extra, optimizer, like)
+    if like is not None:
+        raise InvalidArgumentError(
+            f'save_model: like= is for naming="keras", and for files that end in {ENDING}. Pass one of them, or omit '
+            f"like="
+        )
     if naming == "torch" and mapper is None:
         with error_context(f"save_model to {fspath(prefix)}"):
             var_list = model if extra is None else _with_extra(model, extra)
@@ -123,25 +138,6 @@ def save_model(
         if extra is not None:
             values |= extra_values(extra, [*values, *_names_of(targets)])
     return save_file(values, prefix)
-
-
-def _save_objects(
-    model: nn.Module, prefix: AnyPath, mapper: object, extra: Mapping[str, object] | None, optimizer: object
-) -> str:
-    """Write an object-based checkpoint that a Keras model restores."""
-    if mapper is not None:
-        raise InvalidArgumentError(
-            'save_model: naming="keras" names objects by the attributes of the module, which mapper= cannot change. '
-            'Rename the attributes, or pass naming="tf"'
-        )
-    if optimizer is not None:
-        raise UnimplementedError(
-            'save_model: naming="keras" does not store an optimizer. Omit optimizer=, or pass naming="tf"'
-        )
-    with error_context(f"save_model to {fspath(prefix)}"):
-        values = extra_values(extra or {}, ["model"])
-        saveables = to_save(keras_root(model, values))
-        return save_file({spec.name: value_of(spec) for spec in specs_of(saveables)}, prefix)
 
 
 def _with_extra(model: nn.Module, extra: Mapping[str, object]) -> dict[str, object]:

@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.models.auxiliary.averages import StoredAverages, stored_averages
-from torch_tfckpt.models.auxiliary.recognition import not_recorded, unnamed_weights
 from torch_tfckpt.models.file_reader import has_known_layouts, renamed_only
 from torch_tfckpt.models.layers.assembly import Source, SourcePart
 from torch_tfckpt.models.layers.layer_names import AMBIGUOUS
@@ -93,9 +93,15 @@ def find_sources(
             f"it is not stored which variables these moving averages belong to, or one variable has several, so they "
             f"are not loaded: {listed(among_stored.unknown, _LISTED)}. Load one with a rule in mapper="
         )
-    unnamed = unnamed_weights(reader)
+    unnamed = set[str]() if reader.keras is None else reader.keras.unnamed_weights - mapped.taken
     if unnamed:
-        found.remarks.append(not_recorded(unnamed))
+        names = [f"{quoted(name)} {shape_text(reader.shape(name))}" for name in sorted(unnamed)]
+        rule = f"mapper={{{quoted(min(unnamed))}: (NAME, {quoted('same')})}}"
+        found.remarks.append(
+            f"the file does not record which variables these are, so they are not found by name: "
+            f"{listed(names, _LISTED, str)}. Load the .keras file of the model, if it has the configuration of these "
+            f"layers, or name each with a rule such as {rule}"
+        )
     for target in targets:
         given = [mapped.sources[name] for name in target.names if name in mapped.sources]
         if given:

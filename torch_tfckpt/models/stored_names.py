@@ -3,8 +3,9 @@
     by key         fc1.weight, fc1/kernel, model/fc1.weight: any tensor; "." and "/" are the same
     by object      root -"model"-> -"fc1"-> -"kernel"->: objects with the names of the module's attributes
     by full name   the variable's own name in an object-based checkpoint
+    by attributes  head/kernel in a file of Keras, for a variable that Keras calls my_model/dense_3/kernel
 
-All names of a module may be below a prefix, such as "model/". One of these three schemes and one prefix are chosen for
+All names of a module may be below a prefix, such as "model/". One of these schemes and one prefix are chosen for
 the whole module, so that all layers come from one stored model. Several equally good choices are an error.
 """
 
@@ -209,6 +210,11 @@ def stored_names(
                 unique=True,
             )
         )
+    if reader.keras is not None:
+        paths = [(path, name) for name, path in reader.keras.paths.items() if name in own]
+        if any(path != name for path, name in paths):
+            last = {name: variable_name_of(path) for path, name in paths}
+            found.append(Names([*paths, *numbered_names(paths)], last, unique=True))
     return found
 
 

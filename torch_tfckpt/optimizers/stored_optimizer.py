@@ -15,7 +15,14 @@ from torch_tfckpt.optimizers.slots import number_nodes, slot_variables
 from torch_tfckpt.text import quoted
 
 GLOBAL_STEP: Final = "global_step"
-_CONFIGURED: Final = ("beta_1", "beta_2", "momentum", "rho")  # in the configuration of a Keras file
+_CONFIGURED: Final = (
+    "learning_rate",
+    "decay",
+    "beta_1",
+    "beta_2",
+    "momentum",
+    "rho",
+)  # in the configuration of a Keras file
 _log = logging.getLogger(__name__)
 
 

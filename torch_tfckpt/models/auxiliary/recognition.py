@@ -14,7 +14,7 @@ an object-based one, the object graph shows the owner of every tensor:
 A Keras file stores the variables of the optimizer in a group of their own.
 """
 
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Container, Iterator
 from typing import Final
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
@@ -33,7 +33,6 @@ from torch_tfckpt.models.auxiliary.named_kinds import (
 )
 from torch_tfckpt.models.auxiliary.named_slots import find_slots
 from torch_tfckpt.optimizers.slots import is_optimizer
-from torch_tfckpt.text import listed
 
 _LISTED: Final = 6
 _KERAS_API = "keras_api"  # child under which Keras 2 stores metrics, and layers a second time
@@ -73,22 +72,8 @@ def kinds(reader: CheckpointReader, averages: StoredAverages | None = None) -> K
     return named_kinds(reader, averages) if graph is None else _kinds_of_objects(reader, graph, averages.keys)
 
 
-def unnamed_weights(reader: CheckpointReader) -> set[str]:
-    """Return the weights of a Keras file whose names are only places in the file; they are never found by name."""
-    keras = reader.keras
-    return set() if keras is None else set(keras.unnamed - keras.of_optimizer - keras.of_metrics)
-
-
-def not_recorded(unnamed: Collection[str]) -> str:
-    """Return the message for variables of `unnamed_weights`."""
-    return (
-        f"the file does not record which variables these are, so they are not found by name: "
-        f"{listed(sorted(unnamed), _LISTED)}. Load the .keras file of the model, or name them with rules in mapper="
-    )
-
-
 def _kinds_of_keras(reader: CheckpointReader, of_optimizer: Container[str], of_metrics: Container[str]) -> Kinds:
-    """Return the kinds of the variables of a Keras file, which has separate groups for optimizer and metrics."""
+    """Return the kinds of the variables of a Keras file, which has separate groups for the optimizer and metrics."""
 
     def kind(key: str) -> VariableKind:
         if key in of_metrics:
@@ -101,6 +86,10 @@ def _kinds_of_keras(reader: CheckpointReader, of_optimizer: Container[str], of_m
     weights = {key: tuple(reader.shape(key)) for key, each in known.items() if each is VariableKind.WEIGHT}
     slots = {key: tuple(reader.shape(key)) for key, each in known.items() if each is VariableKind.OPTIMIZER}
     scopes = {key.rpartition("/")[0] for key, each in known.items() if each is VariableKind.COUNTER}
+    if "" in scopes:  # since Keras 2.11, the counter has no scope, and slots are called Adam/m/fc/kernel
+        scopes.remove("")
+        parts = {key: key.split("/", 2) for key in slots}
+        scopes |= {of[0] for key, of in parts.items() if len(of) == 3 and weights.get(of[2]) == slots[key]}
     return Kinds(known, find_slots(slots, {**weights, **slots}, scopes=scopes, keras_scopes=scopes), scopes)
 
 

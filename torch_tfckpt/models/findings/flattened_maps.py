@@ -12,24 +12,17 @@ Contract:
                   one after a convolution in the order of registration, and has several inputs for each channel
     not reported  everything else: one value per channel, axes that were moved, layers that the forward method does not
                   use
-
-The symbolic run uses proxies of torch.fx on a copy of the module, with tensors on the meta device and without hooks:
-nothing is computed, and the module does not change. Unlike torch.fx.Tracer it patches no class, so other threads may
-run other modules meanwhile. Side effects of a forward method, such as printing, happen once.
 """
 
-import copy
-import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
-import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import is_lazy
 
+from torch_tfckpt.models.findings.symbolic_run import SymbolicRun, symbolic_run
 from torch_tfckpt.saveables.wrappers import unwrapped
 
 # Modules of torch that keep the order of channels and positions are defined in these files.
@@ -99,129 +92,43 @@ def flattened_inputs(model: nn.Module) -> list[FlattenedInput]:
 
     Cost: one symbolic run of the forward method, if the module has convolutions and Linear layers.
     """
+    return [finding for finding in inputs_of_linear_layers(model).values() if finding is not None]
+
+
+def inputs_of_linear_layers(model: nn.Module) -> dict[int, FlattenedInput | None]:
+    """Return the id of each Linear -> what `flattened_inputs` finds on it; None if it multiplies no flattened map.
+
+    Layers are left out if their input is not understood, and nothing suggests a map.
+    """
     root = unwrapped(model)
     parts = list(root.modules())
     if not any(isinstance(part, _ConvNd) for part in parts) or not any(isinstance(part, nn.Linear) for part in parts):
-        return []
-    seen: dict[int, FlattenedInput | None] = {}  # id of a Linear whose input is understood -> the finding
-    is_complete = False
-    try:
-        run = _SymbolicRun(_on_meta(root))
-    except Exception:  # copying a module may run arbitrary user code
-        run = None
-    if run is not None:
-        originals = dict(zip(map(id, run.parts), parts, strict=True))
-        for linear, finding in run.linear_layers():
-            original = originals[id(linear)]
-            assert isinstance(original, nn.Linear)
-            if seen.get(id(original)) is None:
-                seen[id(original)] = None if finding is None else replace(finding, linear=original)
-        is_complete = run.is_complete
-    for finding in () if is_complete else _by_order(parts):
+        return {}
+    seen: dict[int, FlattenedInput | None] = {}
+    run = symbolic_run(root)
+    for linear, finding in () if run is None else _linear_layers(run):
+        if seen.get(id(linear)) is None:
+            seen[id(linear)] = finding
+    for finding in () if run is not None and run.is_complete else _by_order(parts):
         seen.setdefault(id(finding.linear), finding)
-    return [finding for part in parts if (finding := seen.get(id(part))) is not None]
+    return {id(part): seen[id(part)] for part in parts if id(part) in seen}
 
 
-def _on_meta(model: nn.Module) -> nn.Module:
-    """Return a copy with tensors on the meta device, and without hooks."""
-    memo: dict[int, Any] = {}
-    for parameter in (each for each in model.parameters() if not is_lazy(each)):
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
-    for buffer in (each for each in model.buffers() if not is_lazy(each)):
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    twin = copy.deepcopy(model, memo)
-    for part in twin.modules():
-        for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
-            hooks.clear()
-    return twin
-
-
-class _SymbolicRun(fx.proxy.GraphAppendingTracer):
-    """The operations on the values of a module, as a graph.
-
-    Args:
-        root: The module; it is changed. Its layers, and its parts whose forward methods cannot be run, become single
-            operations.
-
-    Attributes:
-        parts: The module and all its parts.
-        is_complete: Whether the forward methods of all parts could be run.
-    """
-
-    def __init__(self, root: nn.Module) -> None:
-        super().__init__(fx.Graph())
-        self.parts = list(root.modules())
-        self.is_complete = True
-        for number, part in enumerate(self.parts):
-            part.forward = self._recorded(number, part)
-        for part in self.parts:  # torch.compile, say, would compile the symbolic run
-            for name, child in part.named_children():
-                part._modules[name] = unwrapped(child)
-
-    def linear_layers(self) -> Iterator[tuple[nn.Linear, FlattenedInput | None]]:
-        """Yield each Linear whose input is understood, with the finding."""
-        yield from self._linear_layers_of(self.parts[0], None)
-
-    def create_arg(self, a: Any) -> Any:
-        """Return an argument in the form stored in a graph. Tensors and objects do not matter here."""
-        try:
-            return super().create_arg(a)
-        except NotImplementedError:
-            return repr(type(a))
-
-    def _recorded(self, number: int, part: nn.Module) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if not _is_layer(part):
-                try:
-                    return type(part).forward(part, *args, **kwargs)
-                except Exception:  # the method depends on values, or calls functions that torch.fx cannot trace
-                    self.is_complete = False
-            return self.create_proxy("call_module", f"parts.{number}", args, kwargs)
-
-        return forward
-
-    def _linear_layers_of(
-        self, part: nn.Module, entering: "_State"
-    ) -> Iterator[tuple[nn.Linear, FlattenedInput | None]]:
-        self.graph = fx.Graph()
-        unrun = [part]
-        try:
-            type(part).forward(part, *self._arguments(part))
-        except Exception:  # as in `_recorded`
-            self.is_complete = False
-        else:
-            unrun = []
+def _linear_layers(run: SymbolicRun) -> Iterator[tuple[nn.Linear, FlattenedInput | None]]:
+    """Yield each Linear whose input is understood, with the finding."""
+    for part, graph in run.graphs():
+        entering: _State = None if part is run.root else _UNKNOWN
         state: dict[fx.Node, _State] = {}
-        for node in self.graph.nodes:
+        for node in graph.nodes:
             states = [state[each] for each in node.all_input_nodes]
-            if node.op != "call_module":
+            called = run.called(node)
+            if called is None:
                 state[node] = entering if node.op == "placeholder" else _after_function(node, states)
                 continue
-            called, given = self.parts[int(str(node.target).rpartition(".")[2])], states[0] if states else None
+            given = states[0] if states else None
             state[node] = _after_module(called, given)
-            if not _is_layer(called):
-                unrun.append(called)
-            elif isinstance(called, nn.Linear) and not isinstance(given, _Unknown):
+            if isinstance(called, nn.Linear) and not isinstance(given, _Unknown):
                 yield called, _finding(called, given)
-        for child in (child for each in unrun for child in each.children() if not _is_layer(child)):
-            yield from self._linear_layers_of(child, _UNKNOWN)
-
-    def _arguments(self, part: nn.Module) -> list[fx.Proxy]:
-        """Return a value for each argument without a default."""
-        parameters = inspect.signature(type(part).forward).parameters.values()
-        required = [
-            each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD and each.default is each.empty
-        ]
-        return [self.create_proxy("placeholder", each.name, (), {}) for each in required[1:]]
-
-
-def _is_layer(part: nn.Module) -> bool:
-    """Return whether a module is one operation: a module of torch, or a subclass of its layers."""
-    layers = (_ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.RNNBase, nn.Embedding, nn.MultiheadAttention)
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    is_torchs = type(part).__module__.startswith("torch.nn.")
-    return isinstance(part, layers) or (is_torchs and not isinstance(part, containers))
 
 
 def _finding(linear: nn.Linear, given: _State) -> FlattenedInput | None:

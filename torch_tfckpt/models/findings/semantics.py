@@ -23,7 +23,7 @@ from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_names import short_key
-from torch_tfckpt.keras_files.layers import KerasConfig
+from torch_tfckpt.keras_files.reader import KerasReader
 from torch_tfckpt.models.findings.keras_semantics import compare_settings
 from torch_tfckpt.models.findings.layer_semantics import dense_after_flatten, layer_findings
 from torch_tfckpt.models.findings.norm_semantics import norm_findings
@@ -39,6 +39,7 @@ SEMANTICS: Final = (
     "batch_norm_momentum", "running_var",
     "dense_after_flatten",
     "same_padding_stride", "same_padding_pool", "same_padding_transposed", "average_pool_padding",
+    "strides", "activation",
     "gelu_form", "scaled_logits", "leaky_relu_slope", "hard_sigmoid_form", "upsample_alignment",
     "forget_bias", "gru_reset_after",
     "rmsprop_epsilon", "adam_bias_correction", "optimizer_options", "optimizer_kind", "momentum_learning_rate",
@@ -71,7 +72,7 @@ def find_semantics(
     unknown_order: Collection[str] = (),
     trains: bool,
     accept: Collection[str],
-    config: KerasConfig | None = None,
+    keras: KerasReader | None = None,
 ) -> list[SemanticFinding]:
     """Return findings on a module about to be loaded: settings that the stored weights do not determine.
 
@@ -80,16 +81,17 @@ def find_semantics(
         unknown_order: Names of tensors whose axes may be in TensorFlow's order, although they have torch's name.
         trains: Whether training will continue, so that settings that matter only for training are checked, too.
         accept: Names of findings that the caller accepted; these are marked.
-        config: The configuration of the Keras model, if the file has it.
+        keras: The file, if it is one of Keras.
 
-    Cost: visits all modules; one symbolic run of the forward method if a Linear may follow a feature map.
+    Cost: visits all modules; one symbolic run of the forward method if a Linear may follow a feature map, one if the
+        configuration of a Keras model is known.
     """
     parts = tensorflow_parts(model, loads)
     findings = [*_averages(loads, unused_averages), *norm_findings(parts, trains=trains), *layer_findings(parts)]
     findings += dense_after_flatten(model, parts)
     findings += _weight_order(loads, unknown_order)
-    if config is not None:
-        findings = compare_settings(findings, parts, config)
+    if keras is not None and keras.config is not None:
+        findings = compare_settings(findings, model, parts, keras)
     findings.sort(key=lambda finding: SEMANTICS.index(finding.name))
     return [finding._replace(accepted=finding.name in accept) for finding in findings]
 

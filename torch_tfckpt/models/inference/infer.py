@@ -41,9 +41,9 @@ from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.models.auxiliary.averages import StoredAverages
 from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
-from torch_tfckpt.models.auxiliary.recognition import unnamed_weights, variable_kinds
+from torch_tfckpt.models.auxiliary.recognition import variable_kinds
 from torch_tfckpt.models.file_reader import open_reader
-from torch_tfckpt.models.findings.flattened_maps import flattened_inputs
+from torch_tfckpt.models.inference.flattening import InferredFlattening
 from torch_tfckpt.models.inference.matching import LayerMatching
 from torch_tfckpt.models.inference.proposed_rules import (
     ExplainedRule,
@@ -56,7 +56,7 @@ from torch_tfckpt.models.inference.proposed_rules import (
 from torch_tfckpt.models.inference.refusals import Choice, ambiguous, layouts_unknown, missing, unused
 from torch_tfckpt.models.inference.units import Candidates, ModuleUnit, module_units, stored_candidates
 from torch_tfckpt.models.layers.assembly import Source, SourcePart
-from torch_tfckpt.models.layers.layouts import DENSE, DENSE_AFTER_FLATTEN, Layout
+from torch_tfckpt.models.layers.layouts import DENSE, DENSE_AFTER_FLATTEN
 from torch_tfckpt.models.mapped_sources import mapped_sources
 from torch_tfckpt.models.rules.base_module import mapper_for
 from torch_tfckpt.models.rules.key_rules import KeyRule
@@ -108,6 +108,8 @@ class _Inference:
         mapped = {key for source in self._given.sources.values() for key in source.keys}
         unnamed = frozenset[str]() if reader.keras is None else reader.keras.unnamed - mapped
         left_out = {*self._given.omitted, *further_copies(reader), *unnamed}
+        weights = frozenset[str]() if reader.keras is None else reader.keras.unnamed_weights
+        self._unnamed = [(key, tuple(reader.shape(key))) for key in sorted(unnamed & weights)]
         self._weights = [
             key for key, kind in variable_kinds(reader).items() if kind is VariableKind.WEIGHT and key not in left_out
         ]
@@ -223,7 +225,7 @@ class _Inference:
             self._reader.path,
             [([units[at] for at in each.units], [candidates.layers[at] for at in each.layers]) for each in short],
             [(key, self._shapes[key]) for key in unmatched],
-            unnamed_weights(self._reader),
+            self._unnamed,
         )
 
     def _choices(
@@ -283,7 +285,7 @@ class _Inference:
                 group = _group(units[at], name, choices[0], self._shapes)
                 layouts = {each.layout.name for each in choices}
                 possible[group] = possible.get(group, layouts) & layouts
-        flat = {id(each.linear): each for each in flattened_inputs(self._module)}
+        flat = InferredFlattening(self._module, self._reader)
         unknown: list[tuple[str, Sequence[Source]]] = []
         result = []
         for at, unit in enumerate(units):
@@ -296,9 +298,8 @@ class _Inference:
                 group = _group(unit, name, choices[0], self._shapes)
                 # The layers of the same group matter only if this shape leaves a choice.
                 left = [each for each in choices if len(choices) == 1 or each.layout.name in possible[group]]
-                map_input = flat.get(id(unit.module)) if name.endswith("weight") else None
-                if map_input is not None and len(left) == 1 and left[0].layout.name == DENSE.name:
-                    left = _after_flatten(left[0], self._shapes[left[0].key], map_input.channels, map_input.is_certain)
+                if name.endswith("weight") and len(left) == 1 and left[0].layout.name == DENSE.name:
+                    left = flat.choices(left[0], self._shapes[left[0].key], unit.module)
                 if len(left) != 1:
                     unknown.append((name, left or choices))
                     continue
@@ -410,18 +411,6 @@ def _group(unit: ModuleUnit, name: str, source: Source, shapes: Mapping[str, Sha
     rank = len(shapes[source.key])
     is_grouped = getattr(unit.module, "groups", 1) > 1
     return (type(unit.module), name.rpartition(".")[2], source.variable_name, rank, len(source.parts), is_grouped)
-
-
-def _after_flatten(source: Source, stored: Shape, channels: int | None, certain: bool) -> list[Source]:
-    """Return the possible sources of a Linear whose input is, or may be, a flattened feature map."""
-    if channels is None or len(stored) != 2 or stored[0] % channels:
-        return [source, replace(source, parts=(SourcePart(source.key, DENSE_AFTER_FLATTEN),))]
-    positions = stored[0] // channels
-    side = round(positions**0.5)
-    height, width = (side, side) if side * side == positions else (positions, 1)  # only their product matters
-    layout: Layout = DENSE_AFTER_FLATTEN.with_lengths(height=height, width=width)
-    flattened = replace(source, parts=(SourcePart(source.key, layout),))
-    return [flattened] if certain else [source, flattened]
 
 
 def _scopes(name: str) -> list[str]:

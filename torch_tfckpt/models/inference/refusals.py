@@ -4,20 +4,20 @@ Contract: every proposed rule is complete and can be pasted into a map file; lis
 has at most a few dozen lines, however large the model is.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.models.auxiliary.recognition import not_recorded
 from torch_tfckpt.models.inference.proposed_rules import layout_for_rule
 from torch_tfckpt.models.inference.units import ModuleUnit, StoredLayer
 from torch_tfckpt.models.layers.assembly import Source
 from torch_tfckpt.models.rules.key_rules import KeyRule, check_rule
 from torch_tfckpt.models.rules.map_file import rule_text
-from torch_tfckpt.text import and_more, counted, first_lines, listed, quoted
+from torch_tfckpt.text import and_more, counted, first_lines, listed, natural_order, quoted
 
 _LISTED: Final = 6
 _HOW: Final = (
@@ -72,14 +72,14 @@ def missing(
     path: str,
     short: Sequence[tuple[Sequence[ModuleUnit], Sequence[StoredLayer]]],
     unmatched: Sequence[tuple[str, Shape]],
-    unnamed: Collection[str],
+    unnamed: Sequence[tuple[str, Shape]] = (),
 ) -> NotFoundError:
     """Return the error for modules that no stored layer fits.
 
     Args:
         short: Groups of modules, each with the layers that fit, which are too few.
         unmatched: Keys and shapes of variables that fit no module.
-        unnamed: Keys of variables that a Keras file does not tell apart.
+        unnamed: Keys and shapes of variables that a file of Keras does not name.
     """
     lines = []
     for units, layers in short:
@@ -91,13 +91,52 @@ def missing(
         lines.append(f"{listed(tensors, _LISTED, str)}: {fitting}")
     stored = [f"{short_key(key)} {shape_text(shape)}" for key, shape in unmatched]
     unused_text = f"Stored variables that fit no module: {listed(stored, _LISTED, str)}" if stored else ""
-    unnamed_text = not_recorded(unnamed) if unnamed else ""
     return NotFoundError(
         f"{path}: the module has tensors that no stored layer fits:\n"
-        + "\n".join(filter(None, [*first_lines(lines, _LISTED), unused_text, unnamed_text]))
+        + "\n".join(
+            filter(
+                None,
+                [
+                    *first_lines(lines, _LISTED),
+                    unused_text,
+                    _about_unnamed(unnamed, [unit for units, _ in short for unit in units]),
+                ],
+            )
+        )
         + f"\nBuild the module with the sizes of the checkpoint, or map these tensors with rules, such as "
         f'KeyRule(None, "fc.bias", fill=0.0) for a tensor that is not stored. {_HOW}'
     )
+
+
+def _about_unnamed(unnamed: Sequence[tuple[str, Shape]], units: Sequence[ModuleUnit]) -> str:
+    """Return what to do with variables that a file of Keras does not name: rules, if shapes fit one module only."""
+    if not unnamed:
+        return ""
+    names = [f"{key} {shape_text(shape)}" for key, shape in unnamed]
+    text = (
+        f"The file does not record which variables these are, so they are not used: {listed(names, _LISTED, str)}. "
+        f"Pass the .keras file of the model, if it has the configuration of these layers, or give a rule for each"
+    )
+    groups: dict[str, list[tuple[str, Shape]]] = {}
+    for key, shape in sorted(unnamed, key=lambda each: natural_order(each[0])):
+        groups.setdefault(key.rpartition("/")[0], []).append((key, shape))
+    fits = [
+        (unit, members)
+        for unit in units
+        for members in groups.values()
+        if [target.shape for target in unit.tensors.values()] == [shape for _, shape in members]
+    ]
+    of_units, of_groups = Counter(unit.name for unit, _ in fits), Counter(members[0][0] for _, members in fits)
+    rules = [
+        KeyRule(key, target.name, "same", literal=True)
+        for unit, members in fits
+        if of_units[unit.name] == of_groups[members[0][0]] == 1
+        for (key, _), target in zip(members, unit.tensors.values(), strict=True)
+    ]
+    if not rules:
+        return f"{text}."
+    lines = [line for rule in rules for line in _indented(rule)]
+    return f"{text}. By their shapes, and if they are in the usual order of Keras, they are:\n" + "\n".join(lines)
 
 
 def unused(path: str, keys: Sequence[str]) -> InvalidArgumentError:

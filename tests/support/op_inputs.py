@@ -1,0 +1,38 @@
+"""Random inputs for tables of operations, and short names for their dtypes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from op_rows import Computed, Row
+
+Array = np.ndarray[Any, Any]
+Results = Mapping[str, Sequence[tuple[Row, Computed]]]
+
+
+class Inputs:
+    """Arrays of random numbers: the same ones each time for a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def normal(self, *shape: int, dtype: str = "float32", scale: float = 1) -> Array:
+        return (scale * self._random.normal(size=shape)).astype(dtype)
+
+    def uniform(self, *shape: int, dtype: str = "float32", low: float = 0, high: float = 1) -> Array:
+        return self._random.uniform(low, high, shape).astype(dtype)
+
+    def integers(self, *shape: int, dtype: str = "int32", low: int = -9, high: int = 9) -> Array:
+        return self._random.integers(low, high, shape).astype(dtype)
+
+    def bfloat16(self, *shape: int) -> torch.Tensor:
+        return torch.from_numpy(self.normal(*shape)).bfloat16()
+
+
+def int32(value: Any) -> Array:
+    return np.asarray(value, dtype=np.int32)
+
+
+def float32(value: Any) -> Array:
+    return np.asarray(value, dtype=np.float32)

@@ -1,0 +1,86 @@
+"""What a .weights.h5 file of a Keras model contains, and where: taken from another file of the same model.
+
+    layers/conv2d/vars      a group, with the attribute name: stem
+    layers/conv2d/vars/0    the variable stem/kernel, float32 [3, 3, 1, 4]
+
+    .weights.h5 file        all groups and variables of the template, without the optimizer
+
+Keras finds a variable by its place, and the place depends on the order of the layers and on their classes. A file that
+Keras wrote has all places, also those of custom layers, so they are copied and never derived.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.keras_files.contents import SavedGroup
+from torch_tfckpt.keras_files.layers import KerasConfig, KerasLayer
+
+OPTIMIZER: Final = "optimizer"
+_METRICS: Final = "metrics/"
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateVariable:
+    """One variable of the model.
+
+    Attributes:
+        name: The path that Keras gives it, or its place if it is unnamed.
+        place: Its path in the file: "layers/conv2d/vars/0".
+    """
+
+    name: str
+    place: str
+    shape: Shape
+    dtype: DataType
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsTemplate:
+    """The structure of a file with weights.
+
+    Attributes:
+        path: The file that it is from, in printable form.
+        root: The groups.
+        variables: The variables of the model by name, in the order in which Keras saves them.
+        unnamed: Those whose names are only their places.
+        config: The configuration of the model; None if the file has none.
+    """
+
+    path: str
+    root: SavedGroup
+    variables: Mapping[str, TemplateVariable]
+    unnamed: frozenset[str]
+    config: KerasConfig | None
+
+    @property
+    def metrics(self) -> list[str]:
+        """The variables of metrics, which no model outside of Keras has."""
+        return [each.name for each in self.variables.values() if each.place.startswith(_METRICS)]
+
+    def groups(self) -> Iterator[tuple[str, str]]:
+        """Yield the path of each group, and its attribute `name`, or ""; a group comes after the one it is in."""
+        waiting = [("", self.root)]
+        while waiting:
+            path, group = waiting.pop()
+            if path:
+                yield path, "".join(group.texts("name")[:1])
+            below = f"{path}/" if path else ""
+            waiting += [
+                (f"{below}{name}", inner) for name, inner in reversed(group.groups.items()) if path or name != OPTIMIZER
+            ]
+
+    def layer_of(self, name: str) -> KerasLayer | None:
+        """Return the layer that has a variable; None if it is not known."""
+        if self.config is None or name in self.unnamed:
+            return None
+        paths = {layer.path: layer for layer in self.config.model.walk()}
+        scope = name.rpartition("/")[0]
+        while scope:
+            found = paths.get(scope) or paths.get(scope.removeprefix(f"{self.config.model.name}/"))
+            if found is not None:
+                return found
+            scope = scope.rpartition("/")[0]
+        return None
