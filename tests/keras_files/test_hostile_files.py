@@ -230,6 +230,28 @@ def test_hostile_archives(tmp_path: Path, members: list[tuple[str, bytes]], meth
     assert problem in refused(archive(tmp_path / "m.keras", content, method))
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "problem"),
+    [
+        (8, (1).to_bytes(2, "little"), "is encrypted"),
+        (20, (2**31).to_bytes(4, "little"), "damaged zip archive"),
+        (20, (0).to_bytes(4, "little"), "model.weights.h5"),
+        (42, (2**31).to_bytes(4, "little"), "model.weights.h5"),
+        (42, (0).to_bytes(4, "little"), "model.weights.h5"),
+    ],
+    ids=["encrypted", "too large", "empty", "outside", "another member"],
+)
+def test_hostile_directories_of_archives(tmp_path: Path, at: int, value: bytes, problem: str) -> None:
+    """An entry of the archive's directory that is not true is refused by the name of the member."""
+    members = [("config.json", CONFIG), ("metadata.json", METADATA), ("model.weights.h5", WEIGHTS)]
+    path = archive(tmp_path / "m.keras", members)
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\x01\x02")
+    content[entry + at : entry + at + len(value)] = value
+    path.write_bytes(content)
+    assert problem in refused(path)
+
+
 def test_configuration_bombs(tmp_path: Path) -> None:
     """A configuration of 100 MB of zeros, compressed to 100 kB, is not unpacked."""
     for config, problem in ((b"0" * 100_000_000, "at most 16777216 are read"), (b"[" * 100_000, "nested|valid JSON")):

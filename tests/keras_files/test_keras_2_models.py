@@ -20,7 +20,7 @@ from torch_tfckpt.cli.main import main
 
 MODELS: Final = (
     *("mlp", "cnn", "separable", "conv_1d_3d", "recurrent", "attention", "nested", "twice", "subclassed"),
-    *("custom_layer", "distributed", "normalized", "mixed", "frozen"),
+    *("custom_layer", "distributed", "normalized", "mixed", "frozen", "long_names"),
 )
 FORMS: Final = ("m.keras", "m.weights.h5", "m.h5", "weights.h5")
 NOT_WRITTEN: Final = {("subclassed", "m.h5"), ("twice", "m.h5")}  # Keras 2 raises an error

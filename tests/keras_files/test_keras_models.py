@@ -6,6 +6,8 @@ have names; without, those that the file leaves open do not.
 """
 
 import functools
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +23,8 @@ from tensorflow_process import RawTensor, TensorFlowProcess
 import torch_tfckpt as tfckpt
 from torch_tfckpt.cli.main import main
 
-FORMS: Final = ("m.keras", "m.weights.h5", "m.weights.json", "m.h5", "weights.h5")
+FORMS: Final = ("m.keras", "directory", "m.weights.h5", "m.weights.json", "m.h5", "weights.h5")
+CONFIGURED: Final = ("m.keras", "directory")  # with the configuration, but without names of variables
 MODELS: Final = (
     *("mlp", "cnn", "separable", "conv_1d_3d", "recurrent", "attention", "nested", "subclassed", "custom_layer"),
     *("distributed", "normalized", "mixed", "frozen", "quantized"),
@@ -79,7 +82,7 @@ def test_names_and_values(written: Written, model: str, form: str) -> None:
     assert {name for name in values if name.startswith("adam/")} <= of_optimizer
     if form in ("m.h5", "weights.h5"):
         assert not unnamed
-    if form == "m.keras" and model != "subclassed":
+    if form in CONFIGURED and model != "subclassed":
         assert {name for name in rest if not name.startswith("adam/")} == UNKNOWN.get(model, set())
         assert any(name.startswith("adam/") for name in rest) == (model in UNKNOWN)
 
@@ -137,7 +140,7 @@ def test_ambiguous_variables_have_no_names(written: Written, form: str) -> None:
     named = {"bn0/gamma", "bn0/beta", "bn0/moving_mean", "bn3/moving_mean", "bn3/moving_variance", "stem/kernel"}
     ambiguous = {"bn1/gamma", "bn1/moving_mean", "bn2/beta", "bn2/moving_variance"}
     assert names >= named
-    assert names & ambiguous == (ambiguous if form in ("m.keras", "m.h5", "weights.h5") else set())
+    assert names & ambiguous == (ambiguous if form in (*CONFIGURED, "m.h5", "weights.h5") else set())
 
 
 def test_commands(written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +159,24 @@ def test_commands(written: Written, tmp_path: Path, capsys: pytest.CaptureFixtur
         assert main(["convert", str(path), str(tmp_path / target), *to]) == 0
         assert main(["diff", str(path), str(tmp_path / target)]) == 0
     assert main(["convert", str(path), str(tmp_path / "out.keras")]) == 2
+
+
+def test_directories(written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory is the same as the weights in it, which are read with the configuration if it is Keras's."""
+    for path in (written("cnn")[0] / "directory", written("cnn")[0] / "directory" / "model.weights.h5"):
+        assert "bn1/gamma" in tfckpt.load_file(path)
+        assert main(["show", str(path), "--config"]) == 0
+        assert "bn1 " in capsys.readouterr().out
+    assert main(["ls", str(written("cnn")[0] / "directory")]) == 0
+    for config in (None, {"model_type": "bert"}, [1]):
+        target = Path(shutil.copytree(written("cnn")[0] / "directory", tmp_path / str(config)))
+        (target / "config.json").unlink()
+        if config is not None:
+            (target / "config.json").write_text(json.dumps(config))
+        assert "bn1/gamma" not in tfckpt.load_file(target / "model.weights.h5")
+    (target / "config.json").write_text('{"class_name": "Functional", "config": 3}')
+    with pytest.raises(tfckpt.DataLossError, match=r"config\.json: .*where a layer was expected"):
+        tfckpt.load_file(target)
 
 
 def test_kinds_of_variables(written: Written, capsys: pytest.CaptureFixture[str]) -> None:

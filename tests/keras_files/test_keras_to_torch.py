@@ -91,12 +91,13 @@ OF_KERAS_2: Final = (*OPTIMIZERS, "legacy_adam", "legacy_momentum")
     [
         *((form, kind) for kind in OPTIMIZERS for form in ("m.keras", "m.h5")),
         *(pytest.param("old.h5", kind, marks=with_keras_2) for kind in OF_KERAS_2),
+        *(pytest.param("old.keras", kind, marks=with_keras_2) for kind in OPTIMIZERS),
     ],
 )
 def test_the_optimizer_of_a_keras_file_goes_on(
     tensorflow: TensorFlowProcess, tmp_path: Path, form: str, kind: str
 ) -> None:
-    """With the learning rate and betas that the file or its configuration has; old.h5 is from tf_keras.
+    """With the learning rate and betas that the file or its configuration has; old.* is from tf_keras.
 
     Parameters are found by the names of the layers of the model, and of the model inside it.
     """
@@ -120,9 +121,9 @@ def test_the_optimizer_of_a_keras_file_goes_on(
 
 @with_keras_2
 def test_state_that_is_not_restored_is_reported(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
-    """A .keras file of tf_keras has slots without names. Its metrics are not expected in the module."""
+    """tf_keras stores no state of a legacy optimizer in a .keras file. Metrics are not expected in the module."""
     path = tmp_path / "old.keras"
-    tensorflow.call("tensorflow_keras_training.train", str(path), "adam", 0)
+    tensorflow.call("tensorflow_keras_training.train", str(path), "legacy_adam", 0)
     model = Net()
     with pytest.raises(tfckpt.NotFoundError, match=r'Missing optimizer state of: "fc1\.weight"'):
         tfckpt.load_model(model, path, optimizer=torch.optim.Adam(model.parameters()))

@@ -11,7 +11,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.cli.main import main
 from torch_tfckpt.keras_files.config import layers_of, read_config
 from torch_tfckpt.keras_files.layer_graph import LayerGraph
-from torch_tfckpt.keras_files.layers import MAX_CONFIG_BYTES, MAX_NESTED, parse_config
+from torch_tfckpt.keras_files.layers import MAX_CONFIG_BYTES, MAX_LAYERS, MAX_NESTED, parse_config
 from torch_tfckpt.models.findings.activations import activation_after_layer
 from torch_tfckpt.models.findings.keras_flattening import flattened_map
 
@@ -77,6 +77,9 @@ def test_files_without_a_configuration(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Omit NAME" in capsys.readouterr().err
 
 
+INNER = ("layers", "layer", "backward_layer", "cell", "cells", "inner_optimizer")  # settings that contain layers
+
+
 def nested(depth: int) -> dict[str, Any]:
     described = layer("Dense", name="x")
     for _ in range(depth):
@@ -96,9 +99,12 @@ def nested(depth: int) -> dict[str, Any]:
         (" " * (MAX_CONFIG_BYTES + 1), "at most 16.8 MB are read"),
         (json.dumps(nested(MAX_NESTED + 1)), "layers nested more than"),
         (json.dumps(layer("Dense", name="x" * 2000)), "of 2000 characters"),
+        (json.dumps(layer("Sequential", layers=[layer("Dense")] * MAX_LAYERS)), "more than 100,000 layers"),
+        (json.dumps(layer("B", **{key: [layer("D")] * 20_000 for key in INNER})), "more than 100,000 layers"),
         ('{"class_name": "Dense", "config": {"units": 1%s}}' % ("0" * 5000), "not valid JSON"),
     ],
-    ids=["cut", "list", "empty", "number", "deep lists", "deep objects", "large", "nested", "long name", "long number"],
+    ids=["cut", "list", "empty", "number", "deep lists", "deep objects", "large", "nested", "long name", "many", "more",
+         "long number"],
 )  # fmt: skip
 def test_hostile_configurations(text: str, problem: str) -> None:
     """Errors that say what is wrong, whatever the size and depth."""
@@ -108,7 +114,24 @@ def test_hostile_configurations(text: str, problem: str) -> None:
 
 def test_settings_of_any_type() -> None:
     """Values that are not settings, such as a vocabulary, are left out; nothing raises."""
-    odd = [None, True, 1, 1.5, "x", [], {}, [1] * 1000, [[1] * 100], {"a": [1]}, [{"class_name": 3}], [[[1]]]]
+    odd = [
+        float("inf"),
+        float("nan"),
+        -(10**4000),
+        1e308,
+        None,
+        True,
+        1,
+        1.5,
+        "x",
+        [],
+        {},
+        [1] * 1000,
+        [[1] * 100],
+        {"a": [1]},
+        [{"class_name": 3}],
+        [[[1]]],
+    ]
     for value in odd:
         described = layer("Dense", **{key: value for key in ("layers", "layer", "cell", "units", "name", "trainable")})
         parse_config(json.dumps(described))

@@ -4,12 +4,14 @@ Keras 2 stores no names of layers in .keras files, and in older .h5 files names 
 those of Keras 3, or written by h5py as Keras 2 wrote them.
 """
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from golden_files import KERAS_FILES
 from hdf5_files import h5py
 
@@ -114,6 +116,27 @@ def test_models_of_transformers(tmp_path: Path) -> None:
     name = "tf_bert_model/bert/encoder/layer_._0/attention/self/query/kernel:0"
     found = tfckpt.load_file(legacy(tmp_path / "tf_model.h5", {"bert": {name: ONE}}))
     assert list(found) == [name.removesuffix(":0")]
+
+
+def test_parts_of_models_of_transformers(tmp_path: Path) -> None:
+    """A large tf_model.h5 is stored in parts, in which layer_names lists datasets; they have an index."""
+    weights = {"bert/layer_0/query/kernel:0": ONE, "bert/layer_1/query/kernel:0": TWO}
+    parts = [f"tf_model-0000{number}-of-00002.h5" for number in (1, 2)]
+    for part, (name, value) in zip(parts, weights.items(), strict=True):
+        with h5py().File(tmp_path / part, "w") as file:
+            file[name] = value
+            file.attrs["layer_names"] = [name.encode()]
+    index = tmp_path / "tf_model.h5.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 48}, "weight_map": dict(zip(weights, parts, strict=True))}))
+    expected = {name.removesuffix(":0"): value.tolist() for name, value in weights.items()}
+    assert {name: value.tolist() for name, value in tfckpt.load_file(index).items()} == expected
+    assert list(tfckpt.load_file(tmp_path / parts[1])) == ["bert/layer_1/query/kernel"]
+    query = torch.nn.Linear(2, 3, bias=False)
+    layer = torch.nn.ModuleDict({"query": query})
+    module = torch.nn.ModuleDict({"bert": torch.nn.ModuleDict({"layer_0": layer})})
+    report = tfckpt.load_model(module, index, strict=False)
+    assert query.weight.T.tolist() == ONE.tolist()
+    assert report.unexpected == ["bert/layer_1/query/kernel"]
 
 
 @pytest.mark.parametrize(

@@ -254,8 +254,13 @@ def _json(*contents: object) -> Callable[[], Iterator[bytes]]:
 
 
 def _configurations() -> Iterator[bytes]:
-    with zipfile.ZipFile(KERAS_FILES / "m.keras") as archive:
-        yield archive.read("config.json")
+    for name in ("m.keras", "cnn.keras"):
+        with zipfile.ZipFile(KERAS_FILES / name) as archive:
+            yield archive.read("config.json")
+    wrapper = {"class_name": "Bidirectional", "config": {"name": "b", "layer": {"class_name": "RNN", "config": {}}}}
+    model = {"class_name": "Functional", "config": {"name": "m", "layers": [wrapper, {"class_name": 3, "config": {}}]}}
+    scaled = {"class_name": "LossScaleOptimizer", "config": {"inner_optimizer": {"class_name": "Adam", "config": {}}}}
+    yield json.dumps({**model, "compile_config": {"optimizer": scaled}}).encode()
 
 
 FOREIGN_SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {

@@ -17,7 +17,7 @@ from keras.src.legacy.saving import (  # type: ignore[import-untyped, import-not
 from tensorflow_process import RawTensor
 
 Model = Any
-FORMS = ("m.keras", "m.weights.h5", "m.weights.json", "m.h5", "weights.h5")
+FORMS = ("m.keras", "directory", "m.weights.h5", "m.weights.json", "m.h5", "weights.h5")
 """weights.h5 is the older form of weights, which Keras 3 reads and writes only by an internal function."""
 
 
@@ -80,6 +80,8 @@ def save(model: Model, path: str) -> None:
     if name == "weights.h5":
         with h5py.File(path, "w") as file:
             legacy_h5_format.save_weights_to_hdf5_group(file, model)
+    elif name == "directory":
+        model.save(path, zipped=False)
     elif name.endswith(".weights.json"):
         model.save_weights(path, max_shard_size=2e-6)
     elif name.endswith(".weights.h5"):

@@ -221,10 +221,16 @@ def frozen() -> Model:
     return tf_keras.Model(given, layers.Dense(2, name="top")(x))
 
 
+def long_names() -> Model:
+    """The names of all layers take more than 64 KB, so that Keras splits the attribute layer_names."""
+    names = [f"{number:03}{'x' * 800}" for number in range(90)]
+    return tf_keras.Sequential([tf_keras.Input((2,)), *(layers.Dense(2, use_bias=False, name=name) for name in names)])
+
+
 MODELS: dict[str, Callable[[], Model]] = {
     function.__name__: function
     for function in (
         *(mlp, cnn, separable, conv_1d_3d, recurrent, attention, nested, twice, subclassed, custom_layer, distributed),
-        *(normalized, mixed, frozen),
+        *(normalized, mixed, frozen, long_names),
     )
 }

@@ -26,7 +26,7 @@ from torch_tfckpt.directory.names import (
 from torch_tfckpt.directory.state_file import from_stored, read_state, resolve_in
 from torch_tfckpt.errors import NO_MATCHING_FILES, DataLossError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.block import shared_prefix_size
-from torch_tfckpt.format.file_kind import FileKind, not_wanted, promised_kind
+from torch_tfckpt.format.file_kind import KERAS_CONFIG_FILE, KERAS_WEIGHTS_FILES, FileKind, not_wanted, promised_kind
 from torch_tfckpt.format.table import TABLE_MAGIC, Footer
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
 from torch_tfckpt.storage.journal import JOURNAL_SUFFIX, journal_of
@@ -134,6 +134,9 @@ def _in_directory(storage: Storage, directory: str) -> CheckpointFiles:
         found = _as_written(storage, os.path.join(directory, *prefixes))
         if found is not None:
             return found
+    of_keras = [os.path.join(directory, name) for name in KERAS_WEIGHTS_FILES if name in names]
+    if of_keras and not prefixes and KERAS_CONFIG_FILE in names:
+        return CheckpointFiles(0, of_keras[0], (of_keras[0],))
     if prefixes:
         raise InvalidArgumentError(
             f"{printable(directory)} has {len(prefixes)} checkpoints, and no `checkpoint` file that names the newest. "

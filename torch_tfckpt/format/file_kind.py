@@ -19,6 +19,9 @@ class Reading(enum.Enum):
     NOTHING = enum.auto()
 
 
+# Keras's save writes these to a directory with zipped=False.
+KERAS_CONFIG_FILE: Final = "config.json"
+KERAS_WEIGHTS_FILES: Final = ("model.weights.h5", "model.weights.json")
 _CONVERT: Final = "`tfckpt ls` lists it, and `tfckpt convert` converts it to a checkpoint"
 _KERAS: Final = "`tfckpt ls` lists it, and `tfckpt show --config` its layers"
 _NO_VALUES: Final = "It has no values; `tfckpt meta` shows it. Pass the checkpoint itself to read its tensors"

@@ -93,7 +93,7 @@ def _json_kind(begin: str, content: bytes | None) -> FileKind:
     if "weight_map" in keys:
         named = list(parsed["weight_map"].values()) if parsed and isinstance(parsed["weight_map"], dict) else [begin]
         first = str(named[0]) if named else ""
-        if ".weights.h5" in first:
+        if ".h5" in first:
             return FileKind.KERAS_INDEX
         return FileKind.SAFETENSORS_INDEX if ".safetensors" in first else FileKind.TORCH_INDEX
     if keys & _TFJS_KEYS:

@@ -4,8 +4,10 @@ for layer in layers_of("model.keras"):
     print(layer.path, layer.class_name, layer.settings.get("padding"))
 """
 
+import os
+
 from torch_tfckpt.errors import NotFoundError, error_context
-from torch_tfckpt.format.file_kind import FileKind
+from torch_tfckpt.format.file_kind import KERAS_CONFIG_FILE, FileKind
 from torch_tfckpt.keras_files.contents import open_contents
 from torch_tfckpt.keras_files.layers import MAX_CONFIG_BYTES, KerasConfig, KerasLayer, parse_config
 from torch_tfckpt.storage.choice import storage_of
@@ -16,7 +18,7 @@ from torch_tfckpt.text import printable
 
 
 def read_config(path: AnyPath, *, storage: Storage | None = None) -> KerasConfig:
-    """Return the configuration of the model in a .keras file, an .h5 file of a model, or a JSON file.
+    """Return the configuration of the model in a .keras file or directory, an .h5 file of a model, or a JSON file.
 
     Raises:
         NotFoundError: there is no such file, or it contains weights without a configuration.
@@ -24,6 +26,8 @@ def read_config(path: AnyPath, *, storage: Storage | None = None) -> KerasConfig
     """
     where = fspath(path)
     storage = storage or storage_of(where)
+    if storage.is_directory(where):
+        where = os.path.join(where, KERAS_CONFIG_FILE)
     if not storage.exists(where) or storage.is_directory(where):
         raise NotFoundError(f"{printable(where)}: no such file. Pass a .keras or .h5 file")
     if kind_of_file(storage, where) is FileKind.KERAS_CONFIG:

@@ -3,7 +3,8 @@
     m.keras           a zip archive, members not compressed: metadata.json, config.json, model.weights.h5
     m.weights.h5      one HDF5 file
     m.weights.json    {"weight_map": {"/layers/dense/vars": "m_00000.weights.h5" or a list of files}}
-    m.h5              one HDF5 file of the older form
+    m.h5              one HDF5 file of the older form; transformers has parts of it, and an index like m.weights.json
+    m/                a directory with the members of a .keras file, as files
 
 HDF5 files are read in place, even inside the archive: nothing is unpacked.
 """
@@ -17,7 +18,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from torch_tfckpt.errors import DataLossError, NotFoundError, UnimplementedError, error_context
-from torch_tfckpt.format.file_kind import FileKind
+from torch_tfckpt.format.file_kind import KERAS_CONFIG_FILE, KERAS_WEIGHTS_FILES, FileKind
 from torch_tfckpt.format.hdf5 import Hdf5Array, Hdf5File, Hdf5Group
 from torch_tfckpt.keras_files.layers import MAX_CONFIG_BYTES, KerasConfig, parse_config
 from torch_tfckpt.storage.protocol import ReadableFile, Storage
@@ -26,7 +27,6 @@ from torch_tfckpt.storage.zip_archive import ZipArchive, name_fault
 from torch_tfckpt.text import printable, quoted, shortened
 
 WEIGHTS: Final = "model.weights.h5"
-_CONFIG: Final = "config.json"
 _METADATA: Final = "metadata.json"
 _MAX_METADATA: Final = 64 * 1024
 _MAX_INDEX_BYTES: Final = 16 * 1024 * 1024
@@ -109,6 +109,8 @@ def open_contents(storage: Storage, path: str) -> KerasContents:
             file = storage.open(path)
             stack.callback(file.close)
             contents = _of_archive(file, stack) if kind is FileKind.KERAS else _of_hdf5(file)
+            if contents.config is None and os.path.basename(path) in KERAS_WEIGHTS_FILES:
+                _add_config(storage, os.path.dirname(path), contents)
         stack.pop_all()
         return contents
 
@@ -129,9 +131,9 @@ def _of_archive(file: ReadableFile, stack: ExitStack) -> KerasContents:
     with error_context(WEIGHTS):
         opened = Hdf5File(partial(_read_at, file, start), size)
         root = _saved(opened, opened.root, file, start)
-    config = archive.read(members[_CONFIG], MAX_CONFIG_BYTES) if _CONFIG in members else None
+    config = archive.read(members[KERAS_CONFIG_FILE], MAX_CONFIG_BYTES) if KERAS_CONFIG_FILE in members else None
     metadata = archive.read(members[_METADATA], _MAX_METADATA) if _METADATA in members else b"{}"
-    with error_context(_CONFIG):
+    with error_context(KERAS_CONFIG_FILE):
         parsed = None if config is None else parse_config(config)
     return KerasContents("Keras model", root, parsed, _is_keras_2(metadata), [file], archive)
 
@@ -150,11 +152,24 @@ def _of_hdf5(file: ReadableFile) -> KerasContents:
     return KerasContents(form, root, parsed, keras_2, [file])
 
 
+def _add_config(storage: Storage, directory: str, contents: KerasContents) -> None:
+    """Add the configuration from the directory of the weights, if it is there as Keras writes it."""
+    where = os.path.join(directory, KERAS_CONFIG_FILE)
+    if not storage.exists(where) or kind_of_file(storage, where) is not FileKind.KERAS_CONFIG:
+        return
+    with error_context(KERAS_CONFIG_FILE):
+        contents.config = parse_config(read_small(storage, where, MAX_CONFIG_BYTES, "the description of a Keras model"))
+    where = os.path.join(directory, _METADATA)
+    metadata = read_small(storage, where, _MAX_METADATA, "a metadata.json of Keras") if storage.exists(where) else b"{}"
+    contents.keras_2 = contents.keras_2 or _is_keras_2(metadata)
+    contents.format = "Keras model in a directory"
+
+
 def _of_shards(storage: Storage, path: str, stack: ExitStack) -> KerasContents:
     names = _shard_names(read_small(storage, path, _MAX_INDEX_BYTES, "an index of Keras weights"))
     index = storage.open(path)
     stack.callback(index.close)
-    files, root = [index], SavedGroup()
+    files, roots, root = [index], [], SavedGroup()
     for name in names:
         where = os.path.join(os.path.dirname(path), name)
         if not storage.exists(where):
@@ -164,7 +179,11 @@ def _of_shards(storage: Storage, path: str, stack: ExitStack) -> KerasContents:
         files.append(file)
         with error_context(printable(name)):
             opened = Hdf5File(file.read, file.size)
-            _merge(root, _saved(opened, opened.root, file, 0), "")
+            roots.append(_saved(opened, opened.root, file, 0))
+            _merge(root, roots[-1], "")
+    # In the older form, each file lists its own weights.
+    root.texts = lambda name: [text for each in roots for text in each.texts(name)]
+    root.has = lambda name: any(each.has(name) for each in roots)
     return KerasContents(f"Keras weights in {len(names)} HDF5 files", root, None, False, files)
 
 

@@ -4,7 +4,7 @@
 
 It is JSON: `config.json` in a .keras file, or the attribute `model_config` of an HDF5 file. It is only parsed; no
 Keras object is created, and code in it, as in a Lambda layer, is neither run nor decoded. A configuration that is
-larger than MAX_CONFIG_BYTES, or nested too deeply, is rejected.
+larger than MAX_CONFIG_BYTES, nested too deeply, or has more than MAX_LAYERS layers, is rejected.
 """
 
 import json
@@ -17,6 +17,7 @@ from torch_tfckpt.text import byte_text, quoted, shortened
 
 MAX_CONFIG_BYTES: Final = 16 * 1024 * 1024  # parsed, it takes up to 25 times as much memory
 MAX_NESTED: Final = 32  # maximum nesting of layers
+MAX_LAYERS: Final = 100_000
 _MODELS: Final = ("Functional", "Sequential", "Model")
 INPUT_LAYER: Final = "InputLayer"
 INNER_OPTIMIZER: Final = "inner_optimizer"
@@ -92,13 +93,14 @@ def parse_config(text: str | bytes, compiled: str | bytes = "") -> KerasConfig:
         DataLossError: the text is not JSON, is too large, is nested too deeply, or does not describe a model.
     """
     content = _parsed(text)
-    model = _layer(content, "", 0)
+    left = iter(range(MAX_LAYERS))
+    model = _layer(content, "", 0, left)
     training = _parsed(compiled) if compiled else content.get("compile_config")
     optimizer = None
     if isinstance(training, dict):
         described = training.get("optimizer", training.get("optimizer_config"))
         if isinstance(described, dict) and isinstance(described.get("class_name"), str):
-            optimizer = _layer(described, "", 0)
+            optimizer = _layer(described, "", 0, left)
     return KerasConfig(model, optimizer)
 
 
@@ -118,8 +120,10 @@ def _parsed(text: str | bytes) -> dict[str, Any]:
     return content
 
 
-def _layer(described: Mapping[str, Any], above: str, depth: int) -> KerasLayer:
-    """Return the layer that an object with `class_name` and `config` describes."""
+def _layer(described: Mapping[str, Any], above: str, depth: int, left: Iterator[int]) -> KerasLayer:
+    """Return the layer that an object with `class_name` and `config` describes. `left` ends after too many layers."""
+    if next(left, None) is None:
+        raise DataLossError(f"the configuration of the model has more than {MAX_LAYERS:,} layers")
     if depth > MAX_NESTED:
         raise DataLossError(f"the configuration of the model has layers nested more than {MAX_NESTED} deep")
     class_name, config = described.get("class_name"), described.get("config")
@@ -134,7 +138,7 @@ def _layer(described: Mapping[str, Any], above: str, depth: int) -> KerasLayer:
         raise DataLossError(f"the configuration of the model has the path {quoted(path)}, of {len(path)} characters")
     inside = path if depth else ""
     inner = {
-        attribute: [_layer(each, inside, depth + 1) for each in _objects(config.get(attribute))]
+        attribute: [_layer(each, inside, depth + 1, left) for each in _objects(config.get(attribute))]
         for attribute in ("layers", *_INNER)
         if _objects(config.get(attribute))
     }

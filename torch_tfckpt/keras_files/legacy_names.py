@@ -7,6 +7,8 @@ Such files are written by `model.save("m.h5")` and `save_weights("m.h5")`, and a
     .../stem/stem/kernel:0       the dataset
     /optimizer_weights           attribute weight_names
 
+In a part of tf_model.h5, layer_names lists datasets instead of groups, and the parts have an index.
+
 The names come from the attributes, without ":0". The names of the groups are different: they contain counters of the
 session. Large attributes are split: layer_names0, layer_names1.
 """
@@ -39,7 +41,7 @@ def name_legacy(root: SavedGroup) -> NamedArrays:
     layers = list(dict.fromkeys(attribute_strings(model, _LAYERS)))
     if _TOP_LEVEL in model.groups and _TOP_LEVEL not in layers:
         layers.append(_TOP_LEVEL)
-    found = [each for layer in layers for each in _weights(_group(model, layer), layer)]
+    found = [each for layer in layers for each in _of_layer(model, layer)]
     for name in _OPTIMIZERS:
         if name in root.groups:
             found += _weights(root.groups[name], name)
@@ -58,19 +60,28 @@ def name_legacy(root: SavedGroup) -> NamedArrays:
     return result
 
 
-def _group(model: SavedGroup, layer: str) -> SavedGroup:
-    group = model.at(layer)
-    if group is None:
+def _of_layer(model: SavedGroup, layer: str) -> Iterator[tuple[str, str, SavedArray]]:
+    """Yield the group, name and dataset of each weight of a layer; the layer may be a dataset itself."""
+    group, array = model.at(layer), _array(model, layer)
+    if group is None and array is None:
         raise DataLossError(f"{_LAYERS} lists {quoted(layer)}, but there is no such group")
-    return group
+    if array is not None:
+        yield layer.partition("/")[0], layer.removesuffix(":0"), array
+    if group is not None:
+        yield from _weights(group, layer)
 
 
 def _weights(group: SavedGroup, where: str) -> Iterator[tuple[str, str, SavedArray]]:
     """Yield the group, name and dataset of each weight of a layer."""
     for name in attribute_strings(group, _WEIGHTS):
-        above, _, last = name.rpartition("/")
-        inner = group.at(above) if not name.startswith("/") else None
-        array = inner.arrays.get(last) if inner is not None else None
+        array = _array(group, name)
         if array is None:
             raise DataLossError(f"{_WEIGHTS} of {quoted(where)} lists {quoted(name)}, but there is no such dataset")
         yield where, name.removesuffix(":0"), array
+
+
+def _array(group: SavedGroup, name: str) -> SavedArray | None:
+    """Return the dataset at a path below a group; None if there is no such dataset."""
+    above, _, last = name.rpartition("/")
+    inner = group.at(above) if not name.startswith("/") else None
+    return inner.arrays.get(last) if inner is not None else None
