@@ -211,6 +211,9 @@ def test_a_linear_layer_after_a_flattened_map_needs_a_layout(tmp_path: Path) -> 
     with pytest.raises(tfckpt.InvalidArgumentError, match=r"dense_after_flatten[\s\S]*pass mapper="):
         tfckpt.save_model(model, file, like=like)
 
+    tfckpt.save_model(model, file, like=like, mapper={"m/fc/kernel": ("fc.weight", "dense")})
+    assert torch.equal(tfckpt.load_variable(file, "m/fc/kernel").T, model.fc.weight)
+
     layout = {"kind": "dense_after_flatten", "height": 2, "width": 3, "channels": 4}
     tfckpt.save_model(model, file, like=like, mapper={"m/fc/kernel": ("fc.weight", layout)})
 
