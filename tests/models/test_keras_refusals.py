@@ -3,6 +3,7 @@
 The Keras file is the CNN of docs/keras.md. h5py, which writes the target, is the oracle of its contents.
 """
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,32 @@ def test_values_beyond_the_range_leave_the_earlier_file(tmp_path: Path) -> None:
         tfckpt.save_model(model, file, like=like)
 
     assert file.read_bytes() == before
+    assert {each.name for each in tmp_path.iterdir()} == {"like.weights.h5", "m.weights.h5"}
+
+
+_LIMITED = """
+import resource, signal, sys
+import torch
+import torch_tfckpt as tfckpt
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+model = torch.nn.ModuleDict({"fc": torch.nn.Linear(2, 3)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+try:
+    tfckpt.save_model(model, sys.argv[2], like=sys.argv[1])
+except tfckpt.IncompleteSaveError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk; HDF5 notices it only when it closes the file."""
+    like, file = keras_weights(tmp_path / "like.weights.h5"), tmp_path / "m.weights.h5"
+    file.write_bytes(b"earlier")
+    command = [sys.executable, "-c", _LIMITED, str(like), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "File too large" in done.stdout and "Nothing was published" in done.stdout
+    assert file.read_bytes() == b"earlier"
     assert {each.name for each in tmp_path.iterdir()} == {"like.weights.h5", "m.weights.h5"}
 
 
