@@ -73,6 +73,16 @@ def test_every_form_becomes_weights_that_keras_loads(
     assert values == tensorflow.call("tensorflow_keras_like.loaded_values", model, str(directory / "m.weights.h5"))
 
 
+def test_checkpoints_of_training_programs(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """With an optimizer and a step, under any name of the model; and an exported SavedModel, which has copies."""
+    given = np.random.default_rng(3).random((2, 7, 3), np.float32)
+    expected = tensorflow.call("tensorflow_keras_like.write_trained", "recurrent_like", str(tmp_path), given)
+    for source in ("model-1", "net", "trainer", "exported", "m.keras"):
+        target = tmp_path / "out.weights.h5"
+        tfckpt.convert(tmp_path / source, target, like=tmp_path / "m.keras")
+        assert tensorflow.call("tensorflow_keras_like.outputs", "recurrent_like", str(target), given) == expected
+
+
 def test_weights_of_keras_2_in_the_format_of_tensorflow(
     written: Written, tensorflow: TensorFlowProcess, tmp_path: Path
 ) -> None:
