@@ -123,6 +123,13 @@ def test_arguments(tmp_path: Path, arguments: dict[str, Any], kind: type[Excepti
     assert not list(tmp_path.iterdir())
 
 
+def test_further_values_are_children_of_the_root(tmp_path: Path) -> None:
+    prefix = tfckpt.save_model(Digits(), tmp_path / "m", naming="keras", like=CNN, extra={"step": 7})
+    assert int(tfckpt.load_variable(prefix, "step")) == 7
+    back = Digits()
+    assert tfckpt.load_model(back, prefix, mapper=tfckpt.KeyMapper.infer(prefix, back)).missing == []
+
+
 def test_a_checkpoint_is_not_a_keras_file(tmp_path: Path) -> None:
     prefix = tfckpt.save_model(Digits(), tmp_path / "m")
     with pytest.raises(tfckpt.InvalidArgumentError, match=r"not a file of Keras. Pass the \.keras file"):
