@@ -11,7 +11,7 @@ import pytest
 from doc_page import PageError, blocks_of, run_page
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.models.layouts import LAYOUTS
+from torch_tfckpt.models.layers.layouts import LAYOUTS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

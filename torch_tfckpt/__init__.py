@@ -67,10 +67,10 @@ if TYPE_CHECKING:
     from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
     from torch_tfckpt.models.checkpoint import Checkpoint
     from torch_tfckpt.models.initialization import init_from_checkpoint
-    from torch_tfckpt.models.key_mapper import KeyMapper
-    from torch_tfckpt.models.key_rules import KeyRule
     from torch_tfckpt.models.loading import load_model
-    from torch_tfckpt.models.rule_set import KeyMatch, KeyTarget
+    from torch_tfckpt.models.rules.key_mapper import KeyMapper
+    from torch_tfckpt.models.rules.key_rules import KeyRule
+    from torch_tfckpt.models.rules.rule_set import KeyMatch, KeyTarget
     from torch_tfckpt.models.saving import save_model
     from torch_tfckpt.objects.options import CheckpointOptions
     from torch_tfckpt.objects.status import LoadStatus
@@ -220,10 +220,10 @@ _DEFINED_IN: Final = {
     "manager": "CheckpointManager ManagedCheckpoint",
     "meta_graph.graph_collections": "Collections GraphKeys add_to_collection get_collection",
     "models.initialization": "init_from_checkpoint",
-    "models.key_mapper": "KeyMapper",
-    "models.key_rules": "KeyRule",
+    "models.rules.key_mapper": "KeyMapper",
+    "models.rules.key_rules": "KeyRule",
     "models.loading": "load_model",
-    "models.rule_set": "KeyMatch KeyTarget",
+    "models.rules.rule_set": "KeyMatch KeyTarget",
     "models.saving": "save_model",
     "models.checkpoint": "Checkpoint",  # objects.checkpoint with all namings
     "objects.options": "CheckpointOptions",

@@ -10,10 +10,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.models.auxiliary import kinds
-from torch_tfckpt.models.averages import stored_averages
+from torch_tfckpt.models.auxiliary.averages import stored_averages
+from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
+from torch_tfckpt.models.auxiliary.recognition import kinds
 from torch_tfckpt.models.loading import load_model
-from torch_tfckpt.models.named_kinds import VariableKind
 
 NAMES = {"fc.weight": "fc/kernel", "fc.bias": "fc/bias", "bn.weight": "bn/gamma", "bn.bias": "bn/beta"}
 STATISTICS = {"bn.running_mean": "bn/moving_mean", "bn.running_var": "bn/moving_variance"}

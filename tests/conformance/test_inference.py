@@ -15,8 +15,8 @@ from tensorflow_process import Call, RawTensor, TensorFlowError, TensorFlowProce
 from torch_architectures import Built
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.loading import load_model
+from torch_tfckpt.models.rules.key_mapper import KeyMapper
 from torch_tfckpt.models.saving import save_model
 
 

@@ -9,8 +9,8 @@ from tensorflow_process import RawTensor, TensorFlowProcess
 from torch import nn
 
 from torch_tfckpt.errors import NotFoundError
-from torch_tfckpt.models.key_mapper import KeyMapper, Rules
 from torch_tfckpt.models.loading import load_model
+from torch_tfckpt.models.rules.key_mapper import KeyMapper, Rules
 from torch_tfckpt.models.saving import save_model
 
 

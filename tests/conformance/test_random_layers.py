@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.models.key_rules import KeyRule
 from torch_tfckpt.models.loading import load_model
+from torch_tfckpt.models.rules.key_rules import KeyRule
 from torch_tfckpt.models.saving import save_model
 
 DRAWS = 5  # layers of each kind

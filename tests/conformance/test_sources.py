@@ -14,8 +14,8 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.cli.main import main
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.initialization import init_from_checkpoint
-from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.loading import load_model
+from torch_tfckpt.models.rules.key_mapper import KeyMapper
 from torch_tfckpt.tensor_dict import save_file
 
 FORMS = ["export", "saved_model", "model_first", "optimizer_first", "root"]

@@ -14,7 +14,7 @@ from torch import nn
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt import KeyRule
-from torch_tfckpt.models.key_mapper import Rules
+from torch_tfckpt.models.rules.key_mapper import Rules
 
 # What a layout does to the values, written down once more: the axes of torch's tensor in TensorFlow's.
 AXES = {"same": None, "dense": (1, 0), "conv1d": (2, 1, 0), "conv2d": (3, 2, 0, 1)}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt.conversion.deferred import DeferredTensor
-from torch_tfckpt.models.layouts import LAYOUTS
+from torch_tfckpt.models.layers.layouts import LAYOUTS
 
 VALUES = {"a": torch.arange(24.0).reshape(2, 3, 4), "b": torch.arange(12.0).reshape(3, 4)}
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.models.key_mapper import Rules
+from torch_tfckpt.models.rules.key_mapper import Rules
 
 
 class Net(nn.Module):

@@ -13,9 +13,9 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, VARIABLE_VALUE, ObjectGraph, ObjectReference
 from torch_tfckpt.format.object_graph import SerializedTensor as Attribute
 from torch_tfckpt.format.object_graph import TrackableObject as Node
-from torch_tfckpt.models.auxiliary import auxiliary_keys, variable_kinds
+from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
+from torch_tfckpt.models.auxiliary.recognition import auxiliary_keys, variable_kinds
 from torch_tfckpt.models.loading import load_model
-from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.values import WritableValue
 
 

@@ -15,10 +15,10 @@ from torch_tfckpt.errors import NotFoundError
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, VARIABLE_VALUE, ObjectGraph, ObjectReference
 from torch_tfckpt.format.object_graph import SerializedTensor as Attribute
 from torch_tfckpt.format.object_graph import TrackableObject as Node
-from torch_tfckpt.models.auxiliary import kinds
-from torch_tfckpt.models.averages import StoredAverages, count_of_updates, stored_averages
+from torch_tfckpt.models.auxiliary.averages import StoredAverages, count_of_updates, stored_averages
+from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
+from torch_tfckpt.models.auxiliary.recognition import kinds
 from torch_tfckpt.models.loading import load_model
-from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.values import WritableValue
 
 EMA = "/ExponentialMovingAverage"

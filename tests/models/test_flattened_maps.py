@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from torch_tfckpt.models.flattened_maps import FlattenedInput, flattened_inputs
+from torch_tfckpt.models.findings.flattened_maps import FlattenedInput, flattened_inputs
 
 Forward = Callable[["Net", torch.Tensor], torch.Tensor]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from torch_tfckpt.models.infer_names import dense_ranks, families, name_path
+from torch_tfckpt.models.inference.names import dense_ranks, families, name_path
 
 
 @pytest.mark.parametrize(

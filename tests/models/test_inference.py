@@ -10,7 +10,7 @@ from torch import nn
 from torch_families import family
 
 import torch_tfckpt as tfckpt
-from torch_tfckpt.models.key_mapper import KeyMapper
+from torch_tfckpt.models.rules.key_mapper import KeyMapper
 
 Shapes = Mapping[str, tuple[int, ...]]
 

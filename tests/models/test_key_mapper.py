@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
-from torch_tfckpt.models.key_mapper import KeyMapper, as_key_mapper
-from torch_tfckpt.models.key_rules import KeyRule
-from torch_tfckpt.models.rule_set import KeyMatch, KeyTarget
+from torch_tfckpt.models.rules.key_mapper import KeyMapper, as_key_mapper
+from torch_tfckpt.models.rules.key_rules import KeyRule
+from torch_tfckpt.models.rules.rule_set import KeyMatch, KeyTarget
 
 
 def test_a_dictionary_is_of_names() -> None:

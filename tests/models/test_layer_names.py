@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from torch import nn
 
-from torch_tfckpt.models.layer_names import variants_of
-from torch_tfckpt.models.layouts import CONV1D, CONV2D, CONV_TRANSPOSE2D, DENSE, HEADS, SAME, VECTOR, Layout
+from torch_tfckpt.models.layers.layer_names import variants_of
+from torch_tfckpt.models.layers.layouts import CONV1D, CONV2D, CONV_TRANSPOSE2D, DENSE, HEADS, SAME, VECTOR, Layout
 
 
 def layouts(module: nn.Module, attribute: str) -> Iterator[dict[str, Layout]]:

@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.models.axis_patterns import AxisPattern
-from torch_tfckpt.models.layouts import CONV2D, DENSE, LAYOUTS, LSTM_TF1, SAME, Layout, layout_named, layout_of_rule
+from torch_tfckpt.models.layers.axis_patterns import AxisPattern
+from torch_tfckpt.models.layers.layouts import (
+    CONV2D,
+    DENSE,
+    LAYOUTS,
+    LSTM_TF1,
+    SAME,
+    Layout,
+    layout_named,
+    layout_of_rule,
+)
 
 
 def numbers(*shape: int) -> torch.Tensor:

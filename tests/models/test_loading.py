@@ -16,8 +16,8 @@ from torch import nn
 import torch_tfckpt as tfckpt
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.models.key_mapper import KeyMapper
 from torch_tfckpt.models.loading import load_model
+from torch_tfckpt.models.rules.key_mapper import KeyMapper
 from torch_tfckpt.saveables.load_report import Conversion
 
 

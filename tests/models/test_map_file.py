@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError
-from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.key_rules import KeyRule
-from torch_tfckpt.models.rule_set import rules_of
+from torch_tfckpt.models.rules.key_mapper import KeyMapper
+from torch_tfckpt.models.rules.key_rules import KeyRule
+from torch_tfckpt.models.rules.rule_set import rules_of
 
 EXAMPLE = r"""
 base = "net"

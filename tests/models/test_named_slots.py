@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.models.named_slots import NamedSlot, find_slots
+from torch_tfckpt.models.auxiliary.named_slots import NamedSlot, find_slots
 
 LEAVES = ("kernel", "bias", "gamma", "beta", "moving_mean", "embeddings", "w", "b")
 Shapes = dict[str, Shape]

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError, UnimplementedError
-from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.key_rules import KeyRule
 from torch_tfckpt.models.loading import load_model
+from torch_tfckpt.models.rules.key_mapper import KeyMapper
+from torch_tfckpt.models.rules.key_rules import KeyRule
 from torch_tfckpt.models.saving import save_model
 from torch_tfckpt.tensor_dict import load_file, save_file
 

@@ -12,8 +12,8 @@ from torch import nn
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
+from torch_tfckpt.models.findings.semantics import SEMANTICS
 from torch_tfckpt.models.loading import load_model
-from torch_tfckpt.models.semantics import SEMANTICS
 
 AVERAGE = "/ExponentialMovingAverage"
 

@@ -8,9 +8,9 @@ from torch import nn
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.models.assembly import Source
-from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.layouts import DENSE, HEADS, SAME, Layout
+from torch_tfckpt.models.layers.assembly import Source
+from torch_tfckpt.models.layers.layouts import DENSE, HEADS, SAME, Layout
+from torch_tfckpt.models.rules.key_mapper import KeyMapper
 from torch_tfckpt.models.sources import Found, find_sources
 from torch_tfckpt.models.targets import targets_of
 

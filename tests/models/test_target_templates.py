@@ -14,12 +14,12 @@ from small_modules import nested
 from torch import nn
 
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError, UnimplementedError
-from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.key_rules import KeyRule
 from torch_tfckpt.models.loading import load_model
 from torch_tfckpt.models.presets import preset_names
+from torch_tfckpt.models.rules.key_mapper import KeyMapper
+from torch_tfckpt.models.rules.key_rules import KeyRule
+from torch_tfckpt.models.rules.target_templates import TargetTemplate, as_template
 from torch_tfckpt.models.saving import save_model
-from torch_tfckpt.models.target_templates import TargetTemplate, as_template
 from torch_tfckpt.tensor_dict import load_file, save_file
 
 TEXT = r"""

@@ -5,11 +5,11 @@ import argparse
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.cli.console import error_text, say, show
 from torch_tfckpt.errors import CheckpointError
-from torch_tfckpt.models.auxiliary import auxiliary_keys
+from torch_tfckpt.models.auxiliary.recognition import auxiliary_keys
 from torch_tfckpt.models.factories import build_module
-from torch_tfckpt.models.key_mapper import KeyMapper
-from torch_tfckpt.models.map_file_skeleton import map_file_skeleton
-from torch_tfckpt.models.rule_set import map_file_text
+from torch_tfckpt.models.rules.key_mapper import KeyMapper
+from torch_tfckpt.models.rules.map_file_skeleton import map_file_skeleton
+from torch_tfckpt.models.rules.rule_set import map_file_text
 
 
 def map_names(options: argparse.Namespace) -> int:

@@ -29,8 +29,8 @@ from torch_tfckpt.foreign_files.values import TensorInfo
 from torch_tfckpt.format.object_graph import VARIABLE_VALUE, checkpoint_key
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import element_count, shape_text
-from torch_tfckpt.models.auxiliary import variable_kinds
-from torch_tfckpt.models.named_kinds import VariableKind
+from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
+from torch_tfckpt.models.auxiliary.recognition import variable_kinds
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import fspath
 from torch_tfckpt.text import (

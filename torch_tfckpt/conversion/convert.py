@@ -46,7 +46,7 @@ from torch_tfckpt.foreign_files.tensorflow import CheckpointSink
 from torch_tfckpt.foreign_files.values import FileValue
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY, ObjectGraph
 from torch_tfckpt.models.factories import Factory, factory_text
-from torch_tfckpt.models.key_mapper import KeyMapper, Rules
+from torch_tfckpt.models.rules.key_mapper import KeyMapper, Rules
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.small_files import write_file

@@ -21,9 +21,9 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource, names_of
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.format.tensor_names import short_key
-from torch_tfckpt.models.auxiliary import kinds
+from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
+from torch_tfckpt.models.auxiliary.recognition import kinds
 from torch_tfckpt.models.file_reader import reader_of
-from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.saveables.stored_keys import same_stored
 from torch_tfckpt.text import listed, printable, quoted
 

@@ -23,10 +23,10 @@ from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
 from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
 from torch_tfckpt.format.tensor_slice import element_count
 from torch_tfckpt.keras_files.template import WeightsTemplate
-from torch_tfckpt.models.auxiliary import variable_kinds
+from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
+from torch_tfckpt.models.auxiliary.recognition import variable_kinds
 from torch_tfckpt.models.file_reader import reader_of
 from torch_tfckpt.models.keras_like import open_like
-from torch_tfckpt.models.named_kinds import VariableKind
 from torch_tfckpt.models.stored_copies import further_copies
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import listed, printable, quoted

@@ -30,12 +30,12 @@ from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.foreign_files.sidecar_source import tensorflow_layouts
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.models.base_module import mapper_for
 from torch_tfckpt.models.factories import factory_text
-from torch_tfckpt.models.inverted_rules import InvertedRules
-from torch_tfckpt.models.key_rules import targets_of_rule
 from torch_tfckpt.models.leaf_names import layer_with
-from torch_tfckpt.models.rule_set import RuleSet, rule_match, rules_of
+from torch_tfckpt.models.rules.base_module import mapper_for
+from torch_tfckpt.models.rules.inverted_rules import InvertedRules
+from torch_tfckpt.models.rules.key_rules import targets_of_rule
+from torch_tfckpt.models.rules.rule_set import RuleSet, rule_match, rules_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.models.written_variables import written_variables
 from torch_tfckpt.saveables.stored_keys import SHARED

@@ -23,15 +23,15 @@ from torch_tfckpt.conversion.turning import COUNTER, Turned, TurnRequest
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.foreign_files.protocols import TensorSource
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
-from torch_tfckpt.models.assembly import Source
-from torch_tfckpt.models.averages import stored_averages
+from torch_tfckpt.models.auxiliary.averages import stored_averages
+from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
 from torch_tfckpt.models.factories import factory_text
 from torch_tfckpt.models.file_reader import reader_of
+from torch_tfckpt.models.findings.semantics import find_semantics
+from torch_tfckpt.models.layers.assembly import Source
 from torch_tfckpt.models.load_plan import LoadPlan, plan_load
 from torch_tfckpt.models.module_of_rules import module_of_rules
-from torch_tfckpt.models.named_kinds import VariableKind
-from torch_tfckpt.models.rule_set import without_names
-from torch_tfckpt.models.semantics import find_semantics
+from torch_tfckpt.models.rules.rule_set import without_names
 from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.text import counted, printable, quoted

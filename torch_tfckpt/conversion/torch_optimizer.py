@@ -24,9 +24,9 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.conversion.deferred import DeferredTensor
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
+from torch_tfckpt.models.auxiliary.optimizer_slots import SlotPlan, plan_slots
 from torch_tfckpt.models.load_plan import LoadPlan
-from torch_tfckpt.models.named_kinds import VariableKind
-from torch_tfckpt.models.optimizer_slots import SlotPlan, plan_slots
 from torch_tfckpt.optimizers.kinds import ADAMS, CONVERTED, TORCH_CLASSES
 from torch_tfckpt.saveables.identity import identity_of
 from torch_tfckpt.text import listed

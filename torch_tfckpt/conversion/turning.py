@@ -21,7 +21,7 @@ from torch_tfckpt.conversion.convert_report import TensorOutcome
 from torch_tfckpt.conversion.deferred_source import DeferredSource
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.models.factories import Factory, module_of
-from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
+from torch_tfckpt.models.rules.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.sources import Averages
 from torch_tfckpt.storage.names import AnyPath
 

@@ -20,10 +20,10 @@ from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.models.assembly import Source
 from torch_tfckpt.models.implied_sources import single_source
-from torch_tfckpt.models.layer_names import KERNELS
-from torch_tfckpt.models.layouts import LAYOUTS, Layout
+from torch_tfckpt.models.layers.assembly import Source
+from torch_tfckpt.models.layers.layer_names import KERNELS
+from torch_tfckpt.models.layers.layouts import LAYOUTS, Layout
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable

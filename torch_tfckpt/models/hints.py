@@ -12,14 +12,14 @@ from torch import nn
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.format.tensor_names import short_key
 from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
-from torch_tfckpt.models.assembly import Source
-from torch_tfckpt.models.layer_names import KERNELS
-from torch_tfckpt.models.layouts import LAYOUTS, SAME
-from torch_tfckpt.models.named_kinds import Kinds
-from torch_tfckpt.models.recurrent_layers import other_formula, reset_gate_reason
+from torch_tfckpt.models.auxiliary.named_kinds import Kinds
+from torch_tfckpt.models.layers.assembly import Source
+from torch_tfckpt.models.layers.layer_names import KERNELS
+from torch_tfckpt.models.layers.layouts import LAYOUTS, SAME
+from torch_tfckpt.models.layers.recurrent_layers import other_formula, reset_gate_reason
+from torch_tfckpt.models.layers.tensor_origins import leaf_of
 from torch_tfckpt.models.stored_names import dotted, variable_name_of
 from torch_tfckpt.models.targets import Target
-from torch_tfckpt.models.tensor_origins import leaf_of
 from torch_tfckpt.saveables.load_report import LoadReport, Mismatch
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.text import and_more, counted, listed, quoted

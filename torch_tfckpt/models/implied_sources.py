@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.models.assembly import Source, SourcePart
-from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch
-from torch_tfckpt.models.layer_names import AMBIGUOUS, KERNELS
-from torch_tfckpt.models.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout
+from torch_tfckpt.models.layers.assembly import Source, SourcePart
+from torch_tfckpt.models.layers.layer_names import AMBIGUOUS, KERNELS
+from torch_tfckpt.models.layers.layouts import DENSE, LAYOUTS, SAME, SQUEEZE, Layout
+from torch_tfckpt.models.layers.tensor_origins import TensorOrigin, leaf_of
+from torch_tfckpt.models.rules.key_rules import CheckedRule, RuleMatch
 from torch_tfckpt.models.stored_names import is_spelled_by_torch, variable_name_of
 from torch_tfckpt.models.targets import LayerOrigin, Target
-from torch_tfckpt.models.tensor_origins import TensorOrigin, leaf_of
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.text import quoted
 

@@ -20,7 +20,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_names import TensorNames
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.models.assignment_layouts import LayerTensor, TurnedSaveable, source_for
-from torch_tfckpt.models.layouts import Layout, LayoutLike, layout_of_rule
+from torch_tfckpt.models.layers.layouts import Layout, LayoutLike, layout_of_rule
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
 from torch_tfckpt.save_restore.restore import restore_saveables

@@ -21,10 +21,10 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.keras_files.template import WeightsTemplate
+from torch_tfckpt.models.findings.semantics import find_semantics
 from torch_tfckpt.models.keras_torch import with_paths, without_seeds
 from torch_tfckpt.models.load_plan import LoadPlan, plan_load
-from torch_tfckpt.models.rule_set import RuleSet, rule_match
-from torch_tfckpt.models.semantics import find_semantics
+from torch_tfckpt.models.rules.rule_set import RuleSet, rule_match
 from torch_tfckpt.models.source_inverse import Compute, inverse_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.load_report import Mismatch

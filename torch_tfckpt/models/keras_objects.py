@@ -34,8 +34,8 @@ from torch_tfckpt.dtypes import data_type
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.format.object_graph import VARIABLE_VALUE, checkpoint_key
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.models.layer_names import variants_of
-from torch_tfckpt.models.layouts import DENSE_FROM_HEADS, DENSE_TO_HEADS, HEADS, SAME, Layout
+from torch_tfckpt.models.layers.layer_names import variants_of
+from torch_tfckpt.models.layers.layouts import DENSE_FROM_HEADS, DENSE_TO_HEADS, HEADS, SAME, Layout
 from torch_tfckpt.objects.trackables.trackable import ChildrenOf, RestoredValues, SavedValues, StoredNode, Trackable
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.module_tensors import own_tensors, registered_tensors

@@ -25,7 +25,7 @@ from torch_tfckpt.models.extra_values import extra_values
 from torch_tfckpt.models.keras_like import like_model, open_like
 from torch_tfckpt.models.keras_like_objects import like_root
 from torch_tfckpt.models.keras_objects import keras_root
-from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
+from torch_tfckpt.models.rules.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.source_inverse import Compute
 from torch_tfckpt.objects.graph_view import to_save
 from torch_tfckpt.objects.trackables.trackable import Trackable

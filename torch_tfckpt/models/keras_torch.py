@@ -11,8 +11,8 @@ from typing import Final
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import CheckpointError
-from torch_tfckpt.models.key_rules import KeyRule, check_rule
-from torch_tfckpt.models.rule_set import RuleSet, rules_of
+from torch_tfckpt.models.rules.key_rules import KeyRule, check_rule
+from torch_tfckpt.models.rules.rule_set import RuleSet, rules_of
 from torch_tfckpt.models.targets import Target
 
 _PARAMETERS: Final = "_torch_params."

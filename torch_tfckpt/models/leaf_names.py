@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.models.layer_names import variants_of
-from torch_tfckpt.models.layouts import Layout
-from torch_tfckpt.models.tensor_origins import Variant
+from torch_tfckpt.models.layers.layer_names import variants_of
+from torch_tfckpt.models.layers.layouts import Layout
+from torch_tfckpt.models.layers.tensor_origins import Variant
 
 # Attributes that are made from several variables, or from a part of one; "weight_g" gets additional axes.
 _OF_SEVERAL: Final = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_g", "original0", "in_proj_")

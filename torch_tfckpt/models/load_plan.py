@@ -14,15 +14,15 @@ from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import NotFoundError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.models.assembly import Source
-from torch_tfckpt.models.auxiliary import kinds
-from torch_tfckpt.models.averages import count_of_updates
+from torch_tfckpt.models.auxiliary.averages import count_of_updates
+from torch_tfckpt.models.auxiliary.named_kinds import Kinds, VariableKind
+from torch_tfckpt.models.auxiliary.optimizer_slots import SlotPlan, plan_slots
+from torch_tfckpt.models.auxiliary.recognition import kinds
+from torch_tfckpt.models.auxiliary.saved_optimizers import how_to_restore
 from torch_tfckpt.models.hints import NO_RULE_MATCHES, hints, remarks_on_parts, remarks_on_slots
-from torch_tfckpt.models.named_kinds import Kinds, VariableKind
-from torch_tfckpt.models.optimizer_slots import SlotPlan, plan_slots
-from torch_tfckpt.models.recurrent_layers import other_formula
-from torch_tfckpt.models.rule_set import RuleSet
-from torch_tfckpt.models.saved_optimizers import how_to_restore
+from torch_tfckpt.models.layers.assembly import Source
+from torch_tfckpt.models.layers.recurrent_layers import other_formula
+from torch_tfckpt.models.rules.rule_set import RuleSet
 from torch_tfckpt.models.sources import Averages, Found, find_sources
 from torch_tfckpt.models.stored_names import variable_name_of
 from torch_tfckpt.models.targets import Target

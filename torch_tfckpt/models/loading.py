@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
+from torch_tfckpt.models.auxiliary.optimizer_slots import check_optimizer
 from torch_tfckpt.models.file_reader import open_reader
 from torch_tfckpt.models.filling import fill
+from torch_tfckpt.models.findings.semantics import check_accept, find_semantics
 from torch_tfckpt.models.hints import NO_RULE_MATCHES, only_optimizer_state, only_unexpected
 from torch_tfckpt.models.keras_torch import with_paths, without_seeds
-from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.load_plan import plan_load
-from torch_tfckpt.models.optimizer_slots import check_optimizer
 from torch_tfckpt.models.reading import NewValues, read_rest, read_values
-from torch_tfckpt.models.semantics import check_accept, find_semantics
+from torch_tfckpt.models.rules.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.sources import Averages
 from torch_tfckpt.models.targets import targets_of
 from torch_tfckpt.saveables.load_report import LoadReport, SemanticFinding

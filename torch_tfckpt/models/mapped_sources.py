@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.tensor_slice import shape_text
-from torch_tfckpt.models.assembly import Source, SourcePart
-from torch_tfckpt.models.auxiliary import auxiliary_keys
+from torch_tfckpt.models.auxiliary.recognition import auxiliary_keys
 from torch_tfckpt.models.implied_sources import (
     MappedTensor,
     NamedTarget,
@@ -23,15 +22,16 @@ from torch_tfckpt.models.implied_sources import (
     source_of_several,
     whole_layout,
 )
-from torch_tfckpt.models.joined_names import check_numbers
-from torch_tfckpt.models.key_rules import CheckedRule, source_text, targets_of_rule
-from torch_tfckpt.models.layouts import Layout
-from torch_tfckpt.models.module_rules import known_below, path_below
-from torch_tfckpt.models.rule_set import RuleSet, rule_match, rules_of
+from torch_tfckpt.models.layers.assembly import Source, SourcePart
+from torch_tfckpt.models.layers.layouts import Layout
+from torch_tfckpt.models.layers.tensor_origins import Bounds
+from torch_tfckpt.models.rules.joined_names import check_numbers
+from torch_tfckpt.models.rules.key_rules import CheckedRule, source_text, targets_of_rule
+from torch_tfckpt.models.rules.module_rules import known_below, path_below
+from torch_tfckpt.models.rules.rule_set import RuleSet, rule_match, rules_of
 from torch_tfckpt.models.stored_copies import without_copies
 from torch_tfckpt.models.stored_names import names_for_rules, variable_name_of
 from torch_tfckpt.models.targets import Target
-from torch_tfckpt.models.tensor_origins import Bounds
 from torch_tfckpt.text import natural_order, quoted
 from torch_tfckpt.values import value_dtype
 

@@ -25,14 +25,14 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
-from torch_tfckpt.models.auxiliary import kinds
-from torch_tfckpt.models.averages import StoredAverages
-from torch_tfckpt.models.key_rules import CheckedRule, RuleMatch, targets_of_rule
-from torch_tfckpt.models.layouts import LAYOUTS, Layout
+from torch_tfckpt.models.auxiliary.averages import StoredAverages
+from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
+from torch_tfckpt.models.auxiliary.recognition import kinds
+from torch_tfckpt.models.layers.layouts import LAYOUTS, Layout
 from torch_tfckpt.models.leaf_names import is_of_several, known_leaves, layer_with, needs_layout
-from torch_tfckpt.models.map_file import rule_text
-from torch_tfckpt.models.named_kinds import VariableKind
-from torch_tfckpt.models.rule_set import RuleSet, rule_match, rules_of
+from torch_tfckpt.models.rules.key_rules import CheckedRule, RuleMatch, targets_of_rule
+from torch_tfckpt.models.rules.map_file import rule_text
+from torch_tfckpt.models.rules.rule_set import RuleSet, rule_match, rules_of
 from torch_tfckpt.models.stored_names import names_for_rules, variable_name_of
 from torch_tfckpt.text import counted, quoted
 from torch_tfckpt.values import value_dtype

@@ -22,7 +22,7 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import RangeLoss, cast_counted, may_lose, torch_dtype
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import shape_text
-from torch_tfckpt.models.assembly import Source
+from torch_tfckpt.models.layers.assembly import Source
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.text import counted, listed, quoted
 from torch_tfckpt.transfer.batching import SMALL_BYTES

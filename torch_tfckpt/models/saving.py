@@ -17,11 +17,11 @@ from torch import nn
 from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.foreign_files.keras_weights import ENDING, is_weights_name
 from torch_tfckpt.format.file_kind import refuse_other_ending
+from torch_tfckpt.models.auxiliary.written_slots import written_slots
 from torch_tfckpt.models.extra_values import extra_values
 from torch_tfckpt.models.keras_saving import save_for_keras
-from torch_tfckpt.models.key_mapper import KeyMapper, Rules, as_key_mapper
+from torch_tfckpt.models.rules.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.targets import Target, targets_of
-from torch_tfckpt.models.written_slots import written_slots
 from torch_tfckpt.models.written_variables import written_names, written_variables
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
 from torch_tfckpt.saveables.var_list import VarList

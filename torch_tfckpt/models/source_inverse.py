@@ -17,7 +17,7 @@ import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.models.assembly import Source
+from torch_tfckpt.models.layers.assembly import Source
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.text import quoted
 

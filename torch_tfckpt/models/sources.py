@@ -8,14 +8,15 @@ from typing import Final, Literal
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.models.assembly import Source, SourcePart
-from torch_tfckpt.models.averages import StoredAverages, stored_averages
-from torch_tfckpt.models.base_module import mapper_for
+from torch_tfckpt.models.auxiliary.averages import StoredAverages, stored_averages
 from torch_tfckpt.models.file_reader import has_known_layouts, renamed_only
-from torch_tfckpt.models.layer_names import AMBIGUOUS
-from torch_tfckpt.models.layouts import SAME, Layout
+from torch_tfckpt.models.layers.assembly import Source, SourcePart
+from torch_tfckpt.models.layers.layer_names import AMBIGUOUS
+from torch_tfckpt.models.layers.layouts import SAME, Layout
+from torch_tfckpt.models.layers.tensor_origins import Leaves
 from torch_tfckpt.models.mapped_sources import MappedSources, mapped_sources
-from torch_tfckpt.models.rule_set import RuleSet
+from torch_tfckpt.models.rules.base_module import mapper_for
+from torch_tfckpt.models.rules.rule_set import RuleSet
 from torch_tfckpt.models.stored_copies import stored_copies
 from torch_tfckpt.models.stored_names import (
     Names,
@@ -30,7 +31,6 @@ from torch_tfckpt.models.stored_names import (
     variable_name_of,
 )
 from torch_tfckpt.models.targets import LayerOrigin, Target
-from torch_tfckpt.models.tensor_origins import Leaves
 from torch_tfckpt.saveables.stored_keys import same_stored
 from torch_tfckpt.text import listed, quoted
 

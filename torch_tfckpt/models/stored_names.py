@@ -17,7 +17,7 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.object_graph import ROOT, VARIABLE_VALUE, ObjectGraph
 from torch_tfckpt.format.tensor_names import short_key
-from torch_tfckpt.models.averages import AVERAGE, OUTPUT
+from torch_tfckpt.models.auxiliary.averages import AVERAGE, OUTPUT
 from torch_tfckpt.saveables.name_prefixes import prefixes_of_names
 from torch_tfckpt.saveables.stored_keys import shared_names
 from torch_tfckpt.saveables.wrappers import may_be_wrapped, stored_wrapper, without_wrappers, wrapper_prefix

@@ -14,9 +14,9 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape
-from torch_tfckpt.models.layer_names import variants_of
-from torch_tfckpt.models.layouts import Layout
-from torch_tfckpt.models.tensor_origins import TensorOrigin, Variant
+from torch_tfckpt.models.layers.layer_names import variants_of
+from torch_tfckpt.models.layers.layouts import Layout
+from torch_tfckpt.models.layers.tensor_origins import TensorOrigin, Variant
 from torch_tfckpt.saveables.module_tensors import ModuleTensor, group_shared, module_tensors
 from torch_tfckpt.saveables.state_dicts import loads_state_dict, outermost
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable

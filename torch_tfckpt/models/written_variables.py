@@ -13,13 +13,13 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
-from torch_tfckpt.models.base_module import mapper_for
 from torch_tfckpt.models.implied_sources import implied_layout, part_layout, shared_origin
-from torch_tfckpt.models.inverted_rules import InvertedRules, WrittenAs, layout_given
-from torch_tfckpt.models.layouts import SAME, Layout, layout_of_rule
-from torch_tfckpt.models.rule_set import RuleSet
+from torch_tfckpt.models.layers.layouts import SAME, Layout, layout_of_rule
+from torch_tfckpt.models.layers.tensor_origins import Bounds, TensorOrigin
+from torch_tfckpt.models.rules.base_module import mapper_for
+from torch_tfckpt.models.rules.inverted_rules import InvertedRules, WrittenAs, layout_given
+from torch_tfckpt.models.rules.rule_set import RuleSet
 from torch_tfckpt.models.targets import LayerOrigin, Target
-from torch_tfckpt.models.tensor_origins import Bounds, TensorOrigin
 from torch_tfckpt.saveables.module_tensors import ModuleTensor
 from torch_tfckpt.saveables.stored_keys import SHARED
 from torch_tfckpt.text import quoted
