@@ -7,6 +7,7 @@ import functools
 import json
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +72,16 @@ def test_every_form_becomes_weights_that_keras_loads(
     assert report.format == "Keras weights" and report.files == [str(target)]
     values = tensorflow.call("tensorflow_keras_like.loaded_values", model, str(target))
     assert values == tensorflow.call("tensorflow_keras_like.loaded_values", model, str(directory / "m.weights.h5"))
+
+
+def test_checkpoints_of_training_programs(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """With an optimizer and a step, under any name of the model; and an exported SavedModel, which has copies."""
+    given = np.random.default_rng(3).random((2, 7, 3), np.float32)
+    expected = tensorflow.call("tensorflow_keras_like.write_trained", "recurrent_like", str(tmp_path), given)
+    for source in ("model-1", "net", "trainer", "exported", "m.keras"):
+        target = tmp_path / "out.weights.h5"
+        tfckpt.convert(tmp_path / source, target, like=tmp_path / "m.keras")
+        assert tensorflow.call("tensorflow_keras_like.outputs", "recurrent_like", str(target), given) == expected
 
 
 def test_weights_of_keras_2_in_the_format_of_tensorflow(
@@ -215,6 +226,37 @@ def test_two_models_in_one_checkpoint_are_told_apart_by_include(tmp_path: Path) 
     tfckpt.convert(source, target, like=like, include=["^critic/"])
 
     assert torch.equal(tfckpt.load_variable(target, "m/two/kernel").T, critic.fc2.weight)
+
+
+def test_a_name_that_a_program_chose_is_not_given_to_another_layer(tmp_path: Path) -> None:
+    """By its place the first layer of the checkpoint is `one`, but the second one has this name; not so `dense`."""
+    like, target = _sequential(tmp_path / "m.keras"), tmp_path / "m.weights.h5"
+    model = Layers()
+    source = tfckpt.Checkpoint(model=model, naming="keras").write(tmp_path / "ckpt")
+    values = tfckpt.load_file(source)
+    for names, is_refused in ((("other", "m/one"), True), (("dense_1", "dense_2"), False)):
+        graph = tfckpt.load_checkpoint(source).object_graph
+        assert graph is not None
+        layer_of = dict(zip(("model/fc1", "model/fc2"), names, strict=True))
+        nodes = tuple(
+            replace(
+                node,
+                attributes=tuple(
+                    each._replace(full_name=f"{layer_of[layer]}/{leaf.removeprefix('_')}")
+                    for each in node.attributes
+                    for layer, _, leaf in [each.checkpoint_key.partition("/.")[0].rpartition("/")]
+                ),
+            )
+            for node in graph.nodes
+        )
+        values["_CHECKPOINTABLE_OBJECT_GRAPH"] = np.array(tfckpt.ObjectGraph(nodes).encode(), object)
+        named = tfckpt.save_file(values, tmp_path / "named")
+        if is_refused:
+            with pytest.raises(tfckpt.InvalidArgumentError, match=r'"m/one/kernel" may be stored as .*by its name'):
+                tfckpt.convert(named, target, like=like)
+        else:
+            tfckpt.convert(named, target, like=like)
+            assert torch.equal(tfckpt.load_variable(target, "m/one/kernel").T, model.fc1.weight)
 
 
 @pytest.mark.parametrize(

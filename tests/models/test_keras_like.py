@@ -71,6 +71,22 @@ def test_load_weights_takes_every_variable(
     assert values == tensorflow.call("tensorflow_keras_like.loaded_values", model, str(like.parent / "m.weights.h5"))
 
 
+@pytest.mark.parametrize("model", ["cnn", "nested", "subclassed"])
+def test_weights_without_a_configuration_give_the_same_structure(
+    written: Written, tensorflow: TensorFlowProcess, tmp_path: Path, model: str
+) -> None:
+    """Variables that such a file does not name are mapped by their places; a checkpoint needs the configuration."""
+    like, file = written(model) / "m.weights.h5", tmp_path / "out.weights.h5"
+    mirror = Mirror(like)
+
+    tfckpt.save_model(mirror, file, like=like, mapper=mirror.rules)
+
+    values = tensorflow.call("tensorflow_keras_like.loaded_values", model, str(file))
+    assert values == tensorflow.call("tensorflow_keras_like.loaded_values", model, str(like))
+    with pytest.raises(tfckpt.UnimplementedError, match=r"Write a \.weights\.h5 file instead"):
+        tfckpt.save_model(mirror, tmp_path / "out", naming="keras", like=like, mapper=mirror.rules)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_checkpoint_restores_every_variable(
     written: Written, tensorflow: TensorFlowProcess, tmp_path: Path, model: str

@@ -3,6 +3,7 @@
 The Keras file is the CNN of docs/keras.md. h5py, which writes the target, is the oracle of its contents.
 """
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,13 @@ def test_arguments(tmp_path: Path, arguments: dict[str, Any], kind: type[Excepti
     assert not list(tmp_path.iterdir())
 
 
+def test_further_values_are_children_of_the_root(tmp_path: Path) -> None:
+    prefix = tfckpt.save_model(Digits(), tmp_path / "m", naming="keras", like=CNN, extra={"step": 7})
+    assert int(tfckpt.load_variable(prefix, "step")) == 7
+    back = Digits()
+    assert tfckpt.load_model(back, prefix, mapper=tfckpt.KeyMapper.infer(prefix, back)).missing == []
+
+
 def test_a_checkpoint_is_not_a_keras_file(tmp_path: Path) -> None:
     prefix = tfckpt.save_model(Digits(), tmp_path / "m")
     with pytest.raises(tfckpt.InvalidArgumentError, match=r"not a file of Keras. Pass the \.keras file"):
@@ -162,6 +170,32 @@ def test_values_beyond_the_range_leave_the_earlier_file(tmp_path: Path) -> None:
         tfckpt.save_model(model, file, like=like)
 
     assert file.read_bytes() == before
+    assert {each.name for each in tmp_path.iterdir()} == {"like.weights.h5", "m.weights.h5"}
+
+
+_LIMITED = """
+import resource, signal, sys
+import torch
+import torch_tfckpt as tfckpt
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+model = torch.nn.ModuleDict({"fc": torch.nn.Linear(2, 3)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+try:
+    tfckpt.save_model(model, sys.argv[2], like=sys.argv[1])
+except tfckpt.IncompleteSaveError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk; HDF5 notices it only when it closes the file."""
+    like, file = keras_weights(tmp_path / "like.weights.h5"), tmp_path / "m.weights.h5"
+    file.write_bytes(b"earlier")
+    command = [sys.executable, "-c", _LIMITED, str(like), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "File too large" in done.stdout and "Nothing was published" in done.stdout
+    assert file.read_bytes() == b"earlier"
     assert {each.name for each in tmp_path.iterdir()} == {"like.weights.h5", "m.weights.h5"}
 
 
@@ -210,6 +244,9 @@ def test_a_linear_layer_after_a_flattened_map_needs_a_layout(tmp_path: Path) -> 
     model = Flattened()
     with pytest.raises(tfckpt.InvalidArgumentError, match=r"dense_after_flatten[\s\S]*pass mapper="):
         tfckpt.save_model(model, file, like=like)
+
+    tfckpt.save_model(model, file, like=like, mapper={"m/fc/kernel": ("fc.weight", "dense")})
+    assert torch.equal(tfckpt.load_variable(file, "m/fc/kernel").T, model.fc.weight)
 
     layout = {"kind": "dense_after_flatten", "height": 2, "width": 3, "channels": 4}
     tfckpt.save_model(model, file, like=like, mapper={"m/fc/kernel": ("fc.weight", layout)})

@@ -28,6 +28,22 @@ def write(model: str, directory: str) -> None:
     tf.train.Checkpoint(model=made).write(os.path.join(directory, "ckpt"))
 
 
+def write_trained(model: str, directory: str, given: np.ndarray) -> RawTensor:
+    """Write a trained model as m.keras, SavedModel and checkpoints, under several names; return its outputs."""
+    made = _built(model)
+    made.compile("adam", "mse")
+    made.fit(given, np.zeros_like(np.asarray(made(given))), verbose=0)
+    made.save(os.path.join(directory, "m.keras"))
+    made.export(os.path.join(directory, "exported"), verbose=False)
+    step = tf.Variable(3)
+    tf.train.Checkpoint(model=made, optimizer=made.optimizer, step=step).save(os.path.join(directory, "model"))
+    tf.train.Checkpoint(net=made, opt=made.optimizer).write(os.path.join(directory, "net"))
+    holder = tf.Module()
+    holder.inner = made
+    tf.train.Checkpoint(trainer=holder).write(os.path.join(directory, "trainer"))
+    return RawTensor.of(np.asarray(made(given, training=False)))
+
+
 def loaded_values(model: str, path: str) -> dict[str, RawTensor]:
     """The values of a new model after load_weights, or after restoring a checkpoint, by their order and path."""
     return values_of(_loaded(model, path))

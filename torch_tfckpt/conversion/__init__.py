@@ -1,12 +1,14 @@
 """Whole files: convert, compare, merge and verify them, select tensors, compute statistics.
 
-    convert, convert_report           the steps of a conversion, and its report
+    convert, target_writing, convert_report
+                                      the steps of a conversion; write the target; its report
     casting, damage, overlap          other dtypes; what can be read of a damaged file; targets that are sources
     selection, selected_source        which tensors, under which names; the source limited to them
     graph_editing, state_editing      object graphs and stored states that match the tensors that are left
     training_state, pickled_state, parameter_order
                                       what torch.save wrote, under the names that a Saver uses
     turning, to_torch, to_tensorflow  names and layouts: what is asked for, and both directions
+    to_keras, keras_matching          weights for Keras, in the order of a Keras file; find its variables
     torch_optimizer, written_check    the state of an optimizer; whether a module loads the file
     deferred, deferred_source         tensors that are computed when they are written
     key_names, layout_remarks         other names of objects; that layouts are still TensorFlow's

@@ -18,6 +18,7 @@ from torch_tfckpt.format.object_graph import ROOT, ObjectGraph
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.keras_files.object_parts import ObjectPart, object_parts
 from torch_tfckpt.keras_files.template import TemplateVariable, WeightsTemplate
+from torch_tfckpt.keras_files.variables import class_in
 from torch_tfckpt.text import counted, did_you_mean, first_lines, quoted
 
 Match = Mapping[str, str]
@@ -61,6 +62,9 @@ def match_weights(template: WeightsTemplate, weights: Weights) -> dict[str, str]
     given = {weights.names[key][0]: key for key in weights.names if key in weights.renamed}
     fixed = {name: given[name] for name in wanted if name in given}
     rest = {name: each for name, each in wanted.items() if name not in fixed}
+    misfit = _misfit({name: wanted[name] for name in fixed}, fixed, weights)
+    if misfit is not None:
+        raise InvalidArgumentError(f"{weights.path}: {misfit}. Nothing was written")
     ways: dict[str, Sequence[Match]] = {
         "the objects": _by_objects(template, weights, rest),
         "the places in the file": [_by_places(weights, rest)],
@@ -83,7 +87,20 @@ def match_weights(template: WeightsTemplate, weights: Weights) -> dict[str, str]
                 f"{quoted(name)} may be stored as {quoted(found[0][1][name])}, by {found[0][0]}, or as "
                 f"{quoted(match[name])}, by {way}. Choose with rename=, or limit the tensors with include= or exclude="
             )
+    _check_names(found[0][1], weights)
     return {**fixed, **found[0][1]}
+
+
+def _check_names(match: Match, weights: Weights) -> None:
+    """Raise InvalidArgumentError if a name that a program chose belongs to another tensor than the matched one."""
+    keys = {name: key for key, names in weights.names.items() for name in names}
+    for name, key in match.items():
+        is_chosen = any(not class_in(part) for part in name.split("/")[:-1])
+        if is_chosen and keys.get(name, key) != key and name not in weights.names[key]:
+            raise InvalidArgumentError(
+                f"{quoted(name)} may be stored as {quoted(key)}, by its place in the model, or as "
+                f"{quoted(keys[name])}, by its name. Choose with rename="
+            )
 
 
 def _distinct(matches: Iterable[Match], rest: Iterable[str]) -> list[Match]:
@@ -119,20 +136,31 @@ def _with_and_without_first(names: Sequence[str], among: Sequence[str]) -> Itera
 
 
 def _by_objects(template: WeightsTemplate, weights: Weights, wanted: Mapping[str, TemplateVariable]) -> Sequence[Match]:
-    """Return what tf.train.Checkpoint would restore, for each object that may be the model; the best one at least."""
-    if weights.graph is None:
+    """Return what tf.train.Checkpoint would restore, for each object that may be the model.
+
+    If no object has all variables, the best match of the root and its children is returned, for the error.
+    """
+    graph = weights.graph
+    if graph is None or not graph.nodes:
         return []
-    model = object_parts(template)
-    matches = [
-        {name: key for name, key in _below(weights.graph, node, model) if name in wanted and key in weights.names}
-        for node in _near_root(weights.graph)
-    ]
-    complete = [match for match in matches if len(match) == len(wanted)]
-    return complete or sorted(matches, key=len)[-1:]
+    model, child_of = object_parts(template), _ChildOf(graph)
+
+    def match(node: int, *, whole: bool) -> Match:
+        found: dict[str, str] = {}
+        for name, key in _below(child_of, node, model):
+            if name in wanted and key is not None and key in weights.names:
+                found[name] = key
+            elif whole and name in wanted:
+                break
+        return found
+
+    whole = [found for node in _near_root(graph) if len(found := match(node, whole=True)) == len(wanted)]
+    nodes = [ROOT, *(child.node_id for child in graph.nodes[ROOT].children)]
+    return whole or [max((match(node, whole=False) for node in nodes), key=len)]
 
 
 def _near_root(graph: ObjectGraph) -> Iterator[int]:
-    level = {ROOT} if graph.nodes else set()
+    level = {ROOT}
     seen: set[int] = set()
     for _ in range(_DEPTH):
         yield from sorted(level)
@@ -140,25 +168,35 @@ def _near_root(graph: ObjectGraph) -> Iterator[int]:
         level = {child.node_id for node in level for child in graph.nodes[node].children} - seen
 
 
-def _below(graph: ObjectGraph, node: int, part: ObjectPart) -> Iterator[tuple[str, str]]:
-    """Yield the variables that are found from a node, with their keys."""
+class _ChildOf:
+    """The children of nodes by name, and the keys of variables."""
+
+    def __init__(self, graph: ObjectGraph) -> None:
+        self.graph = graph
+        self._children: dict[int, dict[str, int]] = {}
+
+    def at(self, node: int, path: str) -> int | None:
+        """Return the node at a path below a node; None if there is none."""
+        found: int | None = node
+        for name in path.split("/"):
+            if found is None:
+                return None
+            if found not in self._children:
+                self._children[found] = {each.local_name: each.node_id for each in self.graph.nodes[found].children}
+            found = self._children[found].get(name)
+        return found
+
+
+def _below(child_of: _ChildOf, node: int, part: ObjectPart) -> Iterator[tuple[str, str | None]]:
+    """Yield the variables of a part of the model, with their keys below a node; None for those that are not found."""
     for each in part.parts:
-        found = next((at for path in each.names if (at := _followed(graph, node, path)) is not None), None)
-        if found is None:
-            continue
+        found = next((at for path in each.names if (at := child_of.at(node, path)) is not None), None)
         if each.variable:
-            key = graph.value_key(found)
-            if key is not None:
-                yield each.variable, key
+            yield each.variable, None if found is None else child_of.graph.value_key(found)
+        elif found is not None:
+            yield from _below(child_of, found, each)
         else:
-            yield from _below(graph, found, each)
-
-
-def _followed(graph: ObjectGraph, node: int, path: str) -> int | None:
-    at: int | None = node
-    for name in path.split("/"):
-        at = None if at is None else graph.nodes[at].child(name)
-    return at
+            yield from ((inner.variable, None) for inner in each.walk() if inner.variable)
 
 
 def _misfit(wanted: Mapping[str, TemplateVariable], match: Match, weights: Weights) -> str | None:

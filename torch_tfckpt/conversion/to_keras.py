@@ -9,6 +9,8 @@ the source is used, unless `exclude` omits it. Dtypes are those of the Keras mod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+import torch
+
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.conversion.convert_report import ConvertReport
 from torch_tfckpt.conversion.keras_matching import Weights, match_weights
@@ -25,11 +27,13 @@ from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
 from torch_tfckpt.models.auxiliary.recognition import variable_kinds
 from torch_tfckpt.models.file_reader import reader_of
 from torch_tfckpt.models.keras_like import open_like
+from torch_tfckpt.models.stored_copies import further_copies
 from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import listed, printable, quoted
 
 _LISTED: Final = 8  # names in an error
 _METRICS: Final = "metrics/"
+_STATES: Final = (torch.int64, torch.uint64)  # of random numbers, as Dropout has them, which Keras's files omit
 
 
 class KerasOrderSource:
@@ -113,6 +117,8 @@ class KerasTarget:
         Raises:
             InvalidArgumentError: a variable has no tensor, or a weight no variable; dtypes that cannot be converted.
         """
+        reader = source.reader if isinstance(source, CheckpointSource) else None
+        copies = set() if reader is None else further_copies(reader)
         chosen = selection.select(source.names(), keep_object_graph=False)
         report.filtered, report.unmatched_excludes = chosen.left_out, chosen.unmatched_excludes
         names_in = names_of(source)
@@ -120,9 +126,8 @@ class KerasTarget:
         names = {
             key: (new,) if key in renamed else names_in(key)
             for key, new in chosen.new_names.items()
-            if not source.info(key).type.is_string
+            if not source.info(key).type.is_string and key not in copies
         }
-        reader = source.reader if isinstance(source, CheckpointSource) else None
         places = {} if reader is None or reader.keras is None else reader.keras.places
         graph = None if reader is None else reader.object_graph
         shape_of = {key: source.info(key).shape for key in names}
@@ -150,7 +155,11 @@ def _weights_among(source: TensorSource, names: Iterable[str]) -> list[str]:
     kinds = variable_kinds(reader_of(source))
     is_keras = isinstance(source, CheckpointSource) and source.reader.keras is not None
     return [
-        key for key in names if kinds.get(key) is VariableKind.WEIGHT and not (is_keras and key.startswith(_METRICS))
+        key
+        for key in names
+        if kinds.get(key) is VariableKind.WEIGHT
+        and source.info(key).type.dtype not in _STATES
+        and not (is_keras and key.startswith(_METRICS))
     ]
 
 

@@ -22,8 +22,9 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.keras_files.template import WeightsTemplate
 from torch_tfckpt.models.findings.semantics import find_semantics
+from torch_tfckpt.models.keras_torch import with_paths, without_seeds
 from torch_tfckpt.models.load_plan import LoadPlan, plan_load
-from torch_tfckpt.models.rules.rule_set import RuleSet
+from torch_tfckpt.models.rules.rule_set import RuleSet, rule_match
 from torch_tfckpt.models.source_inverse import Compute, inverse_of
 from torch_tfckpt.models.targets import Target, targets_of
 from torch_tfckpt.saveables.load_report import Mismatch
@@ -65,11 +66,12 @@ def like_model(
     Raises:
         InvalidArgumentError: the module and the Keras model do not agree; the message lists every difference.
     """
-    targets = list(_one_for_each_name(model))
+    targets = without_seeds(list(_one_for_each_name(model)))
     _check_values(targets)
-    plan = plan_load(reader, targets, mapper=mapper, ema="ignore", prefix=None)
+    rules = with_paths(mapper, reader, targets)
+    plan = plan_load(reader, targets, mapper=rules, ema="ignore", prefix=None)
     _check_agree(model, template, plan)
-    _report_semantics(model, reader, plan)
+    _report_semantics(model, reader, plan, mapper)
     shapes = {variable.name: variable.shape for variable in template.variables.values()}
     made = inverse_of(plan.loads, plan.filled, shapes)
     kept = [name for name in template.variables if name not in made]
@@ -155,13 +157,23 @@ def _fix(template: WeightsTemplate, missing: Sequence[str], unmade: Sequence[str
     return "Build the module and the Keras model with the same layers and settings, such as use_bias"
 
 
-def _report_semantics(model: nn.Module, reader: CheckpointReader, plan: LoadPlan) -> None:
-    """Log settings that differ. Raise InvalidArgumentError for a Linear whose inputs may be in another order."""
+def _report_semantics(model: nn.Module, reader: CheckpointReader, plan: LoadPlan, mapper: RuleSet | None) -> None:
+    """Log settings that differ. Raise InvalidArgumentError for a Linear whose inputs may be in another order.
+
+    A rule that gives the layout of the kernel determines the order.
+    """
     findings = find_semantics(model, plan.loads, unused_averages={}, trains=False, accept=(), keras=reader.keras)
+    ordered = {target.places[0].parent[:-1] for target, source in plan.loads if _has_layout(mapper, source.key)}
     for finding in findings:
-        if finding.name == _FLATTENED:
+        if finding.name != _FLATTENED:
+            _log.warning("%s: %s", reader.path, finding)
+        elif set(finding.modules) - ordered:
             raise InvalidArgumentError(
-                f"{finding}. If it computes the same as the Keras model, pass mapper= with a rule for the kernel and "
-                f'the layout "dense", or mapper=KeyMapper.infer({quoted(reader.path)}, model)'
+                f"{finding}. If the order is the same, pass mapper= with a rule for the kernel and the layout "
+                f'"dense"; KeyMapper.infer({quoted(reader.path)}, model) finds the rule if the file has the sizes'
             )
-        _log.warning("%s: %s", reader.path, finding)
+
+
+def _has_layout(mapper: RuleSet | None, key: str) -> bool:
+    match = None if mapper is None else rule_match(mapper, (key,), None)
+    return match is not None and match.rule.given_layout is not None
