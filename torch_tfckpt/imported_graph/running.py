@@ -1,0 +1,214 @@
+"""Run an imported graph, and make modules of it: names of tensors, feeds and fetches as in a TensorFlow Session.
+
+`graph_run` does not know where variables come from; `NodeVariables` binds the graph's variable nodes to the tensors of
+the import.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import fx
+
+from torch_tfckpt._proto.meta_graph_pb2 import SignatureDef
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.graph_run.feeds import fed_value
+from torch_tfckpt.graph_run.modules import GraphProgram, Request
+from torch_tfckpt.graph_run.requests import Requirements
+from torch_tfckpt.graph_run.sessions import GraphSession, expected_of
+from torch_tfckpt.imported_graph.tensors import GraphTensors
+from torch_tfckpt.meta_graph.raw import RawMetaGraph
+from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
+from torch_tfckpt.saveables.variables import Variable
+from torch_tfckpt.text import did_you_mean, listed, quoted, shortened
+from torch_tfckpt.values import Value
+
+TensorName = tuple[str, int]
+_NAME: Final = re.compile(r"\^?(?P<node>[^:^]+)(:(?P<index>[0-9]{1,9}))?")
+
+
+class NodeVariables:
+    """Binds variables by the names of their nodes.
+
+    Args:
+        tensors: The tensors of the graph's variables.
+        scope: The import scope.
+    """
+
+    def __init__(self, tensors: GraphTensors, scope: str) -> None:
+        self._tensors, self._scope = tensors, scope
+        self._is_set = False
+
+    def name_of(self, node: str) -> str | None:
+        return node if self._tensors[node] is not None else None
+
+    def value_of(self, name: str) -> Value:
+        found = self._tensors[name]
+        assert found is not None, "name_of has returned the name"
+        return found.tensor if isinstance(found, Variable) else found.array
+
+    def is_trainable(self, name: str) -> bool:
+        found = self._tensors[name]
+        return isinstance(found, Variable) and found.trainable
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise FailedPreconditionError if variables are read, and none has been restored or set."""
+        if names and not self._is_set:
+            if self._tensors.are_all_zeros():
+                shown = listed([prepend_name_scope(name, self._scope) for name in names], 5)
+                raise FailedPreconditionError(
+                    f"Attempting to use uninitialized value: {shown}. Call imported.saver.restore(prefix) first, or "
+                    f"set imported.variables"
+                )
+            self._is_set = True
+
+
+class GraphRunner:
+    """Runs an imported graph and makes modules of it.
+
+    Args:
+        meta: The graph, without the import scope.
+        variables: Binds variables.
+        scope: The import scope: names of callers include it.
+    """
+
+    def __init__(self, meta: RawMetaGraph, variables: NodeVariables, scope: str) -> None:
+        self._meta, self._scope, self._variables = meta, scope, variables
+        self._program = GraphProgram(meta.graph, meta.info.stripped_op_list.op, variables)
+        self._session = GraphSession(self._program, variables.check)
+
+    def run(self, fetches: Any, feed_dict: Mapping[Any, Any] | None) -> Any:
+        with error_context(self._meta.place):
+            feeds = {self._tensor(_text(name)): value for name, value in (feed_dict or {}).items()}
+            outputs: dict[TensorName, None] = {}
+            targets: dict[str, None] = {}
+            pattern = self._flat(fetches, outputs, targets)
+            found = self._session.run(tuple(outputs), tuple(targets), feeds)
+        return pattern(dict(zip(outputs, found, strict=True)))
+
+    def module(
+        self,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        constants: Mapping[str, Any] | None,
+        when_training: Mapping[str, Any] | None,
+        when_evaluating: Mapping[str, Any] | None,
+        allow_assign: bool,
+    ) -> fx.GraphModule:
+        with error_context(self._meta.place):
+            if (when_training is None) != (when_evaluating is None):
+                raise InvalidArgumentError("give both when_training and when_evaluating, or neither")
+            request = Request(
+                tuple(self._tensor(name) for name in outputs),
+                tuple(self._tensor(name) for name in inputs),
+                self._constants(constants),
+                self._constants(when_training),
+                self._constants(when_evaluating),
+            )
+            return self._module(request, allow_assign)
+
+    def signature_module(
+        self, name: str, signatures: Mapping[str, SignatureDef], constants: Mapping[str, Any] | None, allow_assign: bool
+    ) -> fx.GraphModule:
+        with error_context(self._meta.place):
+            if name not in signatures:
+                hint = did_you_mean(name, signatures) or f"There are {listed(sorted(signatures), 10)}."
+                raise InvalidArgumentError(f"the graph has no signature {quoted(name)}. {hint}")
+            signature = signatures[name]
+            for key, info in (*signature.inputs.items(), *signature.outputs.items()):
+                if not info.name:
+                    raise UnimplementedError(f"signature {quoted(name)}: {quoted(key)} is not one tensor")
+            inputs = sorted(signature.inputs)
+            bad = [key for key in inputs if not key.isidentifier()]
+            if bad:
+                raise UnimplementedError(
+                    f"signature {quoted(name)}: input {quoted(bad[0])} cannot be the name of a Python parameter. Use "
+                    f"module(inputs=[{quoted(signature.inputs[bad[0]].name)}, ...], outputs=[...])"
+                )
+            outputs = sorted(signature.outputs)
+            request = Request(
+                tuple(_parsed(signature.outputs[key].name) for key in outputs),
+                tuple(_parsed(signature.inputs[key].name) for key in inputs),
+                self._constants(constants),
+                names=tuple(inputs),
+            )
+            module = self._module(request, allow_assign)
+            _return_dictionary(module, outputs)
+            return module
+
+    def requirements(self, outputs: str | Sequence[str], inputs: Iterable[str] = ()) -> Requirements:
+        with error_context(self._meta.place):
+            names = [outputs] if isinstance(outputs, str) else list(outputs)
+            targets = [self._tensor(name)[0] for name in names if not self._has_outputs(self._tensor(name)[0])]
+            wanted = [self._tensor(name) for name in names if self._has_outputs(self._tensor(name)[0])]
+            return self._program.requirements(
+                Request(tuple(wanted), tuple(self._tensor(name) for name in inputs), targets=tuple(targets))
+            )
+
+    def _module(self, request: Request, allow_assign: bool) -> fx.GraphModule:
+        built = self._program.build(request, as_parameters=True, allow_changes=allow_assign)
+        self._variables.check(built.read)
+        return built.module
+
+    def _constants(self, constants: Mapping[str, Any] | None) -> dict[TensorName, Value]:
+        found = {}
+        for text, value in (constants or {}).items():
+            name = self._tensor(text)
+            with error_context(f"constant {quoted(text)}"):
+                given = fed_value(value, *expected_of(self._program, name))
+            found[name] = given.detach().clone() if isinstance(given, torch.Tensor) else given
+        return found
+
+    def _has_outputs(self, node: str) -> bool:
+        found = self._meta.graph.nodes.get(node)
+        return found is None or bool(self._program.declarations.output_types(found.op, found.attributes()))
+
+    def _flat(
+        self, fetches: Any, outputs: dict[TensorName, None], targets: dict[str, None]
+    ) -> Callable[[Mapping[TensorName, Value]], Any]:
+        """Collect the tensors and nodes of nested fetches; return what arranges their values in the same way."""
+        if isinstance(fetches, Mapping):
+            parts = {key: self._flat(each, outputs, targets) for key, each in fetches.items()}
+            return lambda values: {key: part(values) for key, part in parts.items()}
+        if isinstance(fetches, list | tuple):
+            items = [self._flat(each, outputs, targets) for each in fetches]
+            if hasattr(fetches, "_fields"):
+                return lambda values: type(fetches)(*(item(values) for item in items))
+            return lambda values: type(fetches)(item(values) for item in items)
+        text = _text(fetches)
+        name = self._tensor(text)
+        if ":" not in text and not self._has_outputs(name[0]):
+            targets[name[0]] = None
+            return lambda values: None
+        outputs[name] = None
+        return lambda values: values[name]
+
+    def _tensor(self, text: str) -> TensorName:
+        """Return the node, without the import scope, and the number of the output."""
+        node, index = _parsed(text)
+        found = strip_name_scope(node, self._scope) if self._scope else node
+        return found, index
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        name = getattr(name, "name", name)  # a tensor or operation of TensorFlow
+    if not isinstance(name, str):
+        raise InvalidArgumentError(f'expected the name of a tensor such as "logits:0", got {shortened(name)}')
+    return name
+
+
+def _parsed(text: str) -> TensorName:
+    matched = _NAME.fullmatch(_text(text))
+    if matched is None:
+        raise InvalidArgumentError(f'{quoted(text)} is not the name of a tensor, such as "logits:0"')
+    return matched["node"], int(matched["index"] or 0)
+
+
+def _return_dictionary(module: fx.GraphModule, names: Sequence[str]) -> None:
+    """Change a module's results from a tuple to a dictionary."""
+    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
+    (values,) = output.args
+    output.args = (dict(zip(names, values, strict=True)),)
+    module.recompile()
