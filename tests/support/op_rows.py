@@ -117,13 +117,10 @@ def _report(rows: Sequence[tuple[Row, Computed]], fault_of: Callable[[Row, Compu
 
 
 def _fits(each: Row, computed: Computed) -> bool:
-    parts = [
-        torch_of(RawTensor.of(part))
-        for value in each.inputs
-        for part in (value if isinstance(value, list) else [value])
-    ]
-    results = [torch_of(output) for output in computed.outputs]
-    return each.op in INTEGER_OPS and all(fits(part.dtype, part.shape) for part in (*parts, *results))
+    parts = [RawTensor.of(part) for value in each.inputs for part in (value if isinstance(value, list) else [value])]
+    tensors = [torch_of(raw) for raw in (*parts, *computed.outputs) if raw.dtype != "string"]
+    are_numbers = len(tensors) == len(parts) + len(computed.outputs)
+    return each.op in INTEGER_OPS and are_numbers and all(fits(tensor.dtype, tensor.shape) for tensor in tensors)
 
 
 def _integers_fault(each: Row, computed: Computed) -> str:
@@ -225,7 +222,9 @@ def _input(value: Any, each: Row, leaves: list[torch.Tensor | None], tensors: li
 
 
 def _same(value: torch.Tensor, other: torch.Tensor) -> bool:
-    return value.contiguous().view(-1).view(torch.uint8).equal(other.contiguous().view(-1).view(torch.uint8))
+    # Not contiguous(): it keeps the strides of a single element.
+    value, other = (each.clone(memory_format=torch.contiguous_format).view(-1) for each in (value, other))
+    return value.view(torch.uint8).equal(other.view(torch.uint8))
 
 
 def torch_of(raw: RawTensor) -> torch.Tensor:

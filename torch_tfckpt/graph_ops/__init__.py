@@ -18,13 +18,15 @@ a number among the inputs before `limits.check_size` has approved it.
     values        the kinds of inputs and results
     registry      name of an operation -> function; `register_op`
     limits        the largest result
+    integers, integer_arithmetic, integer_arrays    arithmetic on shapes, in Python integers
+    strided       the masks of StridedSlice
     axes          numbers of axes
     unsigned      arithmetic on uint16, uint32, uint64
     arithmetic    operations on pairs of elements
     elementwise   functions of each element
     activations   activation functions and their derivatives
-    integers, integer_arithmetic, integer_arrays    arithmetic on shapes, in Python integers
-    strided       the masks of StridedSlice
+    comparing     comparisons, logic, choice
+    reductions    reductions over axes, cumulative sums, counts
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -32,6 +34,8 @@ May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 # Importing a module registers its operations.
 from torch_tfckpt.graph_ops import activations as activations
 from torch_tfckpt.graph_ops import arithmetic as arithmetic
+from torch_tfckpt.graph_ops import comparing as comparing
 from torch_tfckpt.graph_ops import elementwise as elementwise
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
+from torch_tfckpt.graph_ops import reductions as reductions
