@@ -39,6 +39,7 @@ class Row(NamedTuple):
     gradients: bool
     tolerance: float
     view: bool
+    undefined: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         shapes = [
@@ -56,7 +57,13 @@ class Computed(NamedTuple):
 
 
 def row(
-    op: str, *inputs: Any, gradients: bool | None = None, tolerance: float = 1e-5, view: bool = False, **attributes: Any
+    op: str,
+    *inputs: Any,
+    gradients: bool | None = None,
+    tolerance: float = 1e-5,
+    view: bool = False,
+    undefined: tuple[int, ...] = (),
+    **attributes: Any,
 ) -> Row:
     """Describe a call.
 
@@ -64,11 +71,12 @@ def row(
         gradients: Whether to compare gradients; default: if an input is float32 or float64.
         tolerance: Largest difference relative to the largest value; ten times as much for gradients.
         view: Pass tensors that are not contiguous to the function.
+        undefined: Outputs whose values are not compared: TensorFlow leaves them uninitialised.
     """
     if gradients is None:
         flat = [each for value in inputs for each in (value if isinstance(value, list) else [value])]
         gradients = any(getattr(each, "dtype", None) in (np.float32, np.float64) for each in flat)
-    return Row(op, inputs, attributes, gradients, tolerance, view)
+    return Row(op, inputs, attributes, gradients, tolerance, view, undefined)
 
 
 def operations(rows: Iterable[Row]) -> list[str]:
@@ -178,6 +186,9 @@ def _fault(each: Row, computed: Computed) -> str:
     if len(outputs) != len(computed.outputs):
         return f"{len(outputs)} outputs, expected {len(computed.outputs)}"
     for number, (output, theirs) in enumerate(zip(outputs, computed.outputs, strict=True)):
+        if number in each.undefined:
+            theirs = RawTensor.of(torch.zeros_like(torch_of(theirs)))
+            output = torch.zeros_like(output)
         ours = torch.tensor(output, dtype=torch_of(theirs).dtype) if operation.gives_integers else output
         if fault := _difference(ours, theirs, each.tolerance):
             return f"output {number}: {fault}"

@@ -27,6 +27,10 @@ a number among the inputs before `limits.check_size` has approved it.
     activations   activation functions and their derivatives
     comparing     comparisons, logic, choice
     reductions    reductions over axes, cumulative sums, counts
+    sliding       windows of convolutions and pools
+    convolutions  Conv2D, Conv3D, depthwise and transposed convolutions, BiasAdd
+    pooling       MaxPool, AvgPool, Dilation2D
+    normalization FusedBatchNorm, LRN, Softmax
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -35,7 +39,10 @@ May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 from torch_tfckpt.graph_ops import activations as activations
 from torch_tfckpt.graph_ops import arithmetic as arithmetic
 from torch_tfckpt.graph_ops import comparing as comparing
+from torch_tfckpt.graph_ops import convolutions as convolutions
 from torch_tfckpt.graph_ops import elementwise as elementwise
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
+from torch_tfckpt.graph_ops import normalization as normalization
+from torch_tfckpt.graph_ops import pooling as pooling
 from torch_tfckpt.graph_ops import reductions as reductions
