@@ -181,7 +181,7 @@ def _growing_shape() -> Any:
         lambda y: tf.shape(y)[0] < 4,
         lambda y: tf.concat([y, x], 0),
         (x,),
-        shape_invariants=[tf.TensorShape([None, None])],
+        shape_invariants=(tf.TensorShape([None, None]),),
     )
     return {"y": y[0] if isinstance(y, (list, tuple)) else y}, [{"x": np.float32([[1, 2]])}]
 

@@ -31,6 +31,11 @@ a number among the inputs before `limits.check_size` has approved it.
     convolutions  Conv2D, Conv3D, depthwise and transposed convolutions, BiasAdd
     pooling       MaxPool, AvgPool, Dilation2D
     normalization FusedBatchNorm, LRN, Softmax
+    moves         operations that only move elements, for arrays of strings
+    shapes        shapes, and other shapes for the same elements
+    slicing       slices, splits, gathers
+    joining       concatenations and paddings
+    arrays        sequences of numbers, one-hot vectors, largest elements, unique elements
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -38,11 +43,15 @@ May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 # Importing a module registers its operations.
 from torch_tfckpt.graph_ops import activations as activations
 from torch_tfckpt.graph_ops import arithmetic as arithmetic
+from torch_tfckpt.graph_ops import arrays as arrays
 from torch_tfckpt.graph_ops import comparing as comparing
 from torch_tfckpt.graph_ops import convolutions as convolutions
 from torch_tfckpt.graph_ops import elementwise as elementwise
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
+from torch_tfckpt.graph_ops import joining as joining
 from torch_tfckpt.graph_ops import normalization as normalization
 from torch_tfckpt.graph_ops import pooling as pooling
 from torch_tfckpt.graph_ops import reductions as reductions
+from torch_tfckpt.graph_ops import shapes as shapes
+from torch_tfckpt.graph_ops import slicing as slicing

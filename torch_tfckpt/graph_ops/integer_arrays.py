@@ -21,6 +21,7 @@ from torch_tfckpt.graph_ops.integers import (
     shape_of,
 )
 from torch_tfckpt.graph_ops.limits import check_size
+from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.strided import NEW_AXIS, Masks, check_index, items_of
 from torch_tfckpt.graph_ops.values import Axes, Ints, IntsList, NestedInts, NestedIntsList
 
@@ -274,6 +275,7 @@ def list_diff(x: Ints, y: Ints) -> tuple[NestedInts, NestedInts]:
     return tuple(x[at] for at in kept), tuple(kept)
 
 
+@op("ConcatOffset", list_output=True)
 @integer_op("ConcatOffset", list_output=True)
 def concat_offset(concat_dim: int, shape: IntsList) -> tuple[Ints, ...]:
     """Where each of several tensors begins in their concatenation."""
@@ -287,12 +289,14 @@ def concat_offset(concat_dim: int, shape: IntsList) -> tuple[Ints, ...]:
     )
 
 
+@op("BroadcastArgs")
 @integer_op("BroadcastArgs")
 def broadcast_args(s0: Ints, s1: Ints) -> Ints:
     """The shape that two shapes are broadcast to."""
     return tuple(b if a == 1 else a for a, b in _paired(s0, s1))
 
 
+@op("BroadcastGradientArgs", outputs=("r0", "r1"))
 @integer_op("BroadcastGradientArgs", outputs=("r0", "r1"))
 def broadcast_gradient_args(s0: Ints, s1: Ints) -> tuple[Ints, Ints]:
     """The axes that a gradient must be summed over to get the shapes of two inputs back."""

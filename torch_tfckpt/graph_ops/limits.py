@@ -1,4 +1,4 @@
-"""The largest tensor that an operation may create from numbers among its inputs.
+"""Checks of inputs: the largest tensor that an operation may create from numbers among them, and indices.
 
 A graph in a file may ask for `Fill([1000000000000], 0)`. Memory is only taken for results that are proportional to the
 inputs, or that are below this limit.
@@ -7,6 +7,8 @@ inputs, or that are below this limit.
 import math
 from collections.abc import Iterable
 from typing import Final
+
+import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
 
@@ -24,3 +26,8 @@ def check_size(shape: Iterable[int]) -> None:
             f"the result would have the shape {sizes}, more than {MAX_ELEMENTS} elements, the limit for sizes that "
             f"are given as numbers"
         )
+
+
+def check_all(condition: torch.Tensor, message: str) -> None:
+    """Raise a RuntimeError unless all elements are true. A GPU, or an exported graph, raises it later."""
+    torch._assert_async(condition.all(), message)

@@ -44,16 +44,30 @@ def analyse(region: Region) -> None:
     for step in region.steps:
         _set_frame(step, frames)
         _set_guards(step)
-        step.effectful = (
-            step.op in ASSIGNMENTS
-            or step.op in _STATEFUL_REGIONS
-            or any(each.effectful for each in step.after)
-            or any(each.effectful for each, _ in step.inputs)
-        )
+    _set_effects(region)
     region.live = _live(region)
     for step in region.steps:
         if step.fault and step in region.live:
             raise UnimplementedError(f"{step}: {step.fault}")
+
+
+def _set_effects(region: Region) -> None:
+    """Mark what changes variables, and what comes after it. A loop does if anything inside it does."""
+    changing = [step for step in region.steps if step.op in ASSIGNMENTS or step.op in _STATEFUL_REGIONS]
+    loops = set()
+    for step in changing:
+        frame = step.frame
+        while frame is not None:
+            loops.add(frame)
+            frame = frame.parent
+    found = set(changing)
+    for step in region.steps:
+        step.effectful = (
+            step in found
+            or (step.frame in loops and step.is_loop_merge())
+            or any(each.effectful for each in step.after)
+            or any(each.effectful for each, _ in step.inputs)
+        )
 
 
 def _set_frame(step: Step, frames: dict[tuple[LoopFrame | None, str], LoopFrame]) -> None:
