@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from op_inputs import Array, Inputs, Results, float32
-from op_rows import Row, check, operations, row
+from op_rows import Row, check, operations, row, undefined
 
 from torch_tfckpt.graph_ops.normalization import batch_norm_with_global_normalization
 
@@ -38,14 +38,14 @@ def batch_norm_rows() -> list[Row]:
         settings: dict[str, Any] = {"epsilon": epsilon, "data_format": data_format}
         x = floats(*shape, scale=2) + 1
         rows += [
-            row(name, x, *channels(5), is_training=False, **settings, undefined=(3, 4)),
+            undefined(row(name, x, *channels(5), is_training=False, **settings), 3, 4),
             row(name, x, *empty(5), is_training=True, **settings),
             row(name, x, *channels(5), is_training=True, exponential_avg_factor=0.25, **settings),
         ]
     name = "FusedBatchNormV3"
     for training in [False, True]:
-        settings = {"is_training": training, "undefined": () if training else (3, 4)}
-        rows += [
+        settings = {"is_training": training}
+        found = [
             row(name, floats(2, 2, 3, 4, 5), *channels(5), data_format="NDHWC", **settings),
             row(name, floats(2, 5, 2, 3, 4), *channels(5), data_format="NCDHW", **settings),
             row(name, floats(2, 3, 4, 5, dtype="float16"), *channels(5), **settings, tolerance=2e-3),
@@ -54,11 +54,13 @@ def batch_norm_rows() -> list[Row]:
             row(name, floats(2, 3, 4, 5), *channels(5), **settings, view=True),
             row(name, floats(1, 1, 1, 5), *channels(5), **settings),
             # No statistics of nothing: TensorFlow gives NaN or what was in memory.
-            row(name, floats(0, 3, 4, 5), *channels(5), is_training=training, undefined=(1, 2, 3, 4)),
+            undefined(row(name, floats(0, 3, 4, 5), *channels(5), is_training=training), 1, 2, 3, 4),
             row(name, floats(2, 3, 4, 1), *channels(1), **settings),
             row(name, floats(2, 3, 4, 5), *channels(4), **settings),
             row(name, floats(2, 3, 4), *channels(4), **settings),
         ]
+        # Out of training the reserved values are what was in memory.
+        rows += found if training else [undefined(each, 3, 4) if not each.undefined else each for each in found]
     rows.append(row(name, floats(2, 3, 4, 5), *empty(5), is_training=False))
     return rows
 

@@ -57,13 +57,7 @@ class Computed(NamedTuple):
 
 
 def row(
-    op: str,
-    *inputs: Any,
-    gradients: bool | None = None,
-    tolerance: float = 1e-5,
-    view: bool = False,
-    undefined: tuple[int, ...] = (),
-    **attributes: Any,
+    op: str, *inputs: Any, gradients: bool | None = None, tolerance: float = 1e-5, view: bool = False, **attributes: Any
 ) -> Row:
     """Describe a call.
 
@@ -71,12 +65,16 @@ def row(
         gradients: Whether to compare gradients; default: if an input is float32 or float64.
         tolerance: Largest difference relative to the largest value; ten times as much for gradients.
         view: Pass tensors that are not contiguous to the function.
-        undefined: Outputs whose values are not compared: TensorFlow leaves them uninitialised.
     """
     if gradients is None:
         flat = [each for value in inputs for each in (value if isinstance(value, list) else [value])]
         gradients = any(getattr(each, "dtype", None) in (np.float32, np.float64) for each in flat)
-    return Row(op, inputs, attributes, gradients, tolerance, view, undefined)
+    return Row(op, inputs, attributes, gradients, tolerance, view)
+
+
+def undefined(each: Row, *outputs: int) -> Row:
+    """Return the row without a comparison of the values of `outputs`, which TensorFlow leaves uninitialised."""
+    return each._replace(undefined=outputs)
 
 
 def operations(rows: Iterable[Row]) -> list[str]:

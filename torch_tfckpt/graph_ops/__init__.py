@@ -36,6 +36,10 @@ a number among the inputs before `limits.check_size` has approved it.
     slicing       slices, splits, gathers
     joining       concatenations and paddings
     arrays        sequences of numbers, one-hot vectors, largest elements, unique elements
+    quantized     FakeQuantWithMinMax...
+    images        other sizes, crops, patches, colours
+    blocks        SpaceToBatchND, SpaceToDepth, and back
+    detection     NonMaxSuppression
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -44,14 +48,18 @@ May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 from torch_tfckpt.graph_ops import activations as activations
 from torch_tfckpt.graph_ops import arithmetic as arithmetic
 from torch_tfckpt.graph_ops import arrays as arrays
+from torch_tfckpt.graph_ops import blocks as blocks
 from torch_tfckpt.graph_ops import comparing as comparing
 from torch_tfckpt.graph_ops import convolutions as convolutions
+from torch_tfckpt.graph_ops import detection as detection
 from torch_tfckpt.graph_ops import elementwise as elementwise
+from torch_tfckpt.graph_ops import images as images
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
 from torch_tfckpt.graph_ops import joining as joining
 from torch_tfckpt.graph_ops import normalization as normalization
 from torch_tfckpt.graph_ops import pooling as pooling
+from torch_tfckpt.graph_ops import quantized as quantized
 from torch_tfckpt.graph_ops import reductions as reductions
 from torch_tfckpt.graph_ops import shapes as shapes
 from torch_tfckpt.graph_ops import slicing as slicing

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.values import Ints, Tensor
 from torch_tfckpt.text import quoted
 
@@ -144,6 +145,7 @@ class Windows:
         Symmetric padding is left to torch, which does it without a copy.
         """
         if self.before == self.after:
+            self._check_growth(x)
             return x, self.before
         return self.fully_padded(x, value), (0,) * len(self.before)
 
@@ -151,8 +153,15 @@ class Windows:
         """Pad [batch, channels, *sizes] with `value`."""
         if not any(self.before) and not any(self.after):
             return x
+        self._check_growth(x)
         pairs = list(zip(self.before, self.after, strict=True))
         return F.pad(x, [each for pair in reversed(pairs) for each in pair], value=value)
+
+    def _check_growth(self, x: Tensor) -> None:
+        """Compare a result with the limit if it is more paddings, which are numbers of the file, than elements."""
+        padded = tuple(map(sum, zip(self.before, self.sizes, self.after, strict=True)))
+        if any(isinstance(new, int) and new > 2 * size + 64 for new, size in zip(padded, self.sizes, strict=True)):
+            check_size((*x.shape[:2], *padded))
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
