@@ -123,18 +123,10 @@ def _report(rows: Sequence[tuple[Row, Computed]], fault_of: Callable[[Row, Compu
 
 
 def _fits(each: Row, computed: Computed) -> bool:
-<<<<<<< HEAD
     parts = [RawTensor.of(part) for value in each.inputs for part in (value if isinstance(value, list) else [value])]
     tensors = [torch_of(raw) for raw in (*parts, *computed.outputs) if raw.dtype != "string"]
     are_numbers = len(tensors) == len(parts) + len(computed.outputs)
     return each.op in INTEGER_OPS and are_numbers and all(fits(tensor.dtype, tensor.shape) for tensor in tensors)
-=======
-    inputs = [RawTensor.of(part) for value in each.inputs for part in (value if isinstance(value, list) else [value])]
-    tensors = [*inputs, *computed.outputs]
-    return each.op in INTEGER_OPS and all(
-        part.dtype != "string" and fits(torch_of(part).dtype, part.shape) for part in tensors
-    )
->>>>>>> garr
 
 
 def _integers_fault(each: Row, computed: Computed) -> str:
