@@ -108,12 +108,13 @@ def _grouped(region: Region) -> dict[Step, list[Step]]:
                 each = stack.pop()
                 if guard not in each.guards or each.constants is not None:
                     continue
-                owner = owners.setdefault((merge.predicate, each), merge)
-                if owner is not merge:
-                    if owner.frame is merge.frame and owner.guards == merge.guards:
-                        leader[first(merge)] = first(owner)
-                    continue
-                stack.extend(needed(each))
+                key = (merge.predicate, each)
+                owner = owners.get(key)
+                if owner is None:
+                    owners[key] = merge
+                    stack.extend(needed(each))
+                elif owner is not merge and owner.frame is merge.frame and owner.guards == merge.guards:
+                    leader[first(merge)] = first(owner)
     groups: dict[Step, list[Step]] = {}
     for merge in merges:
         groups.setdefault(first(merge), []).append(merge)
