@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from loss_weights import weights
 from tensorflow.core.framework import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -127,3 +128,61 @@ def _single(kind: str, value: Any) -> Any:
     else:
         setattr(single, _FIELDS[kind], value)
     return single
+
+
+def run_programs(
+    programs: Sequence[tuple[Sequence[tuple[str, Sequence[Any], Mapping[str, Any], Sequence[str]]], Sequence[str]]],
+) -> list[Computed]:
+    """Compute every program in a graph of its own: (steps, names of the results).
+
+    A step is (operation, inputs, attributes, names of its outputs). An input is a RawTensor, the name of an output of
+    an earlier step, or a list of them. Returns what `run_rows` returns; the gradients are those of all constants.
+    """
+    tf.compat.v1.disable_control_flow_v2()  # gradients of TensorArrayV3 are only defined for version 1
+    try:
+        return [_run_program(*program) for program in programs]
+    finally:
+        tf.compat.v1.enable_control_flow_v2()
+
+
+def _run_program(steps: Sequence[Any], results: Sequence[str]) -> Computed:
+    known: dict[str, Any] = {}
+    constants: list[Any] = []
+
+    def value_of(given: Any) -> Any:
+        if isinstance(given, list):
+            return [value_of(each) for each in given]
+        if isinstance(given, str):
+            return known[given]
+        constants.append(tf.constant(np.frombuffer(given.data, given.dtype).reshape(given.shape)))
+        return constants[-1]
+
+    try:
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            for name, inputs, attributes, outputs in steps:
+                declared, function = op_def_registry.get(name), getattr(tf.raw_ops, name)
+                keywords = _keywords(function, declared)
+                given: dict[str, Any] = {}
+                for argument, value in zip(declared.input_arg, inputs, strict=True):
+                    given[argument.name] = value_of(value)
+                given.update(attributes)
+                found = _flat(function(**{keywords.get(each, each): value for each, value in given.items()}))
+                known.update(zip(outputs, found, strict=True))
+            fetched = [known[each] for each in results]
+            values = session.run(fetched)
+            floats = [
+                tf.reduce_sum(tf.cast(tensor, tf.float64) * weights(value.shape))
+                for tensor, value in zip(fetched, values, strict=True)
+                if tensor.dtype.is_floating
+            ]
+            slopes: list[Any] = [None] * len(constants)
+            if floats:
+                slopes = tf.gradients(tf.add_n(floats), constants)
+            raw = [None if each is None else _raw(session.run(tf.convert_to_tensor(each))) for each in slopes]
+            return [_raw(value) for value in values], raw
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _raw(value: Any) -> RawTensor:
+    return RawTensor.of(np.asarray(value))

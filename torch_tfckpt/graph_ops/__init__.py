@@ -40,6 +40,7 @@ a number among the inputs before `limits.check_size` has approved it.
     images        other sizes, crops, patches, colours
     blocks        SpaceToBatchND, SpaceToDepth, and back
     detection     NonMaxSuppression
+    lists         TensorArray and TensorList
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -57,6 +58,7 @@ from torch_tfckpt.graph_ops import images as images
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
 from torch_tfckpt.graph_ops import joining as joining
+from torch_tfckpt.graph_ops import lists as lists
 from torch_tfckpt.graph_ops import normalization as normalization
 from torch_tfckpt.graph_ops import pooling as pooling
 from torch_tfckpt.graph_ops import quantized as quantized

@@ -139,11 +139,10 @@ def without_identities(source: Source) -> Source:
 
 def needed(step: Step) -> Sequence[Step]:
     """Return the steps that must run before a step, or in the same loop: data first, then what has effects."""
-    if step.constants is not None:
-        return ()
-    sources = (step.alias,) if step.alias is not None else step.inputs
-    found = [source for source, _ in sources]
-    if step.predicate is not None and step.alias is None:
+    found: list[Step] = []
+    if step.constants is None:
+        found += [source for source, _ in ((step.alias,) if step.alias is not None else step.inputs)]
+    if step.predicate is not None:
         found.append(step.predicate[0])
     found += [each for each in step.after if each.effectful]
     return found
