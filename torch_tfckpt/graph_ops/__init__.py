@@ -41,6 +41,14 @@ a number among the inputs before `limits.check_size` has approved it.
     blocks        SpaceToBatchND, SpaceToDepth, and back
     detection     NonMaxSuppression
     lists         TensorArray and TensorList
+    matrix        products, inverses and factors of matrices, Einsum
+    diagonals     diagonals and bands of matrices
+    losses        cross entropies
+    complex_numbers    parts of complex numbers, Fourier transforms
+    passing       identities, checks, boundaries of gradients
+    casts         conversions between dtypes
+    bits          operations on the bits of integers
+    reordering    Roll, ReverseSequence
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -49,19 +57,27 @@ May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 from torch_tfckpt.graph_ops import activations as activations
 from torch_tfckpt.graph_ops import arithmetic as arithmetic
 from torch_tfckpt.graph_ops import arrays as arrays
+from torch_tfckpt.graph_ops import bits as bits
 from torch_tfckpt.graph_ops import blocks as blocks
+from torch_tfckpt.graph_ops import casts as casts
 from torch_tfckpt.graph_ops import comparing as comparing
+from torch_tfckpt.graph_ops import complex_numbers as complex_numbers
 from torch_tfckpt.graph_ops import convolutions as convolutions
 from torch_tfckpt.graph_ops import detection as detection
+from torch_tfckpt.graph_ops import diagonals as diagonals
 from torch_tfckpt.graph_ops import elementwise as elementwise
 from torch_tfckpt.graph_ops import images as images
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
 from torch_tfckpt.graph_ops import joining as joining
 from torch_tfckpt.graph_ops import lists as lists
+from torch_tfckpt.graph_ops import losses as losses
+from torch_tfckpt.graph_ops import matrix as matrix
 from torch_tfckpt.graph_ops import normalization as normalization
+from torch_tfckpt.graph_ops import passing as passing
 from torch_tfckpt.graph_ops import pooling as pooling
 from torch_tfckpt.graph_ops import quantized as quantized
 from torch_tfckpt.graph_ops import reductions as reductions
+from torch_tfckpt.graph_ops import reordering as reordering
 from torch_tfckpt.graph_ops import shapes as shapes
 from torch_tfckpt.graph_ops import slicing as slicing
