@@ -49,6 +49,7 @@ a number among the inputs before `limits.check_size` has approved it.
     casts         conversions between dtypes
     bits          operations on the bits of integers
     reordering    Roll, ReverseSequence
+    cells         BlockLSTM, LSTMBlockCell, GRUBlockCell
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -60,6 +61,7 @@ from torch_tfckpt.graph_ops import arrays as arrays
 from torch_tfckpt.graph_ops import bits as bits
 from torch_tfckpt.graph_ops import blocks as blocks
 from torch_tfckpt.graph_ops import casts as casts
+from torch_tfckpt.graph_ops import cells as cells
 from torch_tfckpt.graph_ops import comparing as comparing
 from torch_tfckpt.graph_ops import complex_numbers as complex_numbers
 from torch_tfckpt.graph_ops import convolutions as convolutions
