@@ -1,9 +1,12 @@
 """Loops and conditions of TensorFlow 1 and 2 give TensorFlow's values."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 import torch
 from op_rows import torch_of
-from tensorflow_process import TensorFlowProcess
+from tensorflow_process import RawTensor, TensorFlowProcess
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
@@ -17,19 +20,24 @@ NAMES = [
 ]  # fmt: skip
 
 
+# Name -> the meta graph, the fetches, and for each set of feeds the values.
+Zoo = Mapping[str, tuple[bytes, list[str], list[tuple[dict[str, Any], list[RawTensor]]]]]
+
+
 @pytest.fixture(scope="module", params=["v1", "v2"])
-def zoo(request, tensorflow: TensorFlowProcess):
-    return tensorflow.call("tensorflow_runs.zoo", v2=request.param == "v2")
+def zoo(request: pytest.FixtureRequest, tensorflow: TensorFlowProcess) -> Zoo:
+    found: Zoo = tensorflow.call("tensorflow_runs.zoo", v2=request.param == "v2")
+    return found
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_values(name, zoo) -> None:
+def test_values(name: str, zoo: Zoo) -> None:
     """Values, dtypes and shapes equal TensorFlow's, for each set of feeds."""
     data, fetches, results = zoo[name]
     for feeds, expected in results:
         imported = tfckpt.import_meta_graph(MetaGraphDef.FromString(data))
-        for variable in imported.variables.values():
-            variable.fill_(1)
+        for name, variable in imported.variables.items():
+            imported.variables[name] = torch.ones_like(variable)  # type: ignore[arg-type]  # numbers
         found = imported.run(fetches, feeds)
         for fetch, value, theirs in zip(fetches, found, expected, strict=True):
             wanted = torch_of(theirs)
@@ -37,6 +45,6 @@ def test_values(name, zoo) -> None:
             torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_all_are_tested(zoo) -> None:
+def test_all_are_tested(zoo: Zoo) -> None:
     """The list of names is complete."""
     assert sorted(NAMES) == sorted(zoo)

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from tensorflow_process import RawTensor
-from tensorflow_side import from_tensorflow
 
 v1 = tf.compat.v1
 
@@ -159,7 +158,10 @@ def _counter_becomes_tensor() -> Any:
 def _condition_on_tensor() -> Any:
     x = _x(shape=[None])
     y = v1.while_loop(lambda y: tf.reduce_sum(y) < 50.0, lambda y: (y * 2.0,), (x,))
-    return {"y": y[0] if isinstance(y, (list, tuple)) else y}, [{"x": np.float32([1, 2])}, {"x": np.float32([100])}]
+    return {"y": y[0] if isinstance(y, (list, tuple)) else y}, [
+        {"x": np.array([1, 2], np.float32)},
+        {"x": np.array([100], np.float32)},
+    ]
 
 
 def _shapes_in_loops() -> Any:
@@ -183,7 +185,7 @@ def _growing_shape() -> Any:
         (x,),
         shape_invariants=(tf.TensorShape([None, None]),),
     )
-    return {"y": y[0] if isinstance(y, (list, tuple)) else y}, [{"x": np.float32([[1, 2]])}]
+    return {"y": y[0] if isinstance(y, (list, tuple)) else y}, [{"x": np.array([[1, 2]], np.float32)}]
 
 
 def _tensor_array() -> Any:
@@ -205,7 +207,7 @@ def _growing_tensor_array() -> Any:
     array = tf.TensorArray(tf.float32, 0, dynamic_size=True, clear_after_read=False, element_shape=[2])
     array = v1.while_loop(lambda i, a: i < n, body, (0, array))[1]
     return {"y": array.stack(), "size": array.size(), "first": array.read(0)}, [
-        {"x": np.float32([1, 2]), "n": np.int32(n)} for n in (1, 5)
+        {"x": np.array([1, 2], np.float32), "n": np.int32(n)} for n in (1, 5)
     ]
 
 
@@ -242,18 +244,18 @@ def _several_results() -> Any:
         return shared, shared * 2.0, tf.reduce_sum(shared)
 
     a, b, c = v1.cond(p, true, lambda: (x, x, x[0]))
-    return {"a": a, "b": b, "c": c}, [{"x": np.float32([1, 2, 3]), "p": p} for p in (True, False)]
+    return {"a": a, "b": b, "c": c}, [{"x": np.array([1, 2, 3], np.float32), "p": p} for p in (True, False)]
 
 
 def _functions() -> Any:
     x, n = _x(), _x("n", tf.int32)
 
-    @tf.function
-    def inner(a: Any, b: Any) -> Any:
+    def add_and_multiply(a: Any, b: Any) -> Any:
         return a + b, a * b
 
-    @tf.function
-    def outer(a: Any, n: Any) -> Any:
+    inner = tf.function(add_and_multiply)
+
+    def repeat(a: Any, n: Any) -> Any:
         total, product = inner(a, 2.0)
         for i in tf.range(n):
             total, product = inner(total, product)
@@ -261,7 +263,7 @@ def _functions() -> Any:
                 total = total - tf.cast(i, tf.float32)
         return total, product
 
-    total, product = outer(x, n)
+    total, product = tf.function(repeat)(x, n)
     return {"total": total, "product": product}, [{"x": np.float32(1.5), "n": np.int32(n)} for n in (0, 1, 3)]
 
 
@@ -316,7 +318,7 @@ def _sequence() -> Any:
     _, last, outputs = v1.while_loop(lambda t, s, o: t < tf.reduce_max(n), body, (0, state, tf.TensorArray(
         tf.float32, tf.reduce_max(n))))  # fmt: skip
     return {"last": last, "all": tf.transpose(outputs.stack(), [1, 0, 2])}, [
-        {"x": np.linspace(0, 1, 30, dtype=np.float32).reshape(2, 5, 3), "n": np.int32([4, 2])}
+        {"x": np.linspace(0, 1, 30, dtype=np.float32).reshape(2, 5, 3), "n": np.array([4, 2], np.int32)}
     ]
 
 
@@ -325,5 +327,3 @@ CONTROL_FLOW: dict[str, Callable[[], Any]] = {
     for name, build in list(globals().items())
     if callable(build) and name.startswith("_") and not name.startswith("__") and name not in ("_x", "_ran")
 }
-
-_ = from_tensorflow

@@ -22,13 +22,13 @@ import torch
 from torch import fx
 
 from torch_tfckpt.graph_ops.integers import INTEGER_DTYPES, as_integers, as_tensor, fits
-from torch_tfckpt.graph_run.steps import NO_GUARDS, Guard, LoopFrame, Region, Source, Step
+from torch_tfckpt.graph_run.steps import NO_GUARDS, GraphStep, Guard, LoopFrame, Region, Source
 
 _NOT_IN_NAMES: Final = re.compile(r"\W+")
 
 
-class Kind(enum.Enum):
-    """Kind of a built value."""
+class ValueKind(enum.Enum):
+    """ValueKind of a built value."""
 
     VALUE = enum.auto()
     INTEGERS = enum.auto()
@@ -48,7 +48,7 @@ class BuiltValue:
         variable: Of a REFERENCE: the variable's name.
     """
 
-    kind: Kind
+    kind: ValueKind
     node: fx.Node | None = None
     body: Optional["Body"] = None
     dtype: Any = None
@@ -94,7 +94,7 @@ class Body:
         self.parent, self.region, self.frame, self.guards = parent, region, frame, guards
         self.root: Body = self if parent is None else parent.root
         self.graph = fx.Graph()
-        self.values: dict[Step, StepOutputs] = {}
+        self.values: dict[GraphStep, StepOutputs] = {}
         self.modules: dict[str, torch.nn.Module] = {}
         self.names = AttributeNames()
         self._captured: dict[fx.Node, fx.Node] = {}  # a node of the parent -> the placeholder for it
@@ -112,7 +112,7 @@ class Body:
 
     # Where steps are computed.
 
-    def home(self, step: Step) -> Optional["Body"]:
+    def home(self, step: GraphStep) -> Optional["Body"]:
         """Return the outermost body in which a step can run; None if it needs a deeper one than this."""
         guards, frame = step.guards, step.frame
         if frame is None and not guards:
@@ -131,7 +131,7 @@ class Body:
                 return outputs.get(index)
         return None
 
-    def is_built(self, step: Step) -> bool:
+    def is_built(self, step: GraphStep) -> bool:
         return any(step in body.values for body in self._chain)
 
     # Nodes.
@@ -148,7 +148,7 @@ class Body:
         self._last_input = node
         return node
 
-    def call(self, function: Callable[..., Any], *args: Any, at: Step | None = None, **kwargs: Any) -> fx.Node:
+    def call(self, function: Callable[..., Any], *args: Any, at: GraphStep | None = None, **kwargs: Any) -> fx.Node:
         """Add a call of a function."""
         name = node_name(at.name) if at is not None else None
         node = self.graph.create_node("call_function", function, args, kwargs, name=name)
@@ -156,7 +156,7 @@ class Body:
             node.meta["tensorflow"] = (at.name, at.op)
         return node
 
-    def call_module(self, name: str, module: torch.nn.Module, args: Sequence[Any], at: Step) -> fx.Node:
+    def call_module(self, name: str, module: torch.nn.Module, args: Sequence[Any], at: GraphStep) -> fx.Node:
         """Add a module, and a call of it."""
         unique = self.names.module(name)
         self.modules[unique] = module
@@ -204,10 +204,10 @@ class Body:
     # Values as arguments.
 
     def value_of(self, node: fx.Node) -> BuiltValue:
-        return BuiltValue(Kind.VALUE, node, self)
+        return BuiltValue(ValueKind.VALUE, node, self)
 
     def integers_of(self, node: fx.Node, dtype: Any) -> BuiltValue:
-        return BuiltValue(Kind.INTEGERS, node, self, dtype)
+        return BuiltValue(ValueKind.INTEGERS, node, self, dtype)
 
     def local(self, value: BuiltValue) -> fx.Node:
         """Return the node of a value in this graph; a value of a body around it becomes an input."""
@@ -236,7 +236,7 @@ class Body:
 
     def operand(self, value: BuiltValue) -> Any:
         """Return a value as the argument of a call, as it is: integers stay integers."""
-        if value.kind is Kind.INTEGERS and value.is_constant:
+        if value.kind is ValueKind.INTEGERS and value.is_constant:
             return value.constant
         if value.is_constant:
             return self.constant(value.constant)
@@ -244,7 +244,7 @@ class Body:
 
     def tensor(self, value: BuiltValue) -> fx.Node:
         """Return a value as an argument that is not Python integers."""
-        if value.kind is Kind.INTEGERS:
+        if value.kind is ValueKind.INTEGERS:
             if value.is_constant:
                 return self.constant_integers(value.constant, value.dtype)
             node = self.local(value)
@@ -258,7 +258,7 @@ class Body:
 
     def integers(self, value: BuiltValue) -> Any:
         """Return a value as Python integers."""
-        if value.kind is Kind.INTEGERS:
+        if value.kind is ValueKind.INTEGERS:
             return self.operand(value)
         if value.is_constant and isinstance(value.constant, torch.Tensor):
             return as_integers(value.constant)
@@ -292,14 +292,14 @@ CONSTANTS: Final = "constants_of_graph"
 
 def known_integers(value: Any, dtype: Any) -> BuiltValue:
     """Return Python integers that are known when the module is built."""
-    return BuiltValue(Kind.INTEGERS, dtype=dtype, constant=value)
+    return BuiltValue(ValueKind.INTEGERS, dtype=dtype, constant=value)
 
 
 def known_value(value: Any) -> BuiltValue:
     """Return a constant: small integers as Python integers, everything else as an attribute of the module."""
     if isinstance(value, torch.Tensor) and value.dtype in INTEGER_DTYPES and fits(value.dtype, value.shape):
         return known_integers(as_integers(value), value.dtype)
-    return BuiltValue(Kind.VALUE, constant=value)
+    return BuiltValue(ValueKind.VALUE, constant=value)
 
 
 class AttributeNames:

@@ -14,8 +14,8 @@ from torch_tfckpt.errors import CheckpointError, UnimplementedError, located
 from torch_tfckpt.graph_run.bodies import (
     Body,
     BuiltValue,
-    Kind,
     StepOutputs,
+    ValueKind,
     known_integers,
 )
 from torch_tfckpt.graph_run.bound_variables import BoundVariables
@@ -25,16 +25,16 @@ from torch_tfckpt.graph_run.steps import (
     EXITS,
     FED,
     MERGES,
+    GraphStep,
     Source,
-    Step,
     needed,
 )
 
-Handler = Callable[["Builder", Body, Step], StepOutputs]
+Handler = Callable[["ModuleBuilder", Body, GraphStep], StepOutputs]
 MAX_NODES: Final = 5_000_000
 
 
-class Builder:
+class ModuleBuilder:
     """Builds the bodies of one module.
 
     Args:
@@ -60,9 +60,9 @@ class Builder:
         self.parameter: Callable[[str], Any] = variables.value_of
         self.variable_names: dict[str, str] = {}  # attribute of the module -> variable
 
-    def build(self, body: Body, steps: Sequence[Step]) -> None:
+    def build(self, body: Body, steps: Sequence[GraphStep]) -> None:
         """Build steps and everything they need, unless they were built before."""
-        stack: list[tuple[Body, Step, bool]] = [(body, step, False) for step in reversed(steps)]
+        stack: list[tuple[Body, GraphStep, bool]] = [(body, step, False) for step in reversed(steps)]
         while stack:
             here, step, is_ready = stack.pop()
             if here.is_built(step):
@@ -87,10 +87,10 @@ class Builder:
                 raise UnimplementedError(f"{step} has no output {index}")
         return found
 
-    def inputs(self, body: Body, step: Step) -> list[BuiltValue]:
+    def inputs(self, body: Body, step: GraphStep) -> list[BuiltValue]:
         return [self.value(body, source) for source in step.inputs]
 
-    def _before(self, body: Body, step: Step) -> Sequence[Step]:
+    def _before(self, body: Body, step: GraphStep) -> Sequence[GraphStep]:
         """Return the steps that must be built before a step in a body."""
         if step.constants is not None or step.alias is not None:
             return needed(step)
@@ -104,7 +104,7 @@ class Builder:
             return [step.inputs[0][0], *(each for each in step.after if each.effectful)]
         return needed(step)
 
-    def _build_step(self, body: Body, step: Step) -> None:
+    def _build_step(self, body: Body, step: GraphStep) -> None:
         if step.constants is not None:
             dtype = step.value.dtype if step.op == FED else integer_dtype(step.op, step.attributes)
             found = {index: known_integers(value, dtype) for index, value in enumerate(step.constants)}
@@ -127,7 +127,7 @@ class Builder:
 
     def reading(self, body: Body, value: BuiltValue) -> BuiltValue:
         """Return the value of a variable at this point of the program; other values unchanged."""
-        if value.kind is not Kind.REFERENCE:
+        if value.kind is not ValueKind.REFERENCE:
             return value
         name = value.variable
         self.read[name] = None
@@ -146,9 +146,9 @@ class Builder:
         return body.captured(root.attribute(attribute, root.attributes[attribute]), root)
 
 
-def outside_of(body: Body, inner: Sequence[Step]) -> list[Step]:
+def outside_of(body: Body, inner: Sequence[GraphStep]) -> list[GraphStep]:
     """Return the steps that a loop or condition needs and that can run in `body`, before it."""
-    found: dict[Step, None] = {}
+    found: dict[GraphStep, None] = {}
     seen = set(inner)
     stack = [each for step in reversed(inner) for each in reversed(needed(step))]
     while stack:

@@ -13,15 +13,15 @@ from torch import fx
 from torch_tfckpt.errors import DataLossError, UnimplementedError
 from torch_tfckpt.graph_ops.integers import GROWING, INTEGER_DTYPES, INTEGER_OPS, as_tensor
 from torch_tfckpt.graph_ops.registry import Op, find
-from torch_tfckpt.graph_run.bodies import Body, BuiltValue, Kind, StepOutputs, known_value
-from torch_tfckpt.graph_run.building import Builder
+from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, ValueKind, known_value
+from torch_tfckpt.graph_run.building import ModuleBuilder
 from torch_tfckpt.graph_run.folding import arguments_of, grouped, in_lists, integer_dtype
-from torch_tfckpt.graph_run.steps import Step
+from torch_tfckpt.graph_run.steps import GraphStep
 
 _FOLDED: Final = 1 << 12  # elements of a result that is computed when the module is built
 
 
-def call_operation(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def call_operation(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     """Build the call of a registered operation.
 
     Raises:
@@ -42,14 +42,14 @@ def call_operation(builder: Builder, body: Body, step: Step) -> StepOutputs:
         return folded
     made: list[Any] = []
     for name, value in zip(operation.inputs, arguments, strict=True):
-        if name in operation.lists:
-            made.append([body.tensor(each) for each in value])
-        elif name in operation.integers:
-            made.append(body.integers(value))
-        else:
-            made.append(body.tensor(value))
+        convert = body.tensor
+        if name in operation.integers:
+            convert = body.integers
+        elif name in operation.scalars:
+            convert = body.operand
+        made.append([convert(each) for each in value] if name in operation.lists else convert(value))
     node = body.call(operation.function, *made, at=step, **_storable(body, attributes))
-    dtype = integer_dtype(step.op, step.attributes) if operation.gives_integers else None
+    dtype = (integer_dtype(step.op, step.attributes) or torch.int32) if operation.gives_integers else None
     return outputs_of(body, node, operation.several, dtype, _positions(builder, operation, step))
 
 
@@ -82,9 +82,9 @@ def outputs_of(
     return StepOutputs({}, element)
 
 
-def _call_of_integers(body: Body, step: Step, values: list[BuiltValue]) -> StepOutputs | None:
+def _call_of_integers(body: Body, step: GraphStep, values: list[BuiltValue]) -> StepOutputs | None:
     operation = INTEGER_OPS.get(step.op)
-    if operation is None or not values or any(value.kind is not Kind.INTEGERS for value in values):
+    if operation is None or not values or any(value.kind is not ValueKind.INTEGERS for value in values):
         return None
     if step.op in GROWING:
         return None
@@ -102,7 +102,7 @@ def _call_of_integers(body: Body, step: Step, values: list[BuiltValue]) -> StepO
     return outputs_of(body, node, operation.several, dtype)
 
 
-def _grouped(builder: Builder, operation: Op, step: Step, values: list[BuiltValue]) -> list[Any]:
+def _grouped(builder: ModuleBuilder, operation: Op, step: GraphStep, values: list[BuiltValue]) -> list[Any]:
     """Return inputs as arguments; the number of tensors in each list is declared, or the same for all."""
     if len(operation.lists) > 1:
         sizes = builder.declarations.input_sizes(step.op, step.attributes)
@@ -114,7 +114,7 @@ def _grouped(builder: Builder, operation: Op, step: Step, values: list[BuiltValu
     return arguments
 
 
-def _positions(builder: Builder, operation: Op, step: Step) -> list[tuple[int, int]] | None:
+def _positions(builder: ModuleBuilder, operation: Op, step: GraphStep) -> list[tuple[int, int]] | None:
     """Return where each output is in a tuple of results some of which are lists."""
     if len(operation.outputs) < 2:
         return None
@@ -146,7 +146,7 @@ def _folded(operation: Op, arguments: list[Any], attributes: dict[str, Any]) -> 
     for value in arguments:
         if isinstance(value, list) or not value.is_constant:
             return None
-        if value.kind is Kind.INTEGERS:
+        if value.kind is ValueKind.INTEGERS:
             tensors.append(as_tensor(value.constant, value.dtype))
         elif isinstance(value.constant, torch.Tensor):
             tensors.append(value.constant)

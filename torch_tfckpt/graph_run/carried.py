@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from torch_tfckpt.graph_run.bodies import Body, BuiltValue, Kind
-from torch_tfckpt.graph_run.building import Builder
+from torch_tfckpt.graph_run.bodies import Body, BuiltValue, ValueKind
+from torch_tfckpt.graph_run.building import ModuleBuilder
 from torch_tfckpt.graph_run.runtime import WhileLoop
-from torch_tfckpt.graph_run.steps import Step
+from torch_tfckpt.graph_run.steps import GraphStep
 
 
 def build_loop_module(
-    builder: Builder,
+    builder: ModuleBuilder,
     body: Body,
-    step: Step,
+    step: GraphStep,
     initial: Sequence[BuiltValue],
     new_body: Callable[[str], Body],
     bind: Callable[[Body, int, BuiltValue], None],
@@ -35,7 +35,7 @@ def build_loop_module(
         condition_of: Builds what decides whether there is another round.
         next_of: Builds the variables of the next round.
     """
-    integers = [value.kind is Kind.INTEGERS for value in initial]
+    integers = [value.kind is ValueKind.INTEGERS for value in initial]
     while True:
         bodies = []
         for name in ("condition", "body"):
@@ -50,7 +50,7 @@ def build_loop_module(
         changed = [
             index
             for index, value in enumerate(following)
-            if integers[index] and (value.kind is not Kind.INTEGERS or value.dtype != initial[index].dtype)
+            if integers[index] and (value.kind is not ValueKind.INTEGERS or value.dtype != initial[index].dtype)
         ]
         if not changed:
             break
@@ -75,13 +75,13 @@ def build_loop_module(
 
 
 def agreed_results(
-    builder: Builder,
+    builder: ModuleBuilder,
     body: Body,
     bodies: Sequence[Body],
     values: Sequence[Sequence[BuiltValue]],
     module_of: Callable[[Sequence[torch.nn.Module]], torch.nn.Module],
     selector: Any,
-    step: Step,
+    step: GraphStep,
 ) -> list[BuiltValue]:
     """Finish the bodies of branches, call one of them, and return its results.
 
@@ -95,13 +95,13 @@ def agreed_results(
     kinds: list[Any] = []
     for index, each in enumerate(zip(*values, strict=True)):
         first = each[0]
-        if first.kind is Kind.REFERENCE and all(
-            value.kind is Kind.REFERENCE and value.variable == first.variable for value in each
+        if first.kind is ValueKind.REFERENCE and all(
+            value.kind is ValueKind.REFERENCE and value.variable == first.variable for value in each
         ):
             kept[index] = first
             kinds.append(None)
             continue
-        same = all(value.kind is Kind.INTEGERS and value.dtype == first.dtype for value in each)
+        same = all(value.kind is ValueKind.INTEGERS and value.dtype == first.dtype for value in each)
         kinds.append(first.dtype if same else None)
     results = []
     for inner, found in zip(bodies, values, strict=True):

@@ -20,22 +20,22 @@ import torch
 
 from torch_tfckpt.errors import DataLossError, UnimplementedError
 from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, known_integers
-from torch_tfckpt.graph_run.building import Builder
+from torch_tfckpt.graph_run.building import ModuleBuilder
 from torch_tfckpt.graph_run.carried import agreed_results, build_loop_module
 from torch_tfckpt.graph_run.runtime import OneOfBranches, by_predicate
 from torch_tfckpt.graph_run.steps import (
     ENTERS,
     NEXT_ITERATIONS,
     SWITCHES,
+    GraphStep,
     Region,
     Source,
-    Step,
     needed,
     without_identities,
 )
 
 
-def build_condition(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def build_condition(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     """Build the condition that a Merge ends, with the other Merges of it."""
     if step.predicate is None or step.branches is None:
         raise UnimplementedError("it is neither the end of a condition nor the beginning of a loop")
@@ -63,11 +63,11 @@ def build_condition(builder: Builder, body: Body, step: Step) -> StepOutputs:
     return body.values[step]
 
 
-def _merged(step: Step, builder: Builder, body: Body, source: Source) -> StepOutputs:
+def _merged(step: GraphStep, builder: ModuleBuilder, body: Body, source: Source) -> StepOutputs:
     return StepOutputs({0: builder.value(body, source), 1: known_integers(step.inputs.index(source), torch.int32)})
 
 
-def _number(step: Step, body: Body, selector: Any, index: int) -> BuiltValue:
+def _number(step: GraphStep, body: Body, selector: Any, index: int) -> BuiltValue:
     """Build the second output of a Merge: which of its inputs had a value."""
     if index != 1 or step.branches is None:
         raise DataLossError(f"a Merge has 2 outputs, but output {index} is used")
@@ -80,24 +80,24 @@ def number_of_branch(selector: object, inverted: bool) -> int:
     return by_predicate(selector, 2) ^ int(inverted)
 
 
-def condition_merges(region: Region, step: Step) -> Sequence[Step]:
+def condition_merges(region: Region, step: GraphStep) -> Sequence[GraphStep]:
     """Return the Merges that end the same condition as `step`: those that share a step inside its branches."""
     if not region.conditions:
         region.conditions.update(_grouped(region))
     return region.conditions.get(step, [step])
 
 
-def _grouped(region: Region) -> dict[Step, list[Step]]:
+def _grouped(region: Region) -> dict[GraphStep, list[GraphStep]]:
     merges = [each for each in region.steps if each.predicate is not None and each in region.live]
     leader = {each: each for each in merges}
 
-    def first(each: Step) -> Step:
+    def first(each: GraphStep) -> GraphStep:
         while leader[each] is not each:
             leader[each] = leader[leader[each]]
             each = leader[each]
         return each
 
-    owners: dict[tuple[Source, Step], Step] = {}
+    owners: dict[tuple[Source, GraphStep], GraphStep] = {}
     for merge in merges:
         assert merge.predicate is not None
         assert merge.branches is not None
@@ -115,13 +115,13 @@ def _grouped(region: Region) -> dict[Step, list[Step]]:
                     stack.extend(needed(each))
                 elif owner is not merge and owner.frame is merge.frame and owner.guards == merge.guards:
                     leader[first(merge)] = first(owner)
-    groups: dict[Step, list[Step]] = {}
+    groups: dict[GraphStep, list[GraphStep]] = {}
     for merge in merges:
         groups.setdefault(first(merge), []).append(merge)
     return {merge: groups[first(merge)] for merge in merges}
 
 
-def build_loop(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def build_loop(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     """Build the loop that an Exit leaves, with all its exits."""
     switch = _only(step.inputs, SWITCHES, step)
     condition = without_identities(switch.inputs[1])[0]
@@ -171,7 +171,7 @@ def build_loop(builder: Builder, body: Body, step: Step) -> StepOutputs:
     return body.values[step]
 
 
-def _only(inputs: Sequence[Source], kinds: frozenset[str], step: Step) -> Step:
+def _only(inputs: Sequence[Source], kinds: frozenset[str], step: GraphStep) -> GraphStep:
     if len(inputs) != 1 or without_identities(inputs[0])[0].op not in kinds:
         raise UnimplementedError("it does not leave a loop variable")
     return without_identities(inputs[0])[0]

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from torch_tfckpt.errors import DataLossError
 from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs
-from torch_tfckpt.graph_run.building import Builder
+from torch_tfckpt.graph_run.building import ModuleBuilder
 from torch_tfckpt.graph_run.carried import agreed_results, build_loop_module
 from torch_tfckpt.graph_run.runtime import OneOfBranches, by_index, by_predicate
-from torch_tfckpt.graph_run.steps import ARGUMENT, CASES, Region, Step, without_identities
+from torch_tfckpt.graph_run.steps import ARGUMENT, CASES, GraphStep, Region, without_identities
 
 
-def build_branches(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def build_branches(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     """Build an If or a Case: `step.functions` has the branches in the order of the selector."""
     selector, *inputs = builder.inputs(body, step)
     bodies, values = [], []
@@ -42,7 +42,7 @@ def build_branches(builder: Builder, body: Body, step: Step) -> StepOutputs:
     return StepOutputs(dict(enumerate(found)))
 
 
-def build_while(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def build_while(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     """Build a While: `step.functions` has its condition and its body."""
     condition, loop = step.functions
     inputs = builder.inputs(body, step)
@@ -79,13 +79,13 @@ def build_while(builder: Builder, body: Body, step: Step) -> StepOutputs:
     return StepOutputs(outputs)
 
 
-def _bind(inner: Body, region: Region, inputs: Sequence[BuiltValue], step: Step) -> None:
+def _bind(inner: Body, region: Region, inputs: Sequence[BuiltValue], step: GraphStep) -> None:
     if len(region.arguments) != len(inputs):
         raise DataLossError(f"it passes {len(inputs)} values to a function with {len(region.arguments)} arguments")
     for argument, value in zip(region.arguments, inputs, strict=True):
         inner.values[argument] = StepOutputs({0: value})
 
 
-def _is_argument(step: Step, source: tuple[Step, int], loop: Region, index: int) -> bool:
+def _is_argument(step: GraphStep, source: tuple[GraphStep, int], loop: Region, index: int) -> bool:
     found = without_identities(source)[0]
     return found.op == ARGUMENT and found is loop.arguments[index]

@@ -4,7 +4,7 @@ Uses an explicit stack, since graphs are thousands of nodes deep. Each node is v
 
     enter       its inputs are visited first
     arguments   of a call: they are known; the function's results are visited
-    leave       its inputs are known, and it becomes a Step; small integers are computed
+    leave       its inputs are known, and it becomes a GraphStep; small integers are computed
 
 The input of a Merge that closes a loop (NextIteration) is visited afterwards, so that loops are no cycles.
 """
@@ -27,9 +27,9 @@ from torch_tfckpt.graph_run.steps import (
     CONDITIONS,
     MERGES,
     NEXT_ITERATIONS,
+    GraphStep,
     Region,
     Source,
-    Step,
 )
 from torch_tfckpt.text import did_you_mean, quoted
 
@@ -42,20 +42,20 @@ class _Inlined(NamedTuple):
     """A call whose function became part of the region: its results, and the steps that run in every call."""
 
     results: list[Source]
-    after: list[Step]
+    after: list[GraphStep]
 
 
 @dataclass(eq=False, slots=True)
-class _Call:
+class _FunctionCall:
     """One call of a function, or the graph."""
 
     nodes: Mapping[str, Node]
     path: str
     function: Function | None = None
     arguments: Mapping[str, Source] = field(default_factory=dict)
-    barrier: Step | None = None
+    barrier: GraphStep | None = None
     names: tuple[str, ...] = ()  # functions that are being called
-    visited: dict[str, Step | _Inlined] = field(default_factory=dict)
+    visited: dict[str, GraphStep | _Inlined] = field(default_factory=dict)
     entered: set[str] = field(default_factory=set)
 
 
@@ -75,26 +75,26 @@ class Flattener:
         self._count = 0
 
     def graph_region(
-        self, outputs: Sequence[TensorName], targets: Sequence[str], fed: Mapping[TensorName, Step]
+        self, outputs: Sequence[TensorName], targets: Sequence[str], fed: Mapping[TensorName, GraphStep]
     ) -> Region:
         """Return what computes outputs of the graph's nodes and runs the nodes `targets`.
 
         Args:
             fed: Outputs that are given instead of computed.
         """
-        call = _Call(self._graph.nodes, "")
+        call = _FunctionCall(self._graph.nodes, "")
         for name in [*(name for name, _ in outputs), *(name for name, _ in fed), *targets]:
             if name not in call.nodes:
                 raise InvalidArgumentError(
                     f"the graph has no node {quoted(name)}. {did_you_mean(name, call.nodes)}".rstrip()
                 )
-        walk = _Walk(self, call, fed)
+        walk = _RegionWalk(self, call, fed)
         walk.visit([*(each[0] for each in outputs if each not in fed), *targets], call)
         results = [walk.source(call, f"{name}:{index}") for name, index in outputs]
         wanted = [step for name in targets for step in walk.control(call, name)]
         return Region("", [*fed.values(), *walk.steps], results, wanted)
 
-    def function_region(self, name: str, place: Step, ancestry: tuple[str, ...]) -> Region:
+    def function_region(self, name: str, place: GraphStep, ancestry: tuple[str, ...]) -> Region:
         """Return the body of a function that a condition or loop runs."""
         function = self.function(name, place)
         if name in ancestry:
@@ -102,16 +102,17 @@ class Flattener:
         if len(ancestry) >= MAX_DEPTH // 4:
             raise UnimplementedError(f"{place}: more than {MAX_DEPTH // 4} conditions and loops inside each other")
         arguments = [
-            Step(f"{place.name}/{argument}", ARGUMENT, index=index) for index, argument in enumerate(function.arguments)
+            GraphStep(f"{place.name}/{argument}", ARGUMENT, index=index)
+            for index, argument in enumerate(function.arguments)
         ]
         given = {argument: (step, 0) for argument, step in zip(function.arguments, arguments, strict=True)}
-        call = _Call(function.nodes, f"{place.name}/", function, given, None, (*ancestry, name))
-        walk = _Walk(self, call, {})
+        call = _FunctionCall(function.nodes, f"{place.name}/", function, given, None, (*ancestry, name))
+        walk = _RegionWalk(self, call, {})
         walk.visit(walk.wanted(call), call)
         results, after = walk.results(call)
         return Region(place.name, [*arguments, *walk.steps], results, after, arguments, (*ancestry, name))
 
-    def function(self, name: str, place: Step) -> Function:
+    def function(self, name: str, place: GraphStep) -> Function:
         found = self._graph.functions.get(name)
         if found is None:
             raise DataLossError(f"{place}: the graph has no function {quoted(name)}")
@@ -123,19 +124,19 @@ class Flattener:
             raise UnimplementedError(f"the request needs more than {MAX_STEPS:,} nodes, counting those of each call")
 
 
-class _Walk:
+class _RegionWalk:
     """One walk over a region."""
 
-    def __init__(self, flattener: Flattener, base: _Call, fed: Mapping[TensorName, Step]) -> None:
+    def __init__(self, flattener: Flattener, base: _FunctionCall, fed: Mapping[TensorName, GraphStep]) -> None:
         self._flattener, self._base, self._fed = flattener, base, fed
         self._functions = flattener._graph.functions
         self._declarations = flattener._declarations
-        self._inside: dict[tuple[_Call, str], _Call] = {}
-        self._late: list[tuple[_Call, str]] = []  # nodes that close loops
-        self._open: list[tuple[Step, _Call, Node]] = []  # Merges that wait for them
-        self.steps: list[Step] = []
+        self._inside: dict[tuple[_FunctionCall, str], _FunctionCall] = {}
+        self._late: list[tuple[_FunctionCall, str]] = []  # nodes that close loops
+        self._open: list[tuple[GraphStep, _FunctionCall, Node]] = []  # Merges that wait for them
+        self.steps: list[GraphStep] = []
 
-    def visit(self, names: Sequence[str], call: _Call) -> None:
+    def visit(self, names: Sequence[str], call: _FunctionCall) -> None:
         """Visit nodes, and everything before them."""
         stack = [(call, name, _ENTER) for name in reversed(names)]
         while stack:
@@ -157,7 +158,7 @@ class _Walk:
             merge.inputs = [self.source(here, each) for each in node.inputs if not each.startswith("^")]
         self._open = []
 
-    def _visited(self, call: _Call, name: str, phase: int) -> list[tuple[_Call, str, int]]:
+    def _visited(self, call: _FunctionCall, name: str, phase: int) -> list[tuple[_FunctionCall, str, int]]:
         """Do one phase of a visit; return what must be visited next, the last one first."""
         if phase == _ENTER:
             if name in call.visited:
@@ -179,13 +180,13 @@ class _Walk:
             call.visited[name] = self._step(call, node)
         return []
 
-    def _entered(self, call: _Call, name: str) -> list[tuple[_Call, str, int]]:
+    def _entered(self, call: _FunctionCall, name: str) -> list[tuple[_FunctionCall, str, int]]:
         node = call.nodes.get(name)
         if node is None:
             raise DataLossError("the graph has no such node, but it is an input of another one")
         call.entered.add(name)
         self._flattener.counted()
-        found: list[tuple[_Call, str, int]] = []
+        found: list[tuple[_FunctionCall, str, int]] = []
         for each in node.inputs:
             source, is_control, index = _parsed(each)
             if source in call.arguments and (call.function is not None):
@@ -208,7 +209,7 @@ class _Walk:
     def _may_call(self, node: Node) -> bool:
         return node.op in CALLS or node.op in CONDITIONS or node.op in CASES or node.op in self._functions
 
-    def _call(self, call: _Call, node: Node) -> _Call | None:
+    def _call(self, call: _FunctionCall, node: Node) -> _FunctionCall | None:
         """Return the call of a function whose body becomes part of the region; None if it is not one."""
         data = [each for each in node.inputs if not each.startswith("^")]
         attributes = node.attributes()
@@ -246,11 +247,11 @@ class _Walk:
             before.append(call.barrier)
         barrier = None
         if before:
-            barrier = Step(path, BARRIER, after=before)
+            barrier = GraphStep(path, BARRIER, after=before)
             self.steps.append(barrier)
-        return _Call(function.nodes, path, function, given, barrier, (*call.names, name))
+        return _FunctionCall(function.nodes, path, function, given, barrier, (*call.names, name))
 
-    def _known_branch(self, call: _Call, node: Node) -> int | None:
+    def _known_branch(self, call: _FunctionCall, node: Node) -> int | None:
         """Return which branch of a condition runs, if that is known already."""
         step, index = self.source(call, node.inputs[0])
         if step.constants is None or index >= len(step.constants):
@@ -260,19 +261,19 @@ class _Walk:
             return int(len(value) > 0)
         return int(value) if node.op in CASES else int(bool(value))
 
-    def wanted(self, call: _Call) -> list[str]:
+    def wanted(self, call: _FunctionCall) -> list[str]:
         """Return the nodes of a function that a call needs."""
         assert call.function is not None
         names = [_parsed(call.function.results.get(output, ""))[0] for output in call.function.outputs]
         return [each for each in [*self._always(call), *names] if each not in call.arguments]
 
-    def _always(self, call: _Call) -> list[str]:
+    def _always(self, call: _FunctionCall) -> list[str]:
         """Return the nodes that run in every call of a function."""
         assert call.function is not None
         found = [each for each in call.function.control_results if each in call.nodes]
         return found or [node.name for node in call.nodes.values() if node.op in ASSIGNMENTS]
 
-    def results(self, call: _Call) -> tuple[list[Source], list[Step]]:
+    def results(self, call: _FunctionCall) -> tuple[list[Source], list[GraphStep]]:
         """Return the results of a function whose nodes were visited, and the steps that run in every call."""
         assert call.function is not None
         results = []
@@ -283,7 +284,7 @@ class _Walk:
         after = [step for name in self._always(call) for step in self.control(call, name)]
         return results, after
 
-    def source(self, call: _Call, text: str) -> Source:
+    def source(self, call: _FunctionCall, text: str) -> Source:
         """Return the output that an input names; its node was visited."""
         name, _, index = _parsed(text)
         if call.function is not None and name in call.arguments:
@@ -304,16 +305,16 @@ class _Walk:
             index = self._declarations.output_index(found.op, parts[1], index, found.attributes)
         return found, index
 
-    def control(self, call: _Call, name: str) -> list[Step]:
+    def control(self, call: _FunctionCall, name: str) -> list[GraphStep]:
         """Return the steps that have run when the node `name` has."""
         if name in call.arguments:
             return []
         found = call.visited[name]
         return found.after + [step for step, _ in found.results] if isinstance(found, _Inlined) else [found]
 
-    def _step(self, call: _Call, node: Node) -> Step:
+    def _step(self, call: _FunctionCall, node: Node) -> GraphStep:
         attributes = node.attributes()
-        step = Step(f"{call.path}{node.name}", node.op, node, attributes=attributes)
+        step = GraphStep(f"{call.path}{node.name}", node.op, node, attributes=attributes)
         is_open = False
         for each in node.inputs:
             if each.startswith("^"):
@@ -345,6 +346,6 @@ def _parsed(text: str) -> tuple[str, bool, int]:
     return name, False, int(rest[-1])
 
 
-def known_values(step: Step) -> Sequence[Any] | None:
+def known_values(step: GraphStep) -> Sequence[Any] | None:
     """Return the outputs of a step, if they are known small integers."""
     return step.constants

@@ -17,7 +17,7 @@ from torch_tfckpt.graph_ops.integers import GROWING, INTEGER_DTYPES, INTEGER_OPS
 from torch_tfckpt.graph_ops.registry import Op
 from torch_tfckpt.graph_run.attributes import dtype_of, python_value, type_attribute
 from torch_tfckpt.graph_run.constants import constant_of
-from torch_tfckpt.graph_run.steps import FED, IDENTITIES, Step
+from torch_tfckpt.graph_run.steps import FED, IDENTITIES, GraphStep
 from torch_tfckpt.text import quoted
 
 MAX_FOLDED: Final = 1024  # integers in a result
@@ -43,7 +43,7 @@ def integer_dtype(op: str, attributes: Mapping[str, AttrValue]) -> torch.dtype |
     return None
 
 
-def arguments_of(operation: Op, step: Step) -> dict[str, Any]:
+def arguments_of(operation: Op, step: GraphStep) -> dict[str, Any]:
     """Return the attributes that a function takes.
 
     Raises:
@@ -61,7 +61,7 @@ def arguments_of(operation: Op, step: Step) -> dict[str, Any]:
     return found
 
 
-def constant_outputs(step: Step) -> tuple[Any, ...] | None:
+def constant_outputs(step: GraphStep) -> tuple[Any, ...] | None:
     """Return the outputs of a step as Python integers, if all are known and small; None otherwise.
 
     Raises:
@@ -86,7 +86,7 @@ def constant_outputs(step: Step) -> tuple[Any, ...] | None:
     return _computed(step, values)
 
 
-def _of_const(step: Step) -> tuple[Any, ...] | None:
+def _of_const(step: GraphStep) -> tuple[Any, ...] | None:
     dtype = type_attribute(step.attributes, "dtype")
     value = step.attributes.get("value")
     if value is None or not value.HasField("tensor"):
@@ -103,7 +103,7 @@ def _of_const(step: Step) -> tuple[Any, ...] | None:
     return (as_integers(tensor),)
 
 
-def _computed(step: Step, values: list[Any]) -> tuple[Any, ...] | None:
+def _computed(step: GraphStep, values: list[Any]) -> tuple[Any, ...] | None:
     operation = INTEGER_OPS[step.op]
     dtype = integer_dtype(step.op, step.attributes)
     if dtype not in INTEGER_DTYPES or (step.op in GROWING and _is_large(values)):

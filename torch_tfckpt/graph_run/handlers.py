@@ -7,10 +7,9 @@ from typing import Final
 import torch
 
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, UnimplementedError
-from torch_tfckpt.format.tensor_slice import shape_text
-from torch_tfckpt.graph_run.attributes import python_value
-from torch_tfckpt.graph_run.bodies import Body, BuiltValue, Kind, StepOutputs, known_integers, known_value
-from torch_tfckpt.graph_run.building import Builder, Handler
+from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, ValueKind, known_integers, known_value
+from torch_tfckpt.graph_run.building import Handler, ModuleBuilder
+from torch_tfckpt.graph_run.calls import call_operation
 from torch_tfckpt.graph_run.constants import constant_of
 from torch_tfckpt.graph_run.control_flow_v1 import build_condition, build_loop
 from torch_tfckpt.graph_run.control_flow_v2 import build_branches, build_while
@@ -28,7 +27,7 @@ from torch_tfckpt.graph_run.steps import (
     NEXT_ITERATIONS,
     SWITCHES,
     VARIABLES,
-    Step,
+    GraphStep,
 )
 from torch_tfckpt.text import quoted
 
@@ -36,52 +35,48 @@ from torch_tfckpt.text import quoted
 INPUTS: Final = frozenset({"Placeholder", "PlaceholderV2"})
 
 
-def _constant(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def _constant(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     value = step.attributes.get("value")
     if value is None or not value.HasField("tensor"):
         raise DataLossError('attribute "value", a tensor, is missing')
     return StepOutputs({0: known_value(constant_of(value.tensor))})
 
 
-def _unfed(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def _unfed(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     raise InvalidArgumentError(f"feed a value for {quoted(step.name + ':0')}")
 
 
-def _nothing(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def _nothing(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     return StepOutputs()
 
 
-def _passed_on(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def _passed_on(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     """The first input, unchanged; a variable stays one."""
     return StepOutputs({0: builder.value(body, step.inputs[0])})
 
 
-def _read(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def _read(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     return StepOutputs({0: builder.reading(body, builder.value(body, step.inputs[0]))})
 
 
-def _all_read(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def _all_read(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     return StepOutputs({index: builder.reading(body, value) for index, value in enumerate(builder.inputs(body, step))})
 
 
-def _detached(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def _numbers_read(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    """An operation that matters only to tensors: integers and constants are passed on."""
     value = builder.reading(body, builder.value(body, step.inputs[0]))
-    if value.kind is Kind.INTEGERS or value.is_constant:
+    if value.kind is ValueKind.INTEGERS or value.is_constant:
         return StepOutputs({0: value})
-    return StepOutputs({0: body.value_of(body.call(detached, body.tensor(value), at=step))})
+    return call_operation(builder, body, step)
 
 
-def detached(value: object) -> object:
-    """Return a tensor through which no gradient flows; other values unchanged."""
-    return value.detach() if isinstance(value, torch.Tensor) else value
-
-
-def _switch(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def _switch(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     value = builder.value(body, step.inputs[0])
     return StepOutputs({0: value, 1: value})
 
 
-def _variable(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def _variable(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     assert step.node is not None
     names = [step.node.name]
     shared = step.attributes.get("shared_name")
@@ -90,52 +85,21 @@ def _variable(builder: Builder, body: Body, step: Step) -> StepOutputs:
     for name in names:
         found = builder.variables.name_of(name)
         if found is not None:
-            return StepOutputs({0: BuiltValue(Kind.REFERENCE, variable=found)})
+            return StepOutputs({0: BuiltValue(ValueKind.REFERENCE, variable=found)})
     raise FailedPreconditionError("the variable is not one of imported.variables. Feed its value")
 
 
-def _is_initialized(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def _is_initialized(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     return StepOutputs({0: known_integers(True, torch.bool)})
 
 
-def _changed(builder: Builder, body: Body, step: Step) -> StepOutputs:
+def _changed(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
     target, *values = builder.inputs(body, step)
-    if target.kind is not Kind.REFERENCE:
+    if target.kind is not ValueKind.REFERENCE:
         raise UnimplementedError("it assigns to something that is not a variable")
     arguments = [body.tensor(builder.reading(body, value)) for value in values]
     body.call(CHANGES[step.op], builder.variable(body, target.variable), *arguments, at=step)
     return StepOutputs({0: target})
-
-
-def _checked_shape(builder: Builder, body: Body, step: Step) -> StepOutputs:
-    value = builder.reading(body, builder.value(body, step.inputs[0]))
-    shape = python_value(step.attributes["shape"]) if "shape" in step.attributes else None
-    return StepOutputs({0: body.value_of(body.call(with_shape, body.tensor(value), shape, at=step))})
-
-
-def with_shape(value: torch.Tensor, shape: tuple[int, ...] | None) -> torch.Tensor:
-    """Return `value`; InvalidArgumentError if it does not have the shape, in which -1 stands for any size."""
-    if shape is not None:
-        found = tuple(value.shape)
-        matches = len(found) == len(shape) and all(
-            wanted in (-1, size) for size, wanted in zip(found, shape, strict=True)
-        )
-        if not matches:
-            raise InvalidArgumentError(f"expected the shape {shape_text(shape)}, got {shape_text(found)}")
-    return value
-
-
-def _checked_numbers(builder: Builder, body: Body, step: Step) -> StepOutputs:
-    value = builder.reading(body, builder.value(body, step.inputs[0]))
-    message = step.attributes["message"].s.decode("utf-8", "replace") if "message" in step.attributes else ""
-    return StepOutputs({0: body.value_of(body.call(with_numbers, body.tensor(value), message, at=step))})
-
-
-def with_numbers(value: torch.Tensor, message: str) -> torch.Tensor:
-    """Return `value`; InvalidArgumentError if it contains NaN or infinity. Not checked while a program is traced."""
-    if not torch.compiler.is_compiling() and not bool(value.isfinite().all()):
-        raise InvalidArgumentError(f"{message}: the tensor contains NaN or infinity".lstrip(": "))
-    return value
 
 
 _TABLE: dict[str, Handler] = {
@@ -149,16 +113,14 @@ _TABLE: dict[str, Handler] = {
     "VarIsInitializedOp": _is_initialized,
     "IsVariableInitialized": _is_initialized,
     "IdentityN": _all_read,
-    "StopGradient": _detached,
-    "EnsureShape": _checked_shape,
-    "CheckNumerics": _checked_numbers,
-    "CheckNumericsV2": _checked_numbers,
+    "StopGradient": _numbers_read,
+    "PreventGradient": _numbers_read,
     "LoopCond": _passed_on,
     "ControlTrigger": _nothing,
     BARRIER: _nothing,
 }
 _TABLE |= dict.fromkeys(INPUTS | {FED, ARGUMENT}, _unfed)
-_TABLE |= dict.fromkeys(("Identity", "RefIdentity", "Snapshot", "PreventGradient"), _read)
+_TABLE |= dict.fromkeys(("Identity", "RefIdentity", "Snapshot"), _read)
 _TABLE |= dict.fromkeys(VARIABLES, _variable)
 _TABLE |= dict.fromkeys(CHANGES, _changed)
 _TABLE |= dict.fromkeys(SWITCHES, _switch)

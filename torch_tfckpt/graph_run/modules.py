@@ -1,7 +1,7 @@
 """From a graph and a request to a torch.fx.GraphModule.
 
 program = GraphProgram(graph, declarations, variables)
-built = program.build(Request(outputs=(("logits", 0),), inputs=(("x", 0),)))
+built = program.build(GraphRequest(outputs=(("logits", 0),), inputs=(("x", 0),)))
 built.module(x)                                # a tuple of outputs
 """
 
@@ -16,9 +16,9 @@ from torch_tfckpt._proto.op_def_pb2 import OpDef
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.graph_ops.integers import as_integers, fits
-from torch_tfckpt.graph_run.bodies import Body, BuiltValue, Kind, StepOutputs, known_integers, known_value
+from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, ValueKind, known_integers, known_value
 from torch_tfckpt.graph_run.bound_variables import BoundVariables
-from torch_tfckpt.graph_run.building import Builder
+from torch_tfckpt.graph_run.building import ModuleBuilder
 from torch_tfckpt.graph_run.calls import call_operation
 from torch_tfckpt.graph_run.carried import agreed_results
 from torch_tfckpt.graph_run.declarations import Declarations
@@ -26,13 +26,13 @@ from torch_tfckpt.graph_run.flattening import Flattener, TensorName
 from torch_tfckpt.graph_run.handlers import HANDLERS
 from torch_tfckpt.graph_run.requests import Requirements, assigned_variables, check, regions_of, requirements_of
 from torch_tfckpt.graph_run.runtime import TrainingBranches, require_branch
-from torch_tfckpt.graph_run.steps import FED, NO_GUARDS, Region, Step
+from torch_tfckpt.graph_run.steps import FED, NO_GUARDS, GraphStep, Region
 from torch_tfckpt.graph_run.structure import guards_of
 from torch_tfckpt.values import Value
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class GraphRequest:
     """What to compute.
 
     Attributes:
@@ -83,11 +83,11 @@ class GraphProgram:
         self.graph, self.variables = graph, variables
         self.declarations = Declarations(ops)
 
-    def requirements(self, request: Request) -> Requirements:
+    def requirements(self, request: GraphRequest) -> Requirements:
         """Return what a request needs, besides its inputs and constants."""
         return requirements_of(self._regions(request, request.constants)[1])
 
-    def build(self, request: Request, *, as_parameters: bool = False, allow_changes: bool = True) -> Built:
+    def build(self, request: GraphRequest, *, as_parameters: bool = False, allow_changes: bool = True) -> Built:
         """Return the module for a request.
 
         Args:
@@ -106,7 +106,7 @@ class GraphProgram:
             # In the order of TrainingBranches.
             choices = [{**request.constants, **each} for each in (request.when_training, request.when_evaluating)]
         prepared = [self._regions(request, constants) for constants in choices]
-        builder = Builder(self.variables, self.declarations, HANDLERS, call_operation)
+        builder = ModuleBuilder(self.variables, self.declarations, HANDLERS, call_operation)
         changing: set[str] | None = set()
         for _, regions in prepared:
             check(regions, requirements_of(regions))
@@ -123,9 +123,9 @@ class GraphProgram:
 
     def _built(
         self,
-        builder: Builder,
-        request: Request,
-        prepared: Sequence[tuple[Mapping[TensorName, Step], list[Region]]],
+        builder: ModuleBuilder,
+        request: GraphRequest,
+        prepared: Sequence[tuple[Mapping[TensorName, GraphStep], list[Region]]],
         switched: bool,
     ) -> Built:
         root = Body(None, Region("", [], [], []) if switched else prepared[0][1][0])
@@ -149,7 +149,7 @@ class GraphProgram:
                 values,
                 lambda modules: TrainingBranches(*modules),
                 None,
-                Step("modes", FED),
+                GraphStep("modes", FED),
             )
         else:
             found = values[0]
@@ -158,20 +158,20 @@ class GraphProgram:
         return Built(module, dict(builder.variable_names), tuple(builder.read), builder.assigned != set())
 
     def _regions(
-        self, request: Request, constants: Mapping[TensorName, Value]
-    ) -> tuple[Mapping[TensorName, Step], list[Region]]:
-        fed: dict[TensorName, Step] = {}
+        self, request: GraphRequest, constants: Mapping[TensorName, Value]
+    ) -> tuple[Mapping[TensorName, GraphStep], list[Region]]:
+        fed: dict[TensorName, GraphStep] = {}
         for name in request.inputs:
             if name in fed:
                 raise InvalidArgumentError(f"{name[0]}:{name[1]} is an input twice")
-            fed[name] = Step(f"{name[0]}:{name[1]}", FED)
+            fed[name] = GraphStep(f"{name[0]}:{name[1]}", FED)
         for name, value in constants.items():
             if name in fed:
                 raise InvalidArgumentError(f"{name[0]}:{name[1]} is an input and a constant")
             known = None
             if isinstance(value, torch.Tensor) and fits(value.dtype, value.shape):
                 known = (as_integers(value),)
-            fed[name] = Step(f"{name[0]}:{name[1]}", FED, value=value, constants=known)
+            fed[name] = GraphStep(f"{name[0]}:{name[1]}", FED, value=value, constants=known)
         flattener = Flattener(self.graph, self.declarations)
         region = flattener.graph_region(request.outputs, request.targets, fed)
         return fed, regions_of(flattener, region)
@@ -190,13 +190,13 @@ class GraphProgram:
         return value.detach() if isinstance(value, torch.Tensor) else value
 
 
-def _given(step: Step) -> BuiltValue:
+def _given(step: GraphStep) -> BuiltValue:
     if step.constants is not None:
         return known_integers(step.constants[0], step.value.dtype)
     return known_value(step.value)
 
 
-def _results(builder: Builder, body: Body, region: Region) -> list[BuiltValue]:
+def _results(builder: ModuleBuilder, body: Body, region: Region) -> list[BuiltValue]:
     """Build the results of the graph's region."""
     guards = NO_GUARDS
     for source in region.results:
@@ -217,7 +217,7 @@ def _results(builder: Builder, body: Body, region: Region) -> list[BuiltValue]:
     builder.build(body, [each for each in region.targets if each in region.live])
     builder.build(body, [source for source, _ in region.results])
     values = [builder.value(body, source) for source in region.results]
-    if any(value.kind is Kind.REFERENCE for value in values):
+    if any(value.kind is ValueKind.REFERENCE for value in values):
         values = [builder.reading(body, value) for value in values]
     return values
 

@@ -21,8 +21,8 @@ from torch_tfckpt.graph_run.steps import (
     LOOPS,
     SWITCHES,
     VARIABLES,
+    GraphStep,
     Region,
-    Step,
     without_identities,
 )
 from torch_tfckpt.graph_run.structure import analyse
@@ -75,7 +75,7 @@ def regions_of(flattener: Flattener, region: Region) -> list[Region]:
     return found
 
 
-def _functions(step: Step) -> Iterator[str]:
+def _functions(step: GraphStep) -> Iterator[str]:
     if step.constants is not None:
         return
     if step.op in CONDITIONS:
@@ -142,13 +142,13 @@ def _behind(region: Region, missing: Mapping[str, int]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _scope(step: Step) -> str:
+def _scope(step: GraphStep) -> str:
     return step.node.name if step.node is not None else ""
 
 
-def assigned_variables(regions: Iterable[Region]) -> set[Step] | None:
+def assigned_variables(regions: Iterable[Region]) -> set[GraphStep] | None:
     """Return the steps of the variables that are changed; None if a function changes one of its arguments."""
-    found: set[Step] = set()
+    found: set[GraphStep] = set()
     for region in regions:
         for step in region.steps:
             if step in region.live and step.op in ASSIGNMENTS and step.inputs:

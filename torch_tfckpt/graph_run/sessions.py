@@ -11,7 +11,7 @@ from torch_tfckpt.graph_run.attributes import python_value
 from torch_tfckpt.graph_run.failures import named_failure
 from torch_tfckpt.graph_run.feeds import fed_value
 from torch_tfckpt.graph_run.flattening import TensorName
-from torch_tfckpt.graph_run.modules import Built, GraphProgram, Request
+from torch_tfckpt.graph_run.modules import Built, GraphProgram, GraphRequest
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value
 
@@ -39,7 +39,7 @@ class GraphSession:
         key = (tuple(outputs), tuple(targets), names)
         built = self._built.get(key)
         if built is None:
-            built = self._program.build(Request(tuple(outputs), names, targets=tuple(targets)))
+            built = self._program.build(GraphRequest(tuple(outputs), names, targets=tuple(targets)))
             self._built[key] = built
         values = [self._fed(name, value) for name, value in feeds.items()]
         self._check(built.read)

@@ -1,6 +1,6 @@
 """The nodes that a request needs, with function calls inlined: records that flattening, analysis and building share.
 
-A Step is one node in one call of its function; the nodes of the graph are the steps outside of calls. A Region is what
+A GraphStep is one node in one call of its function; the nodes of the graph are the steps outside of calls. A Region is what
 runs together: the graph, or the body of a function that a loop or a condition runs.
 """
 
@@ -12,7 +12,7 @@ from torch_tfckpt._proto.attr_value_pb2 import AttrValue
 from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.text import quoted
 
-Source = tuple["Step", int]  # an output of a step
+Source = tuple["GraphStep", int]  # an output of a step
 Guard = tuple[Source, int]  # a predicate and the branch in which something runs: 0 false, 1 true
 NO_GUARDS: Final[frozenset[Guard]] = frozenset()
 
@@ -52,7 +52,7 @@ class LoopFrame:
 
 
 @dataclass(eq=False, slots=True)
-class Step:
+class GraphStep:
     """One node in one call of its function.
 
     Attributes:
@@ -75,7 +75,7 @@ class Step:
     op: str
     node: Node | None = None
     inputs: list[Source] = field(default_factory=list)
-    after: list["Step"] = field(default_factory=list)
+    after: list["GraphStep"] = field(default_factory=list)
     attributes: Mapping[str, AttrValue] = field(default_factory=dict)
     constants: tuple[Any, ...] | None = None
     value: Any = None
@@ -117,15 +117,15 @@ class Region:
     """
 
     name: str
-    steps: list[Step]
+    steps: list[GraphStep]
     results: list[Source]
-    targets: list[Step]
-    arguments: list[Step] = field(default_factory=list)
+    targets: list[GraphStep]
+    arguments: list[GraphStep] = field(default_factory=list)
     ancestry: tuple[str, ...] = ()
-    live: set[Step] = field(default_factory=set)
-    conditions: dict[Step, list[Step]] = field(default_factory=dict)
+    live: set[GraphStep] = field(default_factory=set)
+    conditions: dict[GraphStep, list[GraphStep]] = field(default_factory=dict)
 
-    def exits(self) -> "list[Step]":
+    def exits(self) -> "list[GraphStep]":
         """Return the needed steps that leave a loop of TensorFlow 1."""
         return [each for each in self.steps if each.op in EXITS and each in self.live]
 
@@ -137,9 +137,9 @@ def without_identities(source: Source) -> Source:
     return source
 
 
-def needed(step: Step) -> Sequence[Step]:
+def needed(step: GraphStep) -> Sequence[GraphStep]:
     """Return the steps that must run before a step, or in the same loop: data first, then what has effects."""
-    found: list[Step] = []
+    found: list[GraphStep] = []
     if step.constants is None:
         found += [source for source, _ in ((step.alias,) if step.alias is not None else step.inputs)]
     if step.predicate is not None:

@@ -22,11 +22,11 @@ from torch_tfckpt.graph_run.steps import (
     LOOPS,
     MERGES,
     NO_GUARDS,
+    GraphStep,
     Guard,
     LoopFrame,
     Region,
     Source,
-    Step,
     needed,
     without_identities,
 )
@@ -70,7 +70,7 @@ def _set_effects(region: Region) -> None:
         )
 
 
-def _set_frame(step: Step, frames: dict[tuple[LoopFrame | None, str], LoopFrame]) -> None:
+def _set_frame(step: GraphStep, frames: dict[tuple[LoopFrame | None, str], LoopFrame]) -> None:
     found: LoopFrame | None = None
     for source in (*(each for each, _ in step.inputs), *step.after):
         frame = source.frame
@@ -93,7 +93,7 @@ def _set_frame(step: Step, frames: dict[tuple[LoopFrame | None, str], LoopFrame]
     step.frame = found
 
 
-def _set_guards(step: Step) -> None:
+def _set_guards(step: GraphStep) -> None:
     if step.op in MERGES and not step.is_loop_merge():
         _set_branches(step)
         return
@@ -136,7 +136,7 @@ def _union(guards: frozenset[Guard], more: frozenset[Guard]) -> frozenset[Guard]
     return more if guards <= more else guards | more
 
 
-def _set_branches(step: Step) -> None:
+def _set_branches(step: GraphStep) -> None:
     """Find the predicate of a Merge that ends a condition."""
     found = [guards_of(source) for source in step.inputs]
     before, is_dead = NO_GUARDS, False
@@ -164,8 +164,8 @@ def _set_branches(step: Step) -> None:
     step.fault = "no predicate decides which of its inputs has a value"
 
 
-def _live(region: Region) -> set[Step]:
-    live: set[Step] = set()
+def _live(region: Region) -> set[GraphStep]:
+    live: set[GraphStep] = set()
     stack = [*(step for step, _ in region.results), *region.targets]
     stack = [*(step for step, _ in region.results), *(step for step in region.targets if step.effectful)]
     while stack:
@@ -177,10 +177,10 @@ def _live(region: Region) -> set[Step]:
     return live
 
 
-def is_control_flow(step: Step) -> bool:
+def is_control_flow(step: GraphStep) -> bool:
     """Return whether a step runs the bodies of functions."""
     return step.op in CONDITIONS or step.op in CASES or step.op in LOOPS
 
 
-def is_fed(step: Step) -> bool:
+def is_fed(step: GraphStep) -> bool:
     return step.op == FED

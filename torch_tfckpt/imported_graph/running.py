@@ -14,7 +14,7 @@ from torch import fx
 from torch_tfckpt._proto.meta_graph_pb2 import SignatureDef
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.graph_run.feeds import fed_value
-from torch_tfckpt.graph_run.modules import GraphProgram, Request
+from torch_tfckpt.graph_run.modules import GraphProgram, GraphRequest
 from torch_tfckpt.graph_run.requests import Requirements
 from torch_tfckpt.graph_run.sessions import GraphSession, expected_of
 from torch_tfckpt.imported_graph.tensors import GraphTensors
@@ -99,7 +99,7 @@ class GraphRunner:
         with error_context(self._meta.place):
             if (when_training is None) != (when_evaluating is None):
                 raise InvalidArgumentError("give both when_training and when_evaluating, or neither")
-            request = Request(
+            request = GraphRequest(
                 tuple(self._tensor(name) for name in outputs),
                 tuple(self._tensor(name) for name in inputs),
                 self._constants(constants),
@@ -127,7 +127,7 @@ class GraphRunner:
                     f"module(inputs=[{quoted(signature.inputs[bad[0]].name)}, ...], outputs=[...])"
                 )
             outputs = sorted(signature.outputs)
-            request = Request(
+            request = GraphRequest(
                 tuple(_parsed(signature.outputs[key].name) for key in outputs),
                 tuple(_parsed(signature.inputs[key].name) for key in inputs),
                 self._constants(constants),
@@ -143,10 +143,10 @@ class GraphRunner:
             targets = [self._tensor(name)[0] for name in names if not self._has_outputs(self._tensor(name)[0])]
             wanted = [self._tensor(name) for name in names if self._has_outputs(self._tensor(name)[0])]
             return self._program.requirements(
-                Request(tuple(wanted), tuple(self._tensor(name) for name in inputs), targets=tuple(targets))
+                GraphRequest(tuple(wanted), tuple(self._tensor(name) for name in inputs), targets=tuple(targets))
             )
 
-    def _module(self, request: Request, allow_assign: bool) -> fx.GraphModule:
+    def _module(self, request: GraphRequest, allow_assign: bool) -> fx.GraphModule:
         built = self._program.build(request, as_parameters=True, allow_changes=allow_assign)
         self._variables.check(built.read)
         return built.module
