@@ -61,6 +61,8 @@ if TYPE_CHECKING:
         TrackableObject,
     )
     from torch_tfckpt.format.tensor_slice import Extent, TensorSlice
+    from torch_tfckpt.graph_ops.registry import register_op
+    from torch_tfckpt.graph_run.requests import Requirements
     from torch_tfckpt.imported_graph.exported import export_meta_graph
     from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
     from torch_tfckpt.manager import CheckpointManager, ManagedCheckpoint
@@ -137,6 +139,7 @@ __all__ = [
     "RNGState",
     "ReadableFile",
     "RegisteredSaver",
+    "Requirements",
     "SaveHandle",
     "SaveOnSignal",
     "SaveSliceInfo",
@@ -183,6 +186,7 @@ __all__ = [
     "merge",
     "meta_graph_filename",
     "object_graph_key_mapping",
+    "register_op",
     "remove_checkpoint",
     "save_file",
     "save_model",
@@ -215,6 +219,8 @@ _DEFINED_IN: Final = {
     "format.data_type": "DataType",
     "format.object_graph": "ObjectGraph ObjectReference RegisteredSaver SerializedTensor SlotVariable TrackableObject",
     "format.tensor_slice": "Extent TensorSlice",
+    "graph_ops.registry": "register_op",
+    "graph_run.requests": "Requirements",
     "imported_graph.exported": "export_meta_graph",
     "imported_graph.imported": "ImportedMetaGraph import_meta_graph",
     "manager": "CheckpointManager ManagedCheckpoint",

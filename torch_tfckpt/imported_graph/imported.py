@@ -181,7 +181,7 @@ class ImportedMetaGraph(ExportsMetaGraph):
             >>> imported = tfckpt.import_meta_graph("model.ckpt.meta")
             >>> report = imported.saver.restore("model.ckpt")
             >>> module = imported.module(inputs=[], outputs=["w/Read/ReadVariableOp:0"])
-            >>> [name for name, parameter in module.named_parameters()]
+            >>> list(module.state_dict())
             ['w']
         """
         if signature is not None:
