@@ -17,7 +17,7 @@ a number among the inputs before `limits.check_size` has approved it.
 
     values        the kinds of inputs and results
     registry      name of an operation -> function; `register_op`
-    limits        the largest result
+    limits        the largest result; checks of indices
     integers, integer_arithmetic, integer_arrays    arithmetic on shapes, in Python integers
     strided       the masks of StridedSlice
     axes          numbers of axes
@@ -50,6 +50,12 @@ a number among the inputs before `limits.check_size` has approved it.
     bits          operations on the bits of integers
     reordering    Roll, ReverseSequence
     cells         BlockLSTM, LSTMBlockCell, GRUBlockCell
+    scatter       rows written to given places, rows sorted into several tensors
+    segments      reductions over rows with the same number
+    sparse        sparse tensors
+    normalization FusedBatchNorm, LRN, Softmax
+    random        random numbers of torch
+    stateless_random    random numbers that follow from a seed
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """
@@ -79,7 +85,12 @@ from torch_tfckpt.graph_ops import normalization as normalization
 from torch_tfckpt.graph_ops import passing as passing
 from torch_tfckpt.graph_ops import pooling as pooling
 from torch_tfckpt.graph_ops import quantized as quantized
+from torch_tfckpt.graph_ops import random as random
 from torch_tfckpt.graph_ops import reductions as reductions
 from torch_tfckpt.graph_ops import reordering as reordering
+from torch_tfckpt.graph_ops import scatter as scatter
+from torch_tfckpt.graph_ops import segments as segments
 from torch_tfckpt.graph_ops import shapes as shapes
 from torch_tfckpt.graph_ops import slicing as slicing
+from torch_tfckpt.graph_ops import sparse as sparse
+from torch_tfckpt.graph_ops import stateless_random as stateless_random

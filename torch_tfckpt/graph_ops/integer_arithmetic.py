@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.graph_ops.integers import axis_of, elementwise, flat, integer_op, nested, shape_of, wrapped
+from torch_tfckpt.graph_ops.axes import axes_of
+from torch_tfckpt.graph_ops.integers import elementwise, flat, integer_op, nested, shape_of, wrapped
 from torch_tfckpt.graph_ops.values import Axes, NestedInts, NestedIntsList
 
 
@@ -232,9 +233,7 @@ def _compared(
 
 def _reduced(function: Callable[[Any], int], value: NestedInts, axes: Axes, keep_dims: bool) -> NestedInts:
     shape = shape_of(value)
-    given = [axis_of(axis, len(shape)) for axis in (axes if isinstance(axes, tuple) else (axes,))]
-    if len(set(given)) < len(given):
-        raise InvalidArgumentError(f"an axis is given twice: {axes}")
+    given = axes_of(axes, len(shape))
     kept = [1 if axis in given else size for axis, size in enumerate(shape)]
     groups: list[list[int]] = [[] for _ in range(math.prod(kept))]
     for number, element in enumerate(flat(value)):

@@ -11,6 +11,7 @@ from operator import itemgetter, mul
 from typing import Any
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.axes import axes_of
 from torch_tfckpt.graph_ops.integers import (
     axis_of,
     check_shape,
@@ -261,10 +262,7 @@ def broadcast_to(input: NestedInts, shape: Ints) -> NestedInts:
 
 @integer_op("ReverseV2")
 def reverse_v2(tensor: NestedInts, axis: Ints) -> NestedInts:
-    given = [axis_of(each, len(shape_of(tensor))) for each in axis]
-    if len(set(given)) < len(given):
-        raise InvalidArgumentError(f"an axis is given twice: {list(axis)}")
-    for at in given:
+    for at in axes_of(axis, len(shape_of(tensor))):
         tensor = _at_depth(lambda part: part[::-1], tensor, at)
     return tensor
 

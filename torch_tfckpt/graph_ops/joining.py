@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import pad as torch_pad
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.axes import axes_of
 from torch_tfckpt.graph_ops.integers import axis_of
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.moves import moves_elements
@@ -87,7 +88,7 @@ def mirror_pad(input: Tensor, paddings: IntMatrix, *, mode: str) -> Tensor:
 @op("ReverseV2")
 @moves_elements
 def reverse_v2(tensor: Tensor, axis: Ints) -> Tensor:
-    return tensor.flip([axis_of(each, tensor.dim()) for each in axis])
+    return tensor.flip(axes_of(axis, tensor.dim()))
 
 
 @op("Reverse")

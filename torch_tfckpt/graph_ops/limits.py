@@ -29,5 +29,9 @@ def check_size(shape: Iterable[int]) -> None:
 
 
 def check_all(condition: torch.Tensor, message: str) -> None:
-    """Raise a RuntimeError unless all elements are true. A GPU, or an exported graph, raises it later."""
+    """Raise a RuntimeError unless all elements are true. A GPU, or an exported graph, raises it later.
+
+    Args:
+        message: Without sizes of tensors, which may be symbolic: torch.compile cannot put them into a string.
+    """
     torch._assert_async(condition.all(), message)

@@ -197,7 +197,7 @@ def nd_places(indices: Tensor, sizes: Ints, bad_indices_policy: str) -> tuple[Te
         ignored = valid.all(-1)
         flat = torch.where(ignored[:, None], flat, 0)
     else:
-        check_all(valid, f"indices are out of range for the shape {list(sizes)}")
+        check_all(valid, "indices are out of range")
     places = torch.zeros_like(flat[:, 0])
     for axis, size in enumerate(leading):
         places = places * size + flat[:, axis]
