@@ -115,6 +115,10 @@ def complex_rows() -> list[Row]:
         names = ["Add", "AddV2", "Sub", "Mul", "Div", "RealDiv", "Pow", "SquaredDifference", "DivNoNan", "MulNoNan"]
         rows += [row(name, x, y) for name in [*names, "Xdivy", "Xlogy"]]
         rows.append(row("DivNoNan", x, y * 0))
+    strings = np.array([[b"a"], [b""]], dtype=object)
+    for other in [np.array([b"b", b"\xff"], dtype=object), np.array(b"c", dtype=object), strings[:, 0]]:
+        rows.append(row("Add", strings, other))
+    rows.append(row("Add", np.array(b"c", dtype=object), np.array(b"d", dtype=object)))
     return rows
 
 
@@ -143,6 +147,9 @@ def gamma_rows() -> list[Row]:
     a, x = positive(3, 1, low=0.5, high=4), positive(5, low=0.1, high=6)
     rows = [row(name, a, x, gradients=False) for name in ["Igamma", "Igammac"]]
     rows += [row(name, a.astype("float64"), x.astype("float64"), gradients=False) for name in ["Igamma", "Igammac"]]
+    orders = float32([[0], [1], [2], [5], [1.5], [-1]])
+    for dtype in ["float32", "float64"]:
+        rows.append(row("Polygamma", orders.astype(dtype), x.astype(dtype), gradients=False))
     rows += [row("Zeta", a + 1.5, x), row("Zeta", (a + 1.5).astype("float64"), x.astype("float64"))]
     return rows
 

@@ -19,10 +19,10 @@ FUNCTIONS = {
     "Sin": EVERYWHERE, "Cos": EVERYWHERE, "Tan": (-1.3, 1.3), "Asin": (-0.9, 0.9), "Acos": (-0.9, 0.9),
     "Atan": EVERYWHERE, "Sinh": EVERYWHERE, "Cosh": EVERYWHERE, "Tanh": EVERYWHERE, "Asinh": EVERYWHERE,
     "Acosh": (1.1, 9), "Atanh": (-0.9, 0.9), "Erf": EVERYWHERE, "Erfc": EVERYWHERE, "Erfinv": (-0.9, 0.9),
-    "Ndtri": (0.05, 0.95), "Lgamma": (0.1, 9), "Digamma": (0.1, 9),
+    "Ndtri": (0.05, 0.95), "Lgamma": (0.1, 9), "BesselI0e": EVERYWHERE, "BesselI1e": EVERYWHERE, "Digamma": (0.1, 9),
 }  # fmt: skip
 NOT_HALF = {"Rint", "Erfinv"}  # for which TensorFlow has no kernel
-NOT_BFLOAT16 = {"Rint", "Erfinv", "Lgamma", "Digamma"}
+NOT_BFLOAT16 = {"Rint", "Erfinv", "Lgamma", "Digamma", "BesselI0e", "BesselI1e"}
 TESTS = ["IsNan", "IsInf", "IsFinite"]
 COMPLEX = [
     "Neg", "Sign", "Square", "Sqrt", "Rsqrt", "Reciprocal", "Inv", "Exp", "Expm1", "Log", "Log1p", "Sin", "Cos", "Tan",

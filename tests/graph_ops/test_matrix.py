@@ -9,7 +9,7 @@ import torch
 from op_inputs import Array, Inputs, Results, float32
 from op_rows import Row, check, operations, row
 
-from torch_tfckpt.graph_ops.matrix import cholesky
+from torch_tfckpt.graph_ops.matrix import cholesky, qr, self_adjoint_eig, svd
 
 INPUTS = Inputs(8)
 floats = INPUTS.normal
@@ -126,6 +126,23 @@ ROWS = [*product_rows(), *einsum_rows(), *factor_rows()]
 def test_operation(name: str, results: Results) -> None:
     """Every row of the table."""
     check(name, results)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_factors(full: bool) -> None:
+    """Products of the factors are the matrix. They cannot be rows: TensorFlow's vectors have other signs."""
+    x = torch.from_numpy(floats(2, 4, 3, dtype="float64"))
+    q, r = qr(x, full_matrices=full)
+    torch.testing.assert_close(q @ r, x)
+    s, u, v = svd(x, full_matrices=full)
+    assert (q.shape, u.shape, v.shape) == ((2, 4, 4 if full else 3), (2, 4, 4 if full else 3), (2, 3, 3))
+    torch.testing.assert_close(u[..., :3] * s[..., None, :] @ v.mH, x)
+    symmetric = x.mH @ x
+    e, vectors = self_adjoint_eig(symmetric)
+    torch.testing.assert_close(svd(x, compute_uv=False)[0], s)
+    torch.testing.assert_close(self_adjoint_eig(symmetric, compute_v=False)[0], e)
+    torch.testing.assert_close(e, torch.square(s).flip(-1))
+    torch.testing.assert_close(vectors * e[..., None, :] @ vectors.mH, symmetric)
 
 
 def test_no_factor() -> None:

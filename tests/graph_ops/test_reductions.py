@@ -86,6 +86,7 @@ def index_rows() -> list[Row]:
         rows += [row(name, x, int32(1), output_type=kind, gradients=False) for kind in (torch.int32, torch.int64)]
         rows += [row(name, x, np.array(0, "int64"), gradients=False, view=True)]
         rows += [row(name, x, int32(axis), gradients=False) for axis in (2, -3)]
+        rows += [row(name, float32([[1, NAN, 3], [NAN, 1, NAN], [NAN] * 3, [4, 5, NAN]]), int32(1), gradients=False)]
         rows += [row(name, x[:0], int32(1), gradients=False), row(name, x[:0], int32(0), gradients=False)]
         rows += [row(name, x[0, 0], int32(0), gradients=False), row(name, x[0], int32(0), gradients=False)]
         rows += [row(name, x > 0, int32(1)), row(name, torch.from_numpy(x).bfloat16(), int32(1))]

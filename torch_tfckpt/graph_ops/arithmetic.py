@@ -6,18 +6,30 @@ Where a derivative is not unique, as of Maximum(x, x), it is the one that Tensor
 Source: tensorflow/core/ops/math_ops.cc, tensorflow/core/kernels/cwise_ops.h, tensorflow/python/ops/math_grad.py.
 """
 
+import math
+
+import numpy as np
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.unsigned import ordered, wrapping
-from torch_tfckpt.graph_ops.values import Ints, Tensor, Tensors
+from torch_tfckpt.graph_ops.values import AnyTensor, Ints, Strings, Tensor, Tensors
 
 
-@op("Add", "AddV2")
+@op("AddV2")
 @wrapping
 def add(x: Tensor, y: Tensor) -> Tensor:
     return torch.add(x, y)
+
+
+@op("Add")
+def add_or_join(x: AnyTensor, y: AnyTensor) -> AnyTensor:
+    """Return the sum; that of strings is one after the other."""
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        return add(x, y)
+    joined: Strings = np.asarray(np.add(x, y), dtype=object)
+    return joined
 
 
 @op("Sub")
@@ -166,6 +178,15 @@ def igammac(a: Tensor, x: Tensor) -> Tensor:
 def zeta(x: Tensor, q: Tensor) -> Tensor:
     result: Tensor = torch.special.zeta(x.detach(), q)
     return result
+
+
+@op("Polygamma")
+def polygamma(a: Tensor, x: Tensor) -> Tensor:
+    """Return the derivative of order a of Digamma, NaN if a is not a natural number."""
+    sign = torch.where(torch.remainder(a, 2) == 0, -1, 1)
+    result: Tensor = sign * torch.exp(torch.lgamma(a + 1)) * torch.special.zeta((a + 1).detach(), x)
+    result = torch.where(a == 0, torch.digamma(x), result)
+    return torch.where((a < 0) | (a != torch.floor(a)), math.nan, result)
 
 
 @op("AddN")

@@ -19,7 +19,7 @@ from torch_tfckpt.graph_ops.values import AnyTensor, Strings, Tensor
 def equal(x: AnyTensor, y: AnyTensor, *, incompatible_shape_error: bool = True) -> Tensor:
     """Compare numbers or strings. Without `incompatible_shape_error`, shapes that do not match are one False."""
     if not incompatible_shape_error and not _broadcast(x, y):
-        return torch.tensor(False)
+        return torch.tensor(False, device=x.device if isinstance(x, Tensor) else None)
     if isinstance(x, Tensor) and isinstance(y, Tensor):
         return torch.eq(x, y)
     return torch.from_numpy(np.asarray(np.equal(x, y)).astype(np.bool_))

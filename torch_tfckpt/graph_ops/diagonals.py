@@ -37,6 +37,7 @@ def matrix_band_part(input: Tensor, num_lower: int, num_upper: int) -> Tensor:
 def matrix_diag(diagonal: Tensor) -> Tensor:
     if diagonal.dim() == 0:
         raise InvalidArgumentError("a diagonal must be a vector, not a scalar")
+    check_size((*diagonal.shape, diagonal.shape[-1]))
     return torch.diag_embed(diagonal)
 
 

@@ -182,6 +182,18 @@ def digamma(x: Tensor) -> Tensor:
     return torch.where(x == 0, math.nan, torch.digamma(x))  # the limit has another sign on each side
 
 
+@op("BesselI0e")
+def bessel_i0e(x: Tensor) -> Tensor:
+    result: Tensor = torch.special.i0e(x)
+    return result
+
+
+@op("BesselI1e")
+def bessel_i1e(x: Tensor) -> Tensor:
+    result: Tensor = torch.special.i1e(x)
+    return result
+
+
 @op("IsNan")
 def is_nan(x: Tensor) -> Tensor:
     return torch.isnan(x)

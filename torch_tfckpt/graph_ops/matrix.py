@@ -5,7 +5,6 @@ Source: tensorflow/core/ops/math_ops.cc, linalg_ops.cc, tensorflow/core/kernels/
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 
@@ -66,7 +65,6 @@ def einsum(inputs: Tensors, *, equation: str) -> Tensor:
     return found
 
 
-@lru_cache(maxsize=256)
 def _parsed(equation: str) -> tuple[tuple[str, ...], str]:
     """Return the labels of each operand and of the result."""
     before, arrow, result = equation.replace(" ", "").partition("->")
@@ -126,6 +124,31 @@ def cholesky(input: Tensor) -> Tensor:
     """Return the lower triangular factor, NaN if there is none; the upper triangle of the input is not read."""
     factor, failures = torch.linalg.cholesky_ex(input)
     return torch.where((failures == 0)[..., None, None], factor, math.nan)
+
+
+@op("Qr", outputs=("q", "r"))
+def qr(input: Tensor, *, full_matrices: bool = False) -> tuple[Tensor, Tensor]:
+    """Return an orthogonal and an upper triangular factor; their signs are not those of TensorFlow."""
+    q, r = torch.linalg.qr(input, mode="complete" if full_matrices else "reduced")
+    return q, r
+
+
+@op("Svd", outputs=("s", "u", "v"))
+def svd(input: Tensor, *, compute_uv: bool = True, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Return singular values and vectors; the signs of vectors are not those of TensorFlow."""
+    if not compute_uv:
+        return torch.linalg.svdvals(input).to(input.dtype), input.new_zeros(()), input.new_zeros(())
+    u, s, vh = torch.linalg.svd(input, full_matrices=full_matrices)
+    return s.to(input.dtype), u, vh.mH
+
+
+@op("SelfAdjointEigV2", outputs=("e", "v"))
+def self_adjoint_eig(input: Tensor, *, compute_v: bool = True) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues, the smallest first, and vectors; the signs of vectors are not those of TensorFlow."""
+    if not compute_v:
+        return torch.linalg.eigvalsh(input).to(input.dtype), input.new_zeros(())
+    e, v = torch.linalg.eigh(input)
+    return e.to(input.dtype), v
 
 
 @op("Cross")

@@ -57,7 +57,7 @@ def ensure_shape(input: AnyTensor, *, shape: Ints | None) -> AnyTensor:
     sizes: tuple[Any, ...] = tuple(input.shape)
     if shape is None:
         return input
-    if len(sizes) != len(shape) or any(given not in (-1, size) for given, size in zip(shape, sizes, strict=True)):
+    if len(sizes) != len(shape) or any(given >= 0 and given != size for given, size in zip(shape, sizes, strict=True)):
         wanted = [None if size == -1 else size for size in shape]
         raise InvalidArgumentError(f"the tensor has the shape {list(sizes)}, but the graph requires {wanted}")
     return input

@@ -97,14 +97,14 @@ def l2_loss(t: Tensor) -> Tensor:
 
 @op("ArgMax")
 def arg_max(input: Tensor, dimension: int, *, output_type: torch.dtype = torch.int64) -> Tensor:
-    """Return the index of the first of the largest elements."""
-    return torch.argmax(*_searched(input, dimension)).to(output_type)
+    """Return the index of the first of the largest elements, NaN not counted."""
+    return torch.argmax(*_searched(input, dimension, -math.inf)).to(output_type)
 
 
 @op("ArgMin")
 def arg_min(input: Tensor, dimension: int, *, output_type: torch.dtype = torch.int64) -> Tensor:
-    """Return the index of the first of the smallest elements."""
-    return torch.argmin(*_searched(input, dimension)).to(output_type)
+    """Return the index of the first of the smallest elements, NaN not counted."""
+    return torch.argmin(*_searched(input, dimension, math.inf)).to(output_type)
 
 
 @op("Cumsum")
@@ -167,10 +167,12 @@ def _highest(input: Tensor) -> int:
     return torch.iinfo(input.dtype).max
 
 
-def _searched(input: Tensor, dimension: int) -> tuple[Tensor, int]:
+def _searched(input: Tensor, dimension: int, ignored: float) -> tuple[Tensor, int]:
     dimension = axis_of(dimension, input.dim())
     if input.dtype in (torch.bool, torch.uint16, torch.uint32):
         input = input.to(torch.int64)
+    if input.is_floating_point():
+        input = torch.nan_to_num(input, ignored, math.inf, -math.inf)
     return input, dimension
 
 
