@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from torch_tfckpt.graph_ops.registry import register_op
     from torch_tfckpt.graph_run.requests import Requirements
     from torch_tfckpt.imported_graph.exported import export_meta_graph
+    from torch_tfckpt.imported_graph.graph_def import import_graph_def
     from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
     from torch_tfckpt.manager import CheckpointManager, ManagedCheckpoint
     from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
@@ -175,6 +176,7 @@ __all__ = [
     "get_checkpoint_state",
     "get_collection",
     "get_saver_or_default",
+    "import_graph_def",
     "import_meta_graph",
     "init_from_checkpoint",
     "latest_checkpoint",
@@ -222,6 +224,7 @@ _DEFINED_IN: Final = {
     "graph_ops.registry": "register_op",
     "graph_run.requests": "Requirements",
     "imported_graph.exported": "export_meta_graph",
+    "imported_graph.graph_def": "import_graph_def",
     "imported_graph.imported": "ImportedMetaGraph import_meta_graph",
     "manager": "CheckpointManager ManagedCheckpoint",
     "meta_graph.graph_collections": "Collections GraphKeys add_to_collection get_collection",

@@ -393,7 +393,7 @@ def test_in_turns_with_a_saved_model(tensorflow: TensorFlowProcess, tmp_path: Pa
     imported = import_meta_graph(model)
     assert imported.saver is not None
     imported.saver.restore(model / "variables" / "variables")
-    assert _sorted(raw(imported.variables)) == _sorted(loaded)
+    assert set(_sorted(raw(imported.variables))) == set(_sorted(loaded))  # Keras stores some variables twice
     assert "serving_default" in imported.signatures or "serve" in imported.signatures
     change(imported.variables)
     imported.saver.save(model / "variables" / "variables", write_meta_graph=False, write_state=False)

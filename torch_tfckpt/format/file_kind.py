@@ -23,8 +23,8 @@ _CONVERT: Final = "`tfckpt ls` lists it, and `tfckpt convert` converts it to a c
 _KERAS: Final = "`tfckpt ls` lists it, and `tfckpt show --config` its layers"
 _NO_VALUES: Final = "It has no values; `tfckpt meta` shows it. Pass the checkpoint itself to read its tensors"
 _NO_GRAPHS: Final = (
-    "Not supported: its weights are constants of the graph, and there is no checkpoint in it. Use the .index and .data "
-    "files that it was made from"
+    "Its weights, if any, are constants of the graph: torch_tfckpt.import_graph_def imports it. To read tensors, pass "
+    "the checkpoint that it was made from"
 )
 _UNPACK: Final = "Unpack it: tar xf FILE. Then pass a checkpoint in it"
 _NAME_ANOTHER: Final = "Not supported. Pass a checkpoint instead: its prefix, its directory or one of its files"

@@ -1,7 +1,7 @@
 """The nodes that a request needs, with function calls inlined: records that flattening, analysis and building share.
 
-A GraphStep is one node in one call of its function; the nodes of the graph are the steps outside of calls. A Region is what
-runs together: the graph, or the body of a function that a loop or a condition runs.
+A GraphStep is one node in one call of its function; the nodes of the graph are the steps outside of calls. A Region is
+what runs together: the graph, or the body of a function that a loop or a condition runs.
 """
 
 from collections.abc import Mapping, Sequence

@@ -10,12 +10,12 @@ Source: import_meta_graph in tensorflow/python/training/saver.py.
 
 import logging
 import operator
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
+from typing import Final
 
-import torch.fx
 from google.protobuf.message import Message
 
 from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef, MetaGraphDef, SignatureDef
@@ -26,24 +26,25 @@ from torch_tfckpt.errors import (
     CheckpointError,
     DataLossError,
     FailedPreconditionError,
-    InvalidArgumentError,
     as_data_loss,
     error_context,
 )
-from torch_tfckpt.graph_run.requests import Requirements
+from torch_tfckpt.imported_graph.bindings import VariableBindings
+from torch_tfckpt.imported_graph.runnable import RunsInTorch
 from torch_tfckpt.imported_graph.running import GraphRunner, NodeVariables
 from torch_tfckpt.imported_graph.tensors import GraphTensor, GraphTensors
 from torch_tfckpt.imported_graph.values import GraphValues
 from torch_tfckpt.meta_graph import rescoping, rewriting
+from torch_tfckpt.meta_graph.bound_variables import bound_variables
 from torch_tfckpt.meta_graph.collection_defs import decode_collection, encode_collections
 from torch_tfckpt.meta_graph.export_options import ExportsMetaGraph
-from torch_tfckpt.meta_graph.files import chosen, meta_graph_of, open_meta_graph
+from torch_tfckpt.meta_graph.files import chosen, meta_graph_of, open_meta_graph, saved_model_directory
 from torch_tfckpt.meta_graph.graph_collections import Collections, registered_variables
 from torch_tfckpt.meta_graph.nodes import nodes_of
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.saver_values import StoredValue, stored_values
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
-from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, values_by_name, variable_of
+from torch_tfckpt.meta_graph.variables import values_by_name, variable_of
 from torch_tfckpt.save_restore.saver_def import check_scope
 from torch_tfckpt.saver.registered import InGraph, SaverInGraph, saver_in_graph
 from torch_tfckpt.saver.saver import Saver
@@ -52,19 +53,22 @@ from torch_tfckpt.text import counted, quoted
 from torch_tfckpt.values import Value
 
 _log = logging.getLogger(__name__)
+_SAVED_MODEL_VALUES: Final = "variables", "variables"  # the prefix of its checkpoint, in the directory
 
 
-class ImportedMetaGraph(ExportsMetaGraph):
-    """A TensorFlow graph as tensors, savers and collections, as returned by `import_meta_graph`.
+class ImportedMetaGraph(ExportsMetaGraph, RunsInTorch):
+    """A TensorFlow graph as tensors, savers and collections. `import_meta_graph` returns it.
 
-    The constructor is private.
+    So does `import_graph_def`. The constructor is private.
 
     Attributes:
         saver: Saves and restores `variables` with the keys and shards of the graph's saver; its `save` also writes the
             graph as `.meta`. None if there are no variables.
         variables: Name -> torch tensor, or numpy array of `bytes` for strings: zeros until something is restored.
             A partitioned variable is one tensor under the name of the whole variable. Names are as in the graph,
-            with the import scope; checkpoint keys may differ. Assigning an item copies the value into the tensor.
+            with the import scope; checkpoint keys may differ. In a TF2 SavedModel, they are the names of the program's
+            variables, such as "dense/kernel", or the paths of objects, such as "layers/1/kernel", if several variables
+            have one name. Assigning an item copies the value into the tensor.
         checkpoint_keys: Name -> key under which `saver` stores the variable, for the variables that it stores.
         collections: Name -> values: ints, floats, bytes, names of nodes, Any, messages; Variables and Savers in the
             collections of variables and savers. Values that are added to these collections are exported.
@@ -84,17 +88,27 @@ class ImportedMetaGraph(ExportsMetaGraph):
         1
     """
 
-    def __init__(self, _meta: RawMetaGraph, import_scope: str | None) -> None:
-        """Private: `import_meta_graph` calls it with a decoded file."""
+    def __init__(
+        self,
+        _meta: RawMetaGraph,
+        import_scope: str | None,
+        *,
+        _saved_model: str | None = None,
+        _is_graph_def: bool = False,
+    ) -> None:
+        """Private: `import_meta_graph` calls it with a decoded file, and the directory if it is of a SavedModel."""
         self.import_scope = (check_scope(import_scope) or "").rstrip("/")
         self._meta = meta = _meta
         self._graph = _ImportedGraph(meta, self.import_scope)
-        self.saver: Saver | None = self._graph.saver or _of_registered_variables(self.import_scope)
-        self.variables: dict[str, Value] = GraphValues(self._graph.tensors.values)
+        self.saver: Saver | None = self._graph.saver
+        if self.saver is None and not _is_graph_def:
+            self.saver = _of_registered_variables(self.import_scope)
+        self.variables: dict[str, Value] = GraphValues(self._graph.tensors.values, self._graph.tensors.mark_set)
         self.checkpoint_keys: dict[str, str] = self._graph.checkpoint_keys
         self.collections: Collections = self._graph.collections
         self.signatures: dict[str, SignatureDef] = dict(meta.signatures)
         self.assets: dict[str, str] = {asset.tensor_info.name: asset.filename for asset in meta.assets}
+        self._saved_model = _saved_model
 
     @cached_property
     def op_counts(self) -> Counter[str]:
@@ -110,117 +124,17 @@ class ImportedMetaGraph(ExportsMetaGraph):
         """
         return self._meta.message()
 
-    def run(self, fetches: Any, feed_dict: Mapping[Any, Any] | None = None) -> Any:
-        """Compute tensors of the graph, as a TensorFlow Session does.
-
-        Args:
-            fetches: The name of a tensor, such as "logits:0", or lists, tuples and dictionaries of names. A name
-                without ":" is the node's first output; a node without outputs is run and gives None.
-            feed_dict: Name of a tensor -> its value: a torch tensor, an array, or numbers. Any tensor of the graph can
-                be fed; what only it depends on is not computed.
-
-        Returns:
-            Tensors, or numpy arrays of `bytes` for strings, in the structure of `fetches`.
-
-        Raises:
-            InvalidArgumentError: there is no such tensor; a placeholder is not fed, or with another shape or type; a
-                node fails. The message names the node and its operation.
-            UnimplementedError: an operation is not supported. The message names all of them.
-            FailedPreconditionError: the graph reads variables that nobody restored.
-            DataLossError: the graph is damaged.
-
-        Assignments in the graph change `variables`. Random numbers are torch's. Gradients are not recorded: use
-        `module` to train. A `.meta` file has the graph for training: if it has dropout or batch statistics, feed the
-        placeholder that turns them off.
-        Cost: the first call with the same fetches and names of feeds builds a module; later calls run it.
-
-        Examples:
-            >>> import torch, torch_tfckpt as tfckpt
-            >>> path = tfckpt.Saver({"w": torch.ones(2)}).save("model.ckpt")
-            >>> imported = tfckpt.import_meta_graph("model.ckpt.meta")
-            >>> report = imported.saver.restore("model.ckpt")
-            >>> imported.run("w/Read/ReadVariableOp:0")
-            tensor([1., 1.])
-        """
-        return self._runner.run(fetches, feed_dict)
-
-    def module(
-        self,
-        inputs: Sequence[str] | None = None,
-        outputs: Sequence[str] | None = None,
-        constants: Mapping[str, Any] | None = None,
-        when_training: Mapping[str, Any] | None = None,
-        when_evaluating: Mapping[str, Any] | None = None,
-        *,
-        signature: str | None = None,
-        allow_assign: bool = False,
-    ) -> torch.fx.GraphModule:
-        """Return a torch module that computes tensors of the graph.
-
-        Args:
-            inputs: Names of the tensors that become the positional arguments.
-            outputs: Names of the tensors that it returns, as a tuple.
-            constants: Name of a tensor -> a fixed value, such as `{"keep_prob:0": 1.0}`.
-            when_training, when_evaluating: Constants that apply after `module.train()` and after `module.eval()`.
-            signature: Instead of inputs and outputs: the name of a signature. The module takes its inputs by name and
-                returns a dictionary.
-            allow_assign: Whether the module may change variables each time it is called.
-
-        Trainable variables are Parameters that share memory with `variables`, so that `saver` saves what was trained;
-        the others are buffers. Names in the `state_dict` are the graph's, with dots: "dense.kernel".
-
-        Raises:
-            InvalidArgumentError: there is no such tensor or signature, or an input is missing.
-            UnimplementedError: an operation is not supported, or the outputs change variables.
-            FailedPreconditionError: nobody restored the variables.
-            DataLossError: the graph is damaged.
-
-        Examples:
-            >>> import torch, torch_tfckpt as tfckpt
-            >>> path = tfckpt.Saver({"w": torch.ones(2)}).save("model.ckpt")
-            >>> imported = tfckpt.import_meta_graph("model.ckpt.meta")
-            >>> report = imported.saver.restore("model.ckpt")
-            >>> module = imported.module(inputs=[], outputs=["w/Read/ReadVariableOp:0"])
-            >>> list(module.state_dict())
-            ['w']
-        """
-        if signature is not None:
-            if inputs is not None or outputs is not None or when_training or when_evaluating:
-                raise InvalidArgumentError("give either signature, or inputs and outputs")
-            return self._runner.signature_module(signature, self.signatures, constants, allow_assign)
-        if isinstance(inputs, str) or isinstance(outputs, str) or inputs is None or outputs is None:
-            raise InvalidArgumentError("module needs the lists inputs and outputs, or a signature")
-        return self._runner.module(inputs, outputs, constants, when_training, when_evaluating, allow_assign)
-
-    def requirements(self, outputs: str | Sequence[str] | None = None, inputs: Sequence[str] = ()) -> Requirements:
-        """Return what must be fed to compute outputs, the operations they need, and those that are not supported.
-
-        Args:
-            outputs: Names of tensors or nodes; default: the outputs of all signatures.
-            inputs: Names of tensors that will be fed.
-
-        Raises:
-            InvalidArgumentError: there is no such node, or no signature.
-            DataLossError: the graph is damaged.
-
-        Examples:
-            >>> import torch, torch_tfckpt as tfckpt
-            >>> path = tfckpt.Saver({"w": torch.ones(2)}).save("model.ckpt")
-            >>> imported = tfckpt.import_meta_graph("model.ckpt.meta")
-            >>> imported.requirements("w/Read/ReadVariableOp:0").ops["ReadVariableOp"]
-            1
-        """
-        if outputs is None:
-            found = [info.name for each in self.signatures.values() for info in each.outputs.values() if info.name]
-            if not found:
-                raise InvalidArgumentError("the graph has no signatures; name the outputs")
-            outputs = [prepend_name_scope(name, self.import_scope) for name in found]
-        return self._runner.requirements(outputs, inputs)
-
     @cached_property
     def _runner(self) -> GraphRunner:
-        variables = NodeVariables(self._graph.tensors, self.import_scope)
-        return GraphRunner(self._meta, variables, self.import_scope)
+        return GraphRunner(self._meta, NodeVariables(self._bindings), self.import_scope)
+
+    @cached_property
+    def _bindings(self) -> VariableBindings:
+        """Which variable each node is. Also reads the values of a SavedModel before they are first used."""
+        read: Callable[[Sequence[str]], None] | None = None
+        if self._saved_model is not None:
+            read = partial(self._graph.read_values, os.path.join(self._saved_model, *_SAVED_MODEL_VALUES))
+        return VariableBindings(self._graph.bound, self._graph.tensors, read)
 
     def _exported(self) -> RawMetaGraph:
         """Return the meta graph to which the options of an export are applied. Cost: none if it is unchanged."""
@@ -266,12 +180,17 @@ def import_meta_graph(
         >>> imported.variables["w"]
         tensor([1., 1.])
     """
+    saved_model = None
     if isinstance(file_or_proto, Message):
         meta = chosen([meta_graph_of(file_or_proto)], tags, "MetaGraphDef")
     else:
         meta = open_meta_graph(file_or_proto, tags)
+        if meta.around is not None:
+            saved_model = saved_model_directory(file_or_proto)
     rescoping.check_unbound(meta)
-    return ImportedMetaGraph(rewriting.clear_devices(meta) if clear_devices else meta, import_scope)
+    return ImportedMetaGraph(
+        rewriting.clear_devices(meta) if clear_devices else meta, import_scope, _saved_model=saved_model
+    )
 
 
 class _ImportedGraph:
@@ -281,8 +200,8 @@ class _ImportedGraph:
         self._meta, self._scope = meta, scope
         self._savers: dict[bytes, Saver] = {}
         self._definitions: dict[int, Message] = {}  # id of an object in `collections` -> the message it replaces
-        stored = saver_values(meta)
-        self._variables = graph_variables(meta, stored)
+        self.bound = bound = bound_variables(meta)
+        stored, self._variables = bound.stored, bound.variables
         with error_context(meta.place):
             self.tensors = GraphTensors(self._variables, scope)
             for name in dict.fromkeys(name for value in stored or () for name in value.computing):
@@ -315,6 +234,17 @@ class _ImportedGraph:
     def values_restored(self) -> None:
         """Record that a checkpoint was restored: from now on, variables may be saved even if all are zeros."""
         self.tensors.are_restored = True
+
+    def read_values(self, prefix: str, names: Sequence[str]) -> None:
+        """Restore these variables, and values without a variable, from the files of the SavedModel."""
+        wanted = set(names)
+        values = [
+            value
+            for value in self._stored_by(self.bound.stored)
+            if not value.variables or any(self.tensors.name(each) in wanted for each in self.tensors.holding(value))
+        ]
+        with error_context("reading the values of the SavedModel"):
+            Saver(self._var_list(values), reshape=any(each.reshaped for each in values), _graph=self).restore(prefix)
 
     def encoded(self, saver: SaverInGraph | None) -> RawMetaGraph:
         """Return the graph with the current collections, and with the SaverDef of `saver` if its nodes exist."""
@@ -349,6 +279,7 @@ class _ImportedGraph:
 
     def _variable(self, definition: VariableDef) -> GraphTensor | None:
         node = definition.variable_name.partition(":")[0]
+        node = self.bound.of_nodes.get(node, node)
         if node in self.tensors:
             return self.tensors[node]
         part = definition.save_slice_info_def if definition.HasField("save_slice_info_def") else None
@@ -356,7 +287,7 @@ class _ImportedGraph:
 
     def _saver_or_message(self, scoped: SaverDef, saver_def: SaverDef) -> Saver | SaverDef:
         try:
-            stored = stored_values(self._meta.graph, saver_def)
+            stored = self.bound.of_variables(stored_values(self._meta.graph, saver_def))
             return self._saver(saver_def, stored) or scoped
         except CheckpointError as error:
             _log.warning("a SaverDef in the graph's collections is not converted to a Saver: %s", error)

@@ -12,15 +12,14 @@ import torch
 from torch import fx
 
 from torch_tfckpt._proto.meta_graph_pb2 import SignatureDef
-from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.graph_run.feeds import fed_value
 from torch_tfckpt.graph_run.modules import GraphProgram, GraphRequest
 from torch_tfckpt.graph_run.requests import Requirements
 from torch_tfckpt.graph_run.sessions import GraphSession, expected_of
-from torch_tfckpt.imported_graph.tensors import GraphTensors
+from torch_tfckpt.imported_graph.bindings import VariableBindings
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
-from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
-from torch_tfckpt.saveables.variables import Variable
+from torch_tfckpt.meta_graph.scopes import strip_name_scope
 from torch_tfckpt.text import did_you_mean, listed, quoted, shortened
 from torch_tfckpt.values import Value
 
@@ -29,39 +28,41 @@ _NAME: Final = re.compile(r"\^?(?P<node>[^:^]+)(:(?P<index>[0-9]{1,9}))?")
 
 
 class NodeVariables:
-    """Binds variables by the names of their nodes.
+    """The variables of a graph as `graph_run` sees them. A part of a partitioned variable is one of its own.
 
     Args:
-        tensors: The tensors of the graph's variables.
-        scope: The import scope.
+        bindings: Which variable each node is.
     """
 
-    def __init__(self, tensors: GraphTensors, scope: str) -> None:
-        self._tensors, self._scope = tensors, scope
-        self._is_set = False
+    def __init__(self, bindings: VariableBindings) -> None:
+        self._bindings = bindings
+        self._nodes: dict[str, str] = {}  # name for graph_run -> node
 
     def name_of(self, node: str) -> str | None:
-        return node if self._tensors[node] is not None else None
+        name = self._bindings.of_node(node)
+        if name is None:
+            return None
+        if self._bindings.part(node) is not None:
+            name = node
+        self._nodes[name] = node
+        return name
 
     def value_of(self, name: str) -> Value:
-        found = self._tensors[name]
+        found = self._bindings.value(self._nodes[name])
         assert found is not None, "name_of has returned the name"
-        return found.tensor if isinstance(found, Variable) else found.array
+        return found
 
     def is_trainable(self, name: str) -> bool:
-        found = self._tensors[name]
-        return isinstance(found, Variable) and found.trainable
+        return self._bindings.trainable.get(self._whole(name), False)
 
-    def check(self, names: Sequence[str]) -> None:
-        """Raise FailedPreconditionError if variables are read, and none has been restored or set."""
-        if names and not self._is_set:
-            if self._tensors.are_all_zeros():
-                shown = listed([prepend_name_scope(name, self._scope) for name in names], 5)
-                raise FailedPreconditionError(
-                    f"Attempting to use uninitialized value: {shown}. Call imported.saver.restore(prefix) first, or "
-                    f"set imported.variables"
-                )
-            self._is_set = True
+    def require(self, names: Sequence[str]) -> None:
+        """Make sure that variables have values: read those of a SavedModel, or raise FailedPreconditionError."""
+        self._bindings.require(map(self._whole, names))
+
+    def _whole(self, name: str) -> str:
+        found = self._bindings.of_node(self._nodes[name])
+        assert found is not None, "name_of has returned the name"
+        return found
 
 
 class GraphRunner:
@@ -76,7 +77,7 @@ class GraphRunner:
     def __init__(self, meta: RawMetaGraph, variables: NodeVariables, scope: str) -> None:
         self._meta, self._scope, self._variables = meta, scope, variables
         self._program = GraphProgram(meta.graph, meta.info.stripped_op_list.op, variables)
-        self._session = GraphSession(self._program, variables.check)
+        self._session = GraphSession(self._program, variables.require)
 
     def run(self, fetches: Any, feed_dict: Mapping[Any, Any] | None) -> Any:
         with error_context(self._meta.place):
@@ -148,7 +149,7 @@ class GraphRunner:
 
     def _module(self, request: GraphRequest, allow_assign: bool) -> fx.GraphModule:
         built = self._program.build(request, as_parameters=True, allow_changes=allow_assign)
-        self._variables.check(built.read)
+        self._variables.require(built.read)
         return built.module
 
     def _constants(self, constants: Mapping[str, Any] | None) -> dict[TensorName, Value]:

@@ -1,6 +1,6 @@
 """Saveables for an imported graph: strings, variables of unknown shape, mirrors, and other values."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -21,10 +21,14 @@ class StringVariable(SaveableObject):
         array: An array of dtype object.
         name: Key in the checkpoint.
         slice_spec: Its slice of a larger array; "" for a whole array.
+        restored: Called after each restore.
     """
 
-    def __init__(self, array: Strings, name: str, slice_spec: str = "") -> None:
+    def __init__(
+        self, array: Strings, name: str, slice_spec: str = "", restored: Callable[[], None] = lambda: None
+    ) -> None:
         self.array = array
+        self._restored = restored
         super().__init__(array, [SaveSpec(array, slice_spec, name, DataType.DT_STRING, HOST)], name)
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
@@ -34,6 +38,7 @@ class StringVariable(SaveableObject):
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
         """Copy the strings into the array."""
         self.array[...] = restored_tensors[0].reshape(self.array.shape)
+        self._restored()
 
 
 class UnshapedVariable(SaveableObject):
@@ -83,6 +88,21 @@ class Mirrors(SaveableObject):
         """Restore a copy of the value into each variable."""
         for each in self._mirrors:
             each.restore(restored_tensors, restored_shapes)
+
+
+class SavedAgain(SaveableObject):
+    """Another copy of a variable, under another key than the one that the variable is restored from."""
+
+    def __init__(self, original: SaveableObject) -> None:
+        self._original = original
+        super().__init__(None, original.specs, original.name)
+
+    def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
+        """Raise InvalidArgumentError if the value does not fit the variable."""
+        self._original.check(shapes, restored_shapes)
+
+    def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
+        """Do nothing: the variable is restored from its own key."""
 
 
 class HeldValue(SaveableObject):

@@ -12,7 +12,15 @@ from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, as_data_loss
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, element_count, shape_text
-from torch_tfckpt.imported_graph.saveables import HeldValue, Mirrors, StringVariable, UnshapedVariable, fits, is_whole
+from torch_tfckpt.imported_graph.saveables import (
+    HeldValue,
+    Mirrors,
+    SavedAgain,
+    StringVariable,
+    UnshapedVariable,
+    fits,
+    is_whole,
+)
 from torch_tfckpt.meta_graph.model import GraphVariable
 from torch_tfckpt.meta_graph.saver_values import StoredValue
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope
@@ -38,6 +46,7 @@ class GraphTensors:
 
     Attributes:
         values: Name -> tensor, or array of `bytes`. Parts are merged into one tensor, under the whole tensor's name.
+        trainable: Name in `values` -> whether the variable is trainable.
         are_restored: Whether a saver has restored the tensors. The caller sets this.
 
     Raises:
@@ -49,11 +58,15 @@ class GraphTensors:
 
     def __init__(self, variables: Iterable[GraphVariable], scope: str) -> None:
         self.values: dict[str, Value] = {}
+        self.trainable: dict[str, bool] = {}
         self.are_restored = False
         self._scope = scope
         self._of_nodes: dict[str, GraphTensor | None] = {}
         self._shapes: dict[str, Shape | None] = {}
         self._divided: dict[str, Value] = {}  # whole tensors of partitioned variables
+        self._versions: dict[str, int] = {}  # counts of changes of the tensors in `values`, when they were created
+        self._set: set[str] = set()  # names in `values` that are known to be set
+        self._held: dict[tuple[str, str], HeldValue] = {}
         found = list(variables)
         self._whole = {variable.name for variable in found if variable.part is None}
         for variable in found:
@@ -66,6 +79,8 @@ class GraphTensors:
             else:
                 name = prepend_name_scope(variable.name, scope)
                 self.values[name] = tensor.tensor if isinstance(tensor, Variable) else tensor.array
+            self.trainable[name] = self.trainable.get(name, False) or variable.trainable
+        self._versions = {name: _version(value) for name, value in self.values.items()}
 
     def __contains__(self, node: str) -> bool:
         """Return whether the variable with this node name was added."""
@@ -104,16 +119,53 @@ class GraphTensors:
         """Return whether no variable has been restored or set yet. Cost: if so, scans all values."""
         return not self.are_restored and bool(self.values) and not any(map(_is_set, self.values.values()))
 
+    def is_set(self, name: str) -> bool:
+        """Return whether the variable `name` of `values` was restored or set, or is not all zeros.
+
+        Cost: a scan of the values until the variable is set, then none.
+        """
+        if name in self._set:
+            return True
+        value = self.values[name]
+        if _version(value) == self._versions[name] and not _is_set(value):
+            return False
+        self._set.add(name)
+        return True
+
+    def mark_set(self, name: str) -> None:
+        """Record that a variable was set, possibly to zeros or empty strings."""
+        self._set.add(name)
+
+    def name(self, node: str) -> str:
+        """Return the name in `values` of the variable with this node name. REQUIRES: it has a tensor."""
+        tensor = self._of_nodes[node]
+        assert tensor is not None, "the variable has a tensor"
+        info = tensor.slice_info if isinstance(tensor, Variable) else None
+        return info.full_name if info is not None and info.full_name in self._divided else tensor.name
+
+    def holding(self, value: StoredValue) -> list[str]:
+        """Return the node names of the variables with tensors that a stored value is restored into."""
+        return [node for node in value.variables if self._of_nodes.get(node) is not None]
+
+    def value(self, node: str) -> Value:
+        """Return the tensor or array of the variable with this node name. REQUIRES: it has one."""
+        tensor = self._of_nodes[node]
+        assert tensor is not None, "the variable has a tensor"
+        return tensor.tensor if isinstance(tensor, Variable) else tensor.array
+
+    def part(self, node: str) -> tuple[slice, ...] | None:
+        """Return the part of a larger tensor that the variable with this node name is; None for a whole tensor."""
+        tensor = self._of_nodes.get(node)
+        info = tensor.slice_info if isinstance(tensor, Variable) else None
+        return _region(info) if info is not None and info.full_name in self._divided else None
+
     def checkpoint_keys(self, stored: Iterable[StoredValue]) -> dict[str, str]:
         """Return name in `values` -> key under which the variable is stored."""
         keys = {}
         for value in stored:
             for node in value.variables:
-                tensor = self._of_nodes.get(node)
-                if tensor is not None:
-                    info = tensor.slice_info if isinstance(tensor, Variable) else None
-                    whole = info.full_name if info is not None and info.full_name in self._divided else tensor.name
-                    keys[whole] = value.key
+                if self._of_nodes.get(node) is not None and not value.is_copy:
+                    keys[self.name(node)] = value.key
         return {name: key for name, key in keys.items() if name in self.values}
 
     def leave_out(self, node: str, reason: str) -> None:
@@ -129,9 +181,14 @@ class GraphTensors:
         """
         found = [(node, tensor) for node in value.variables if (tensor := self._of_nodes.get(node)) is not None]
         if not found:
-            constant = None if value.constant is None else np.array(value.constant, dtype=object)
-            return HeldValue(value.key, value.slice_spec, value.dtype, constant)
+            if (value.key, value.slice_spec) not in self._held:
+                constant = None if value.constant is None else np.array(value.constant, dtype=object)
+                held = HeldValue(value.key, value.slice_spec, value.dtype, constant)
+                self._held[value.key, value.slice_spec] = held
+            return self._held[value.key, value.slice_spec]
         mirrors = [self._saveable(value, *each) for each in found]
+        if value.is_copy:
+            return SavedAgain(_as_saveable(mirrors[0], value))
         if len(mirrors) == 1:
             return mirrors[0]
         return Mirrors([_as_saveable(each, value) for each in mirrors])
@@ -139,7 +196,7 @@ class GraphTensors:
     def _saveable(self, value: StoredValue, node: str, tensor: GraphTensor) -> Variable | SaveableObject:
         shape = self._shapes[node]
         if isinstance(tensor, StringVariable):
-            return StringVariable(tensor.array, value.key, value.slice_spec)
+            return StringVariable(tensor.array, value.key, value.slice_spec, lambda: self.mark_set(tensor.name))
         if not is_whole(shape):
             return UnshapedVariable(tensor, shape, value.key, value.slice_spec)
         if not value.slice_spec:
@@ -163,8 +220,17 @@ class GraphTensors:
                 f"{shape_text(info.full_shape)}; another part declares {found or 'strings'} of shape "
                 f"{shape_text(whole.shape)}"
             )
-        extents = zip(info.var_offset, info.var_shape, strict=True)
-        return whole[tuple(slice(start, start + length) for start, length in extents)]
+        return whole[_region(info)]
+
+
+def _region(info: SaveSliceInfo) -> tuple[slice, ...]:
+    extents = zip(info.var_offset, info.var_shape, strict=True)
+    return tuple(slice(start, start + length) for start, length in extents)
+
+
+def _version(value: Value) -> int:
+    """Return how often a tensor was changed in place, as far as torch counts it: not for arrays of strings."""
+    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
 
 
 def _is_set(value: Value) -> bool:

@@ -1,6 +1,6 @@
 """Dictionary of a graph's variables that writes through to their tensors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 import numpy as np
@@ -16,7 +16,15 @@ class GraphValues(dict[str, Value]):
     """Name -> tensor, or array of `bytes`, for each variable of a graph.
 
     Assigning an item copies the value into the tensor that savers save. Items cannot be added or removed.
+
+    Args:
+        values: The tensors.
+        changed: Called with the name of each assigned item.
     """
+
+    def __init__(self, values: Mapping[str, Value], changed: Callable[[str], None] = lambda name: None) -> None:
+        super().__init__(values)
+        self._changed = changed
 
     def __setitem__(self, name: str, value: object) -> None:
         """Copy `value` into the variable.
@@ -42,6 +50,7 @@ class GraphValues(dict[str, Value]):
                 variable.copy_(value)
         else:
             variable[...] = value
+        self._changed(name)
 
     def update(self, *others: Mapping[str, object] | Iterable[tuple[str, object]], **named: object) -> None:  # type: ignore[override]
         """Set several variables, one by one."""

@@ -5,9 +5,11 @@ May use: protobuf, the format of graphs. May not: import torch, or be imported b
 Reading, from bytes to the values that a saver stores:
 
     files.py, text.py       find the file, detect binary or text, decode its messages
+    graph_files.py          the same for files that contain only a graph
     raw.py                  one MetaGraphDef as bytes, its parts decoded on request
     saver_values.py         the values that a saver's nodes store: which key is restored into which variable
     variables.py            the variables of a graph, from its collections and nodes
+    bound_variables.py      the variables of a graph or of a SavedModel's objects, and the nodes that refer to them
 
 Writing, from variables and savers to bytes:
 

@@ -115,7 +115,7 @@ def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[Raw
     storage = storage_of(text) if storage is None else storage
     try:
         file = _file_meant(storage, text)
-        content = _read(storage, file)
+        content = read_meta_graph(storage, file)
     except MissingMetaGraphError:
         raise
     except NotFoundError as error:  # a broken symbolic link, or a file that has just been deleted
@@ -126,6 +126,17 @@ def meta_graphs_in(path: AnyPath, *, storage: Storage | None = None) -> list[Raw
             f"Cannot parse file {printable(file)}: a SavedModel without a meta graph. {_HINT}"
         )
     return found
+
+
+def saved_model_directory(path: AnyPath, *, storage: Storage | None = None) -> str | None:
+    """Return the directory of the SavedModel that `open_meta_graph` opens; None if it opens a `.meta` file.
+
+    Raises:
+        NotFoundError, DataLossError, UnimplementedError: as `open_meta_graph`, if there is no such file.
+    """
+    text = fspath(path)
+    file = _file_meant(storage_of(text) if storage is None else storage, text)
+    return os.path.dirname(file) if os.path.basename(file) in SAVED_MODEL_FILES else None
 
 
 def meta_graph_of(source: Message | bytes | bytearray | memoryview) -> RawMetaGraph:
@@ -177,7 +188,7 @@ def _file_meant(storage: Storage, path: str) -> str:
             f"Cannot parse file {printable(path)}: this is a checkpoint, which contains values, not a meta graph. "
             f"Copy its meta graph {quoted(printable(meta))} to this directory, or pass another file"
         )
-    raise _missing(storage, path)
+    raise missing_file(storage, path)
 
 
 def _of_checkpoint_in(storage: Storage, directory: str, names: Sequence[str]) -> str:
@@ -212,7 +223,8 @@ def _is_of_checkpoint(storage: Storage, path: str) -> bool:
     return path.endswith(".index") or parse_data_filename(path) is not None or is_table(storage, path)
 
 
-def _missing(storage: Storage, path: str) -> MissingMetaGraphError:
+def missing_file(storage: Storage, path: str) -> MissingMetaGraphError:
+    """Return the error for a file that does not exist, with a suggestion from its directory."""
     directory, name = os.path.split(path)
     if directory and not storage.is_directory(directory):
         return MissingMetaGraphError(
@@ -246,7 +258,8 @@ def _files_there(names: Sequence[str]) -> str:
 # Decoding the contents of the file.
 
 
-def _read(storage: Storage, path: str) -> bytes:
+def read_meta_graph(storage: Storage, path: str) -> bytes:
+    """Return the contents of a file; UnreadableMetaGraphError if it is too large, or only a pointer of git-lfs."""
     try:
         content = read_small(storage, path, MAX_MESSAGE - 1, "a meta graph", "Pass another file")
     except DataLossError as error:
@@ -277,8 +290,8 @@ def _unparsable(content: bytes, path: str, finding: str) -> str:
     kind = recognise_bytes(content)
     if kind in (FileKind.GRAPH, FileKind.GRAPH_TEXT):
         return (
-            f"{summary}: it is a GraphDef, such as a frozen graph, which has neither a saver nor variables. "
-            f"Pass a .meta file or a saved_model.pb"
+            f"{summary}: it is a GraphDef, such as a frozen graph. Import it with import_graph_def, "
+            f"or pass a .meta file or a saved_model.pb"
         )
     if kind.is_foreign and kind not in _META_GRAPHS:
         return f"{summary}: {finding.rstrip('.')}. {not_wanted('The file', kind, 'a meta graph')}"

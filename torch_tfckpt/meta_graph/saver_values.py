@@ -52,6 +52,8 @@ class StoredValue:
         reshaped: Whether the value is reshaped to the variable's shape.
         computing: Names of the nodes of variables that get a value computed from it, for example a sum divided by the
             number of devices. The computation is not performed.
+        is_copy: Whether the value is another copy of a variable that is restored from a different key. It is only
+            saved.
     """
 
     key: str
@@ -61,6 +63,7 @@ class StoredValue:
     constant: bytes | None = None
     reshaped: bool = False
     computing: tuple[str, ...] = ()
+    is_copy: bool = False
 
 
 def stored_values(graph: Graph, saver_def: SaverDef) -> list[StoredValue] | None:
@@ -119,7 +122,7 @@ class _Frame:
     def into(self, node: Node) -> "_Frame | None":
         """Return the frame of the function that `node` calls, which is cached; None if it calls no function."""
         if node.name not in self.called:
-            function = _called(self, node)
+            function = called_function(self.functions, node)
             inner = None
             if function is not None:
                 arguments = {name: index for index, name in enumerate(function.arguments)}
@@ -174,13 +177,13 @@ def _in_graph_order(found: Sequence[tuple[_Frame, Node]]) -> list[tuple[_Frame, 
     return [(frame, frame.nodes[name]) for frame, names in frames.items() for name in frame.nodes if name in names]
 
 
-def _called(frame: _Frame, node: Node) -> Function | None:
+def called_function(functions: Mapping[str, Function], node: Node) -> Function | None:
     """Return the function that a node calls, if any."""
-    if node.op in frame.functions:  # in TensorFlow 1, a call names the function as its operation
-        return frame.functions[node.op]
+    if node.op in functions:  # in TensorFlow 1, a call names the function as its operation
+        return functions[node.op]
     if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
         called = node.attr("f")
-        return frame.functions.get(called.func.name) if called is not None else None
+        return functions.get(called.func.name) if called is not None else None
     return None
 
 

@@ -29,12 +29,13 @@ from torch_tfckpt.errors import DataLossError, error_context
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.graph_def import Function
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape
+from torch_tfckpt.meta_graph.bound_variables import bound_variables
 from torch_tfckpt.meta_graph.collection_defs import PROTO_COLLECTIONS
 from torch_tfckpt.meta_graph.graph_collections import GraphKeys
 from torch_tfckpt.meta_graph.model import GraphVariable
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.scopes import tensor_names
-from torch_tfckpt.meta_graph.variables import graph_variables, saver_values, shape_of
+from torch_tfckpt.meta_graph.variables import shape_of
 
 Item = str | int | float | bytes | Message
 
@@ -219,7 +220,7 @@ def summary_of(meta: RawMetaGraph) -> MetaGraphSummary:
         bodies = Counter(node.op for each in meta.graph.functions.values() for node in each.nodes.values())
         vintage = _vintage(meta)
     try:
-        variables, problem = [_variable(each) for each in graph_variables(meta, saver_values(meta))], ""
+        variables, problem = [_variable(each) for each in bound_variables(meta).variables], ""
     except DataLossError as error:  # collections and nodes contradict each other: still summarize everything else
         variables, problem = [], str(error)
     savers = meta.collections.get(GraphKeys.SAVERS, CollectionDef())

@@ -40,6 +40,7 @@ from torch_tfckpt.text import escaped
 
 META_GRAPH: Final = "MetaGraphDef"
 SAVED_MODEL: Final = "SavedModel"
+GRAPH_DEF: Final = "GraphDef"
 # Files with the messages that an Any may contain. Together with their imports, these are all files of _proto, and the
 # files of protobuf itself that TensorFlow loads.
 _FILES: Final[tuple[FileDescriptor, ...]] = tuple(
@@ -110,7 +111,7 @@ def encode_text(text: bytes, kind: str) -> bytes:
 
     Args:
         text: The contents of the file.
-        kind: META_GRAPH or SAVED_MODEL.
+        kind: META_GRAPH, SAVED_MODEL or GRAPH_DEF.
 
     Raises:
         DataLossError: `text` is not the text form of such a message.

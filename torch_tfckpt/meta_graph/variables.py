@@ -144,14 +144,15 @@ def _trainable(meta: RawMetaGraph, definitions: dict[str, VariableDef]) -> set[s
 
 def _parts(definitions: Iterable[VariableDef], stored: Sequence[StoredValue]) -> dict[str, SaveSliceInfoDef]:
     """Return variable -> slice of a larger tensor, from its definition or else from the saver."""
-    parts = dict(_parts_stored(stored))
+    parts = dict(parts_stored(stored))
     for definition in definitions:
         if definition.HasField("save_slice_info_def"):
             parts[definition.variable_name.partition(":")[0]] = definition.save_slice_info_def
     return parts
 
 
-def _parts_stored(stored: Sequence[StoredValue]) -> Iterator[tuple[str, SaveSliceInfoDef]]:
+def parts_stored(stored: Sequence[StoredValue]) -> Iterator[tuple[str, SaveSliceInfoDef]]:
+    """Yield (variable, slice of a larger tensor) for the slices that a saver stores."""
     for value in stored:
         if value.slice_spec and value.variables:
             with as_data_loss(f"tensor {quoted(value.key)}"):

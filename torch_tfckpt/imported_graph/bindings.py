@@ -1,0 +1,108 @@
+"""Which variable each node of an imported graph is, for running the graph.
+
+    bindings = imported._bindings
+    bindings.of_node("dense/kernel_1")          # "dense/kernel", a name in imported.variables
+    bindings.of_function("__inference_f_7")     # ("dense/kernel", None, "dense/bias"): its last three arguments
+    bindings.part("emb/part_1")                 # (slice(4, 8), slice(0, 16)): these rows of imported.variables["emb"]
+    bindings.require(["dense/kernel"])          # has a value from now on, or FailedPreconditionError
+
+Names of nodes and functions are those in the file, without the import scope; names of variables are those in
+`imported.variables`, with it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from torch_tfckpt.errors import FailedPreconditionError
+from torch_tfckpt.imported_graph.tensors import GraphTensors
+from torch_tfckpt.meta_graph.bound_variables import BoundVariables
+from torch_tfckpt.text import listed
+from torch_tfckpt.values import Value
+
+_LISTED: Final = 10  # names that an error lists
+
+
+class VariableBindings:
+    """The variables that nodes and functions of one graph refer to.
+
+    Args:
+        bound: The variables of the graph.
+        tensors: Their tensors.
+        read: Reads the values of these variables from the files of the SavedModel; None if the graph is not from one.
+
+    Thread safety: as for the tensors.
+    """
+
+    def __init__(
+        self,
+        bound: BoundVariables,
+        tensors: GraphTensors,
+        read: Callable[[Sequence[str]], None] | None,
+    ) -> None:
+        self._tensors, self._read = tensors, read
+        held = [variable.name for variable in bound.variables if tensors[variable.name] is not None]
+        # Names in `bound` have no import scope, and each part of a partitioned variable has its own.
+        self._names = {name: tensors.name(name) for name in held}
+        self._nodes = {node: name for node, name in bound.of_nodes.items() if name in self._names}
+        self._functions = bound.of_functions
+
+    def of_node(self, node: str) -> str | None:
+        """Return the variable of a VarHandleOp, VariableV2 or Variable node.
+
+        None if the node is not a variable, or one without a tensor: a local variable, which no checkpoint stores, or
+        one of a type that torch lacks. If the node is a part of a partitioned variable, this is the whole variable.
+        """
+        found = self._nodes.get(node)
+        return None if found is None else self._names[found]
+
+    def part(self, node: str) -> tuple[slice, ...] | None:
+        """Return the part of `of_node(node)` that the node is; None if it is the whole variable, or not a variable."""
+        found = self._nodes.get(node)
+        return None if found is None else self._tensors.part(found)
+
+    def value(self, node: str) -> Value | None:
+        """Return the tensor of a node, which shares its memory with `imported.variables`; None as for `of_node`."""
+        found = self._nodes.get(node)
+        return None if found is None else self._tensors.value(found)
+
+    def of_function(self, function: str) -> tuple[str | None, ...]:
+        """Return the variables that a function captures, which are its last arguments, in order.
+
+        None stands for a captured value that is not a variable, such as a constant or a table; of those, only the
+        call's inputs tell which one it is. Empty if the function captures nothing, or no SavedModel lists it.
+        """
+        captured = self._functions.get(function, ())
+        return tuple(None if name is None else self._names.get(name) for name in captured)
+
+    @property
+    def trainable(self) -> Mapping[str, bool]:
+        """Name of a variable -> whether it is trainable. Variables of strings and integers may be marked, too."""
+        return self._tensors.trainable
+
+    def is_set(self, name: str) -> bool:
+        """Return whether a variable has been restored or set, or has a value other than zeros."""
+        return self._tensors.is_set(name)
+
+    def require(self, names: Iterable[str]) -> None:
+        """Make sure that variables have values. Call this before each run, with all variables that it reads.
+
+        The first call reads the values of a SavedModel from its files, except variables that were set before. If a
+        checkpoint was restored before, nothing is read: the values of two checkpoints are not mixed.
+
+        Raises:
+            FailedPreconditionError: variables have neither been restored nor set.
+            CheckpointError: the files of the SavedModel are missing or damaged.
+
+        Cost: the first time, a look at each value; later a few steps per name.
+        """
+        unset = [name for name in dict.fromkeys(names) if not self._tensors.is_set(name)]
+        if not unset:
+            return
+        if self._read is not None and not self._tensors.are_restored:
+            self._read([name for name in self._tensors.values if not self._tensors.is_set(name)])
+            unset = [name for name in unset if not self._tensors.is_set(name)]
+        if unset:
+            raise FailedPreconditionError(
+                f"Attempting to use uninitialized value {listed(unset, _LISTED)}: neither restored nor set. Restore a "
+                f"checkpoint first: imported.saver.restore(prefix)"
+            )
