@@ -186,6 +186,9 @@ ROWS = [
             (normal(5, 3), [0, 4, 4], 0, 0),
             (normal(5, 3), [[0, 2], [1, 1]], 1, 0),
             (normal(5, 3), 2, -1, 0),
+            (normal(5), 2, 0, 0),
+            (normal(2), [1, 0], 0, 0),
+            (normal(2, 5), [1, 4], 1, 1),
             (normal(2, 5, 3), [[0, 2], [1, 1]], 1, 0),
             (normal(2, 5, 3), [[0, 2], [1, 4]], 1, 1),
             (normal(2, 5, 3), [[0, 2], [1, 1]], 2, 1),
@@ -216,12 +219,15 @@ ROWS = [
     row("GatherV2", normal(5, 3), i([2, 0]), i(1), view=True),
     row("GatherV2", torch.arange(6).half(), i([4, 0]), i(0), gradients=False),
     *(
-        row("GatherNd", x, i(indices))
+        # TensorFlow's gradient needs two axes of indices.
+        row("GatherNd", x, i(indices), gradients=x.dtype == np.float32 and np.ndim(indices) > 1)
         for x, indices in (
             (normal(3, 4), [[0, 1], [2, 3]]),
             (normal(3, 4), [[0], [2]]),
             (normal(3, 4, 2), [[[0, 1]], [[2, 3]]]),
             (normal(3, 4), [2, 3]),
+            (normal(3), [2]),
+            (normal(3), 2),
             (normal(3, 4), np.zeros((0, 2))),
             (normal(3, 4), np.zeros((0, 1))),
             (normal(0, 4), [[0, 1]]),

@@ -56,8 +56,8 @@ def tensor_scatter_min(tensor: Tensor, indices: Tensor, updates: Tensor, *, bad_
 
 
 def _scattered(tensor: Tensor, indices: Tensor, updates: Tensor, policy: str, how: str) -> Tensor:
-    depth = indices.shape[-1] if indices.dim() else 1
-    if not indices.dim() or depth > tensor.dim():
+    depth = indices.shape[-1] if indices.dim() > 1 else tensor.dim() + 1
+    if depth > tensor.dim():
         raise InvalidArgumentError(f"indices of the shape {list(indices.shape)} for a tensor {list(tensor.shape)}")
     rest = tensor.shape[depth:]
     if updates.shape != (*indices.shape[:-1], *rest):

@@ -146,15 +146,15 @@ def gather_v2(params: Tensor, indices: Tensor, axis: int, *, batch_dims: int = 0
         )
     if same == 0:
         taken = params.index_select(at, indices.reshape(-1))
-        return taken.reshape(*params.shape[:at], *indices.shape, *params.shape[at + 1 :])
+        return taken.reshape((*params.shape[:at], *indices.shape, *params.shape[at + 1 :]))
     batch, between, after = params.shape[:same], params.shape[same:at], params.shape[at + 1 :]
     many = indices.shape[same:]
     groups, count, rest = math.prod(batch), math.prod(many), math.prod(between) * math.prod(after)
     rows = params.movedim(at, same).reshape(groups, params.shape[at], rest)
     places = indices.to(torch.int64).reshape(groups, count, 1).expand(groups, count, rest)
-    taken = rows.gather(1, places).reshape(*batch, count, *between, *after)
+    taken = rows.gather(1, places).reshape((*batch, count, *between, *after))
     moved = taken.movedim(same, at)
-    return moved.reshape(*batch, *between, *many, *after)
+    return moved.reshape((*batch, *between, *many, *after))
 
 
 @op("ResourceGather")
@@ -166,18 +166,20 @@ def resource_gather(resource: Tensor, indices: Tensor, *, dtype: torch.dtype, ba
 @op("GatherNd")
 @moves_elements
 def gather_nd(params: Tensor, indices: Tensor, *, bad_indices_policy: str = "") -> Tensor:
-    depth = indices.shape[-1]
+    depth = indices.shape[-1] if indices.dim() else params.dim() + 1
     if depth > params.dim():
-        raise InvalidArgumentError(f"indices of {depth} numbers for params of the shape {list(params.shape)}")
+        raise InvalidArgumentError(
+            f"indices of the shape {list(indices.shape)} for params of the shape {list(params.shape)}"
+        )
     if depth == 0:
-        return params.expand(*indices.shape[:-1], *params.shape)
+        return params.expand((*indices.shape[:-1], *params.shape))
     places, valid = nd_places(indices, params.shape, bad_indices_policy)
     rest = params.shape[depth:]
     rows = params.reshape(math.prod(params.shape[:depth]), math.prod(rest))
     taken = rows.index_select(0, places)
     if valid is not None:
         taken = torch.where(valid.reshape(-1, 1), taken, 0)
-    return taken.reshape(*indices.shape[:-1], *rest)
+    return taken.reshape((*indices.shape[:-1], *rest))
 
 
 def nd_places(indices: Tensor, sizes: Ints, bad_indices_policy: str) -> tuple[Tensor, Tensor | None]:
