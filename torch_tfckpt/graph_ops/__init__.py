@@ -56,6 +56,7 @@ a number among the inputs before `limits.check_size` has approved it.
     normalization FusedBatchNorm, LRN, Softmax
     random        random numbers of torch
     stateless_random    random numbers that follow from a seed
+    fused         convolutions with bias, normalisation and activation in one step
 
 May use: torch, numpy, dtypes. May not: import graphs, files or savers.
 """

@@ -61,7 +61,7 @@ def conv2d(
     data_format: str = "NHWC",
     dilations: Ints = (1, 1, 1, 1),
 ) -> Tensor:
-    return _convolve(input, _torch_filter(filter), strides, padding, explicit_paddings, data_format, dilations)
+    return convolve(input, torch_filter(filter), strides, padding, explicit_paddings, data_format, dilations)
 
 
 @op("Conv3D")
@@ -74,7 +74,7 @@ def conv3d(
     data_format: str = "NDHWC",
     dilations: Ints = (1, 1, 1, 1, 1),
 ) -> Tensor:
-    return _convolve(input, _torch_filter(filter), strides, padding, (), data_format, dilations)
+    return convolve(input, torch_filter(filter), strides, padding, (), data_format, dilations)
 
 
 @op("DepthwiseConv2dNative")
@@ -93,8 +93,8 @@ def depthwise_conv2d(
         raise InvalidArgumentError(
             f"a depthwise filter of the shape {list(filter.shape)} does not fit {channels} channels"
         )
-    weight = _depthwise_filter(filter)
-    return _convolve(input, weight, strides, padding, explicit_paddings, data_format, dilations)
+    weight = torch_depthwise_filter(filter)
+    return convolve(input, weight, strides, padding, explicit_paddings, data_format, dilations)
 
 
 @op("Conv2DBackpropInput")
@@ -109,7 +109,7 @@ def conv2d_backprop_input(
     data_format: str = "NHWC",
     dilations: Ints = (1, 1, 1, 1),
 ) -> Tensor:
-    weight = _torch_filter(filter)
+    weight = torch_filter(filter)
     inner, groups = input_sizes, 1  # of two sizes: height and width only
     if len(input_sizes) != 2:
         inner, groups = _inner(input_sizes, data_format), _groups(_channels(input_sizes, data_format), weight)
@@ -152,7 +152,7 @@ def conv3d_backprop_input(
     data_format: str = "NDHWC",
     dilations: Ints = (1, 1, 1, 1, 1),
 ) -> Tensor:
-    weight = _torch_filter(filter)
+    weight = torch_filter(filter)
     groups = _groups(_channels(input_sizes, data_format), weight)
     _check_batch(input_sizes, out_backprop)
     inner = _inner(input_sizes, data_format)
@@ -171,7 +171,7 @@ def depthwise_backprop_input(
     data_format: str = "NHWC",
     dilations: Ints = (1, 1, 1, 1),
 ) -> Tensor:
-    weight = _depthwise_filter(filter)
+    weight = torch_depthwise_filter(filter)
     groups = _channels(input_sizes, data_format)
     _check_batch(input_sizes, out_backprop)
     inner = _inner(input_sizes, data_format)
@@ -263,14 +263,14 @@ def depthwise_backprop_filter(
     return slope.reshape(channels, multiplier, height, width).permute(2, 3, 0, 1)
 
 
-def _torch_filter(filter: Tensor) -> Tensor:
+def torch_filter(filter: Tensor) -> Tensor:
     """[*kernel, in / groups, out] -> [out, in / groups, *kernel]."""
     if filter.dim() < 3:
         raise InvalidArgumentError(f"a filter cannot have the shape {list(filter.shape)}")
     return filter.movedim((-1, -2), (0, 1))
 
 
-def _depthwise_filter(filter: Tensor) -> Tensor:
+def torch_depthwise_filter(filter: Tensor) -> Tensor:
     """[height, width, channels, multiplier] -> [channels * multiplier, 1, height, width]."""
     if filter.dim() != 4:
         raise InvalidArgumentError(f"a depthwise filter cannot have the shape {list(filter.shape)}")
@@ -329,7 +329,7 @@ def _windows(
     return Windows.of(sizes, kernel, steps, padding, distances, explicit, data_format)
 
 
-def _convolve(
+def convolve(
     input: Tensor,
     weight: Tensor,
     strides: Ints,
@@ -337,6 +337,7 @@ def _convolve(
     explicit: Ints,
     data_format: str,
     dilations: Ints,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Convolve with a filter in torch's order; the groups follow from its channels."""
     x = channels_first(input, data_format)
@@ -345,8 +346,8 @@ def _convolve(
     if windows.is_empty:
         return as_format(x.new_zeros((x.shape[0], weight.shape[0], *windows.counts)), data_format)
     padded, pads = windows.padded(x)
-    convolve = _FORWARD[len(windows.sizes)]
-    y = _in_floats(lambda a, b: convolve(a, b, None, windows.strides, pads, windows.dilations, groups), padded, weight)
+    of_torch = _FORWARD[len(windows.sizes)]
+    y = _in_floats(lambda a, b: of_torch(a, b, bias, windows.strides, pads, windows.dilations, groups), padded, weight)
     return as_format(y, data_format)
 
 
