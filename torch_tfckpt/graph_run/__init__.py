@@ -19,6 +19,7 @@ From steps to torch.fx:
     handlers       constants, identities, variables, assignments
     control_flow_v1, control_flow_v2, carried       loops and conditions
     runtime, state                                  what the modules call
+    prepared       what depends only on variables, computed once; convolutions with the steps after them
 
 Values: attributes, constants, declarations, feeds, bound_variables. Errors: failures.
 

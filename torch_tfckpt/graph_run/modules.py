@@ -62,12 +62,18 @@ class Built:
         variables: Name of a variable -> name of the module's attribute.
         read: Names of the variables whose values it reads.
         changes: Whether it changes variables.
+        changed: The attributes of the variables that it changes; None if they are not known.
     """
 
     module: fx.GraphModule
     variables: Mapping[str, str]
     read: tuple[str, ...]
     changes: bool
+    changed: frozenset[str] | None
+
+    def is_fixed(self, attribute: str) -> bool:
+        """Return whether the module does not change an attribute."""
+        return self.changed is not None and attribute not in self.changed
 
 
 class GraphProgram:
@@ -155,7 +161,10 @@ class GraphProgram:
             found = values[0]
         results = tuple(root.tensor(builder.reading(root, value)) for value in found)
         module = root.finish(results)
-        return Built(module, dict(builder.variable_names), tuple(builder.read), builder.assigned != set())
+        variables, changed = dict(builder.variable_names), None
+        if builder.assigned is not None:
+            changed = frozenset(variables[name] for name in builder.assigned if name in variables)
+        return Built(module, variables, tuple(builder.read), builder.assigned != set(), changed)
 
     def _regions(
         self, request: GraphRequest, constants: Mapping[TensorName, Value]

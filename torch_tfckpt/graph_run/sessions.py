@@ -1,6 +1,6 @@
 """Run requests, and keep the built modules for the next call with the same fetches and feeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch_tfckpt.graph_run.failures import named_failure
 from torch_tfckpt.graph_run.feeds import fed_value
 from torch_tfckpt.graph_run.flattening import TensorName
 from torch_tfckpt.graph_run.modules import Built, GraphProgram, GraphRequest
+from torch_tfckpt.graph_run.prepared import Preparation
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value
 
@@ -23,12 +24,12 @@ class GraphSession:
 
     Args:
         program: The graph.
-        check_variables: Called with the names of the variables that a request reads, before it runs.
+        require: Called with the names of the variables that a request reads, before it runs.
     """
 
-    def __init__(self, program: GraphProgram, check_variables: Any) -> None:
-        self._program, self._check = program, check_variables
-        self._built: dict[Any, Built] = {}
+    def __init__(self, program: GraphProgram, require: Callable[[Sequence[str]], None]) -> None:
+        self._program, self._require = program, require
+        self._known: dict[Any, tuple[Built, Preparation]] = {}
         self._expected: dict[TensorName, tuple[Any, Any]] = {}
 
     def run(
@@ -37,12 +38,15 @@ class GraphSession:
         """Return the outputs for the values that are fed. Cost: the module is built once per outputs and feeds."""
         names = tuple(feeds)
         key = (tuple(outputs), tuple(targets), names)
-        built = self._built.get(key)
-        if built is None:
+        known = self._known.get(key)
+        if known is None:
             built = self._program.build(GraphRequest(tuple(outputs), names, targets=tuple(targets)))
-            self._built[key] = built
+            self._require(built.read)
+            known = self._known[key] = built, Preparation(built.module, built.is_fixed)
+        built, preparation = known
         values = [self._fed(name, value) for name, value in feeds.items()]
-        self._check(built.read)
+        self._require(built.read)
+        preparation.refresh()
         with torch.no_grad():
             try:
                 found = built.module.forward(*values)
