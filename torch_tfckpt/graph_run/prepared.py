@@ -128,23 +128,21 @@ class Preparation:
             parts = self._graph.call_function(
                 merged_filter, (weight, operands), {"steps": tuple(steps), "operation": kind}
             )
-        with self._graph.inserting_after(parts):
-            filter = self._graph.call_function(operator.getitem, (parts, 0))
-        with self._graph.inserting_after(filter):
-            bias = self._graph.call_function(operator.getitem, (parts, 1))
         self._compute_now(parts)
         if parts not in self._known:
+            self._graph.erase_node(parts)
             return
-        self._compute_now(filter)
-        has_bias = bool(steps)
-        if has_bias:
-            self._compute_now(bias)
-        arguments = (node.args[0], filter, bias) if has_bias else (node.args[0], filter)
-        with self._graph.inserting_after(bias):
+        arguments, before = [node.args[0]], parts
+        for index in range(2 if steps else 1):  # the filter, and the bias
+            with self._graph.inserting_after(before):
+                before = self._graph.call_function(operator.getitem, (parts, index))
+            self._compute_now(before)
+            arguments.append(before)
+        with self._graph.inserting_after(before):
             merged = self._graph.create_node(
                 "call_function",
                 convolution,
-                arguments,
+                tuple(arguments),
                 {**node.kwargs, "operation": kind, "activation": activation},
                 name=f"{node.name}_merged",
             )
@@ -160,7 +158,7 @@ class Preparation:
         if node.target is bias_add and node.kwargs.get("data_format", "NHWC") == "NHWC":
             name = "add"
         elif node.target in (add, mul, sub) and not node.kwargs:
-            name = {add: "add", mul: "mul", sub: "sub"}[node.target]  # type: ignore[index]
+            name = {add: "add", mul: "mul", sub: "sub"}[node.target]
         else:
             return None
         first, second = node.args
