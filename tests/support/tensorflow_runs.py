@@ -327,3 +327,63 @@ CONTROL_FLOW: dict[str, Callable[[], Any]] = {
     for name, build in list(globals().items())
     if callable(build) and name.startswith("_") and not name.startswith("__") and name not in ("_x", "_ran")
 }
+
+
+def product_and_sum(prefix: str) -> None:
+    """Save the graph v4 = v1 * v2 + (a variable whose value is 20) in the files with this prefix."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        product = _x("v1") * _x("v2")
+        added = v1.get_variable("added", initializer=20.0)
+        tf.add(product, added, name="v4")
+        session.run(added.initializer)
+        v1.train.Saver().save(session, prefix)
+
+
+def classifier(prefix: str, resource: bool) -> dict[str, Any]:
+    """Save a network with its loss; return what TensorFlow computes from it.
+
+    The placeholder "training" decides about batch statistics, and "keep" about dropout.
+    """
+    rng = np.random.default_rng(3)
+    images = rng.normal(size=(4, 9, 7, 3)).astype(np.float32)
+    labels = np.array([0, 2, 1, 2], np.int32)
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        v1.set_random_seed(7)
+        x, y = _x("x", shape=[None, 9, 7, 3]), _x("labels", tf.int32, [None])
+        training, keep = v1.placeholder_with_default(False, (), "training"), _x("keep")
+        with v1.variable_scope("net", use_resource=resource):
+            w = v1.get_variable("conv/kernel", [3, 3, 3, 6])
+            hidden = tf.nn.conv2d(x, w, 2, "SAME") + v1.get_variable("conv/bias", [6])
+            gamma = v1.get_variable("bn/gamma", [6], initializer=v1.ones_initializer())
+            beta = v1.get_variable("bn/beta", [6])
+            mean = v1.get_variable("bn/mean", [6], trainable=False, initializer=v1.zeros_initializer())
+            variance = v1.get_variable("bn/variance", [6], trainable=False, initializer=v1.ones_initializer())
+
+            def of_batch() -> Any:
+                of_mean, of_variance = tf.nn.moments(hidden, [0, 1, 2])
+                return of_mean, of_variance
+
+            used = v1.cond(training, of_batch, lambda: (tf.identity(mean), tf.identity(variance)))
+            hidden = tf.nn.relu(tf.nn.batch_normalization(hidden, *used, beta, gamma, 1e-3))
+            hidden = v1.nn.dropout(hidden, keep_prob=keep)
+            flat = tf.reshape(hidden, [tf.shape(x)[0], 5 * 4 * 6])
+            logits = tf.matmul(flat, v1.get_variable("dense/kernel", [120, 3]))
+            logits = tf.identity(logits + v1.get_variable("dense/bias", [3]), "logits")
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits), name="loss")
+        variables = v1.trainable_variables()
+        slopes = tf.gradients(loss, variables)
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, prefix)
+        feeds = {"x:0": images, "labels:0": labels, "keep:0": np.float32(1)}
+        found = {}
+        for mode in (False, True):
+            values = session.run([loss, logits, *slopes], {**feeds, "training:0": mode})
+            found[mode] = [RawTensor.of(value) for value in values]
+    return {"feeds": feeds, "found": found, "names": [variable.op.name for variable in variables], "graph": repr(graph)}
+
+
+def value_after_restore(prefix: str, fetch: str, feeds: Mapping[str, Any]) -> RawTensor:
+    """Import the graph of a checkpoint, restore it, and compute a tensor."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.train.import_meta_graph(f"{prefix}.meta").restore(session, prefix)
+        return RawTensor.of(session.run(fetch, feeds))

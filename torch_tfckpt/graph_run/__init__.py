@@ -21,6 +21,8 @@ From steps to torch.fx:
     runtime, state                                  what the modules call
     prepared       what depends only on variables, computed once; convolutions with the steps after them
 
+    tracing                                         modules that were pickled
+
 Values: attributes, constants, declarations, feeds, bound_variables. Errors: failures.
 
 May use: graph_ops, meta_graph, format, torch. May not: import savers or read files.

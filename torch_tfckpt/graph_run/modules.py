@@ -208,7 +208,7 @@ def _given(step: GraphStep) -> BuiltValue:
 def _results(builder: ModuleBuilder, body: Body, region: Region) -> list[BuiltValue]:
     """Build the results of the graph's region."""
     guards = NO_GUARDS
-    for source in region.results:
+    for source in region.wanted():
         found, dead = guards_of(source)
         if dead:
             raise InvalidArgumentError(f"{source[0]} is in a branch of a condition that never runs")
@@ -224,8 +224,8 @@ def _results(builder: ModuleBuilder, body: Body, region: Region) -> list[BuiltVa
         node.meta["tensorflow"] = (predicate[0].name, predicate[0].op)
         body.guards |= {(predicate, branch)}
     builder.build(body, [each for each in region.targets if each in region.live])
-    builder.build(body, [source for source, _ in region.results])
-    values = [builder.value(body, source) for source in region.results]
+    builder.build(body, [source for source, _ in region.wanted()])
+    values = [builder.value(body, source) for source in region.wanted()]
     if any(value.kind is ValueKind.REFERENCE for value in values):
         values = [builder.reading(body, value) for value in values]
     return values
