@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.graph_ops.registry import find
 from torch_tfckpt.graph_run.attributes import function_name
 from torch_tfckpt.graph_run.flattening import Flattener
@@ -75,7 +75,8 @@ def regions_of(flattener: Flattener, region: Region) -> list[Region]:
         used = _used_outputs(each)
         for step in each.steps:
             if step in each.live:
-                names = list(_functions(step))
+                with error_context(repr(step)):
+                    names = list(_functions(step))
                 step.functions = [flattener.function_region(name, step, each.ancestry) for name in names]
                 found.extend(step.functions)
                 if step.op in LOOPS:
