@@ -22,23 +22,38 @@ def zoo(*, v2: bool) -> dict[str, Ran]:
         v1.enable_control_flow_v2()
 
 
-def _ran(build: Callable[[], tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]) -> Ran:
+def slopes(names: Sequence[str], *, v2: bool) -> dict[str, Ran]:
+    """Run graphs of `CONTROL_FLOW`; instead of the fetches, return the gradient of their sum with respect to x."""
+    (v1.enable_control_flow_v2 if v2 else v1.disable_control_flow_v2)()
+    try:
+        return {name: _ran(CONTROL_FLOW[name], gradients=True) for name in names}
+    finally:
+        v1.enable_control_flow_v2()
+
+
+def _ran(build: Callable[[], tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]], gradients: bool = False) -> Ran:
     with tf.Graph().as_default() as graph:
         v1.set_random_seed(1)
         fetches, feeds = build()
         fetched = {name: tf.identity(value, name=name) for name, value in fetches.items()}
+        meta = v1.train.export_meta_graph(graph=graph)
+        wanted = list(fetched.values())
+        if gradients:
+            numbers = [value for value in wanted if value.dtype.is_floating]
+            wanted = tf.gradients(
+                tf.add_n([tf.reduce_sum(value) for value in numbers]), graph.get_tensor_by_name("x:0")
+            )
         results: list[tuple[dict[str, Any], list[RawTensor] | str]] = []
         for feed in feeds:
             with v1.Session(graph=graph) as session:
                 session.run(v1.global_variables_initializer())
                 named = {f"{name}:0": value for name, value in feed.items()}
                 try:
-                    found = session.run([tensor.name for tensor in fetched.values()], named)
+                    found = session.run(wanted, named)
                 except tf.errors.OpError as error:
                     results.append((named, f"{type(error).__name__}: {error.message}"))
                     continue
                 results.append((named, [RawTensor.of(value) for value in found]))
-        meta = v1.train.export_meta_graph(graph=graph)
     return meta.SerializeToString(deterministic=True), [tensor.name for tensor in fetched.values()], results
 
 
