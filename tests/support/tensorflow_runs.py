@@ -402,3 +402,57 @@ def value_after_restore(prefix: str, fetch: str, feeds: Mapping[str, Any]) -> Ra
     with tf.Graph().as_default(), v1.Session() as session:
         v1.train.import_meta_graph(f"{prefix}.meta").restore(session, prefix)
         return RawTensor.of(session.run(fetch, feeds))
+
+
+def training_graph(prefix: str, resource: bool) -> dict[str, Any]:
+    """Save a graph with dropout and batch statistics, "trained", and the same for inference, "expected".
+
+    Other outputs are not recognised: "sampled" and "normalised" have random numbers and statistics of the batch of
+    their own. Returns the feeds and TensorFlow's value of "expected".
+    """
+    rng = np.random.default_rng(5)
+    images = rng.normal(size=(4, 6, 6, 3)).astype(np.float32)
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        x, keep = _x("x", shape=[None, 6, 6, 3]), _x("keep")
+        with v1.variable_scope("net", use_resource=resource):
+            w = v1.get_variable("kernel", [3, 3, 3, 4])
+            names = ("gamma", "beta", "mean", "variance", "mean_of_rows", "variance_of_rows")
+            gamma, beta, mean, variance, row_mean, row_variance = (
+                v1.get_variable(
+                    name, [4], initializer=v1.random_uniform_initializer(0.5, 1.5), trainable="_" not in name
+                )
+                for name in names
+            )
+
+        def moving(variable: Any, statistic: Any) -> Any:
+            return v1.assign_sub(variable, (variable - statistic) * 0.1)
+
+        def network(training: bool) -> Any:
+            y = tf.nn.conv2d(x, w, 1, "SAME")
+            y, of_mean, of_variance = v1.nn.fused_batch_norm(
+                y, gamma, beta, None if training else mean, None if training else variance, is_training=training
+            )[:3]
+            if training:
+                moving(mean, of_mean)
+                moving(variance, of_variance)
+                y = v1.nn.dropout(y, rate=1 - keep)
+                floored = tf.floor(v1.random_uniform(tf.shape(y)) + keep)
+                y = tf.math.divide(y, keep) * floored
+                y = tf.nn.dropout(y, rate=0.25)
+                averages = tf.nn.moments(y, [0, 1, 2], keepdims=True)
+                averages = [tf.squeeze(each, [0, 1, 2]) for each in averages]
+                moving(row_mean, averages[0])
+                moving(row_variance, averages[1])
+            else:
+                averages = [row_mean, row_variance]
+            y = tf.nn.batch_normalization(y, *averages, beta, gamma, 1e-3)
+            return tf.reduce_mean(tf.nn.relu(y), [1, 2])
+
+        trained = tf.identity(network(True), "trained")
+        expected = tf.identity(network(False), "expected")
+        tf.identity(trained + v1.random_normal([4]), "sampled")
+        tf.nn.batch_normalization(x, *tf.nn.moments(x, [0, 1, 2]), None, None, 1e-3, name="normalised")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, prefix)
+        value = RawTensor.of(session.run(expected, {x: images}))
+    return {"x": images, "expected": value, "graph": repr(graph)}

@@ -9,6 +9,7 @@ From nodes to steps:
     flattening     from the outputs back to what is fed; function calls are inlined
     folding        small integers that are known before the graph runs
     structure      loops and conditions of TensorFlow 1; what is needed
+    inference      dropout and statistics of the batch are turned off
     steps          the records of these
 
 From steps to torch.fx:

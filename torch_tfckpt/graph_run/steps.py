@@ -121,6 +121,7 @@ class Region:
         arguments: Of a function's body: the steps that are its arguments.
         ancestry: The functions inside of which this one runs.
         live: The steps that must be built.
+        turned_off: What was changed for inference, a line each.
         conditions: See `control_flow_v1.condition_merges`.
     """
 
@@ -131,6 +132,7 @@ class Region:
     arguments: list[GraphStep] = field(default_factory=list)
     ancestry: tuple[str, ...] = ()
     live: set[GraphStep] = field(default_factory=set)
+    turned_off: list[str] = field(default_factory=list)
     conditions: dict[GraphStep, list[GraphStep]] = field(default_factory=dict)
 
     def drop_results(self, used: "set[int]") -> None:
