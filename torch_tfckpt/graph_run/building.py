@@ -44,6 +44,7 @@ class ModuleBuilder:
 
     Attributes:
         assigned: Names of the variables that the request changes: reading one makes a copy. None: all may change.
+        set: Names of the variables that are set in each run, before what is built next.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ModuleBuilder:
         self._handlers, self._default = handlers, default
         self.read: dict[str, None] = {}  # names of the variables whose values are used
         self.assigned: set[str] | None = set()
+        self.set: dict[str, None] = {}
         self.parameter: Callable[[str], Any] = variables.value_of
         self.variable_names: dict[str, str] = {}  # attribute of the module -> variable
 
@@ -132,7 +134,8 @@ class ModuleBuilder:
         if value.kind is not ValueKind.REFERENCE:
             return value
         name = value.variable
-        self.read[name] = None
+        if name not in self.set:
+            self.read[name] = None
         node = self.variable(body, name)
         if self.assigned is None or name in self.assigned:
             node = body.call(torch.clone, node)

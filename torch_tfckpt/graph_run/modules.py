@@ -64,7 +64,7 @@ class Built:
         module: Takes the inputs, returns a tuple of the outputs.
         variables: Name of a variable -> name of the module's attribute.
         read: Names of the variables whose values it reads.
-        changes: Whether it changes variables.
+        assigned: Names of the variables that it sets to values that are not computed from them.
         turned_off: What `inference` has changed in the graph, a line each.
         changed: The attributes of the variables that it changes; None if they are not known.
     """
@@ -72,7 +72,7 @@ class Built:
     module: fx.GraphModule
     variables: Mapping[str, str]
     read: tuple[str, ...]
-    changes: bool
+    assigned: tuple[str, ...]
     changed: frozenset[str] | None
     turned_off: tuple[str, ...] = ()
 
@@ -170,7 +170,14 @@ class GraphProgram:
         if builder.assigned is not None:
             changed = frozenset(variables[name] for name in builder.assigned if name in variables)
         turned_off = dict.fromkeys(line for _, regions in prepared for line in regions[0].turned_off)
-        return Built(module, variables, tuple(builder.read), builder.assigned != set(), changed, tuple(turned_off))
+        return Built(
+            module,
+            variables,
+            tuple(name for name in builder.read if name not in builder.set),
+            tuple(builder.set),
+            changed,
+            tuple(turned_off),
+        )
 
     def _regions(
         self, request: GraphRequest, constants: Mapping[TensorName, Value]
