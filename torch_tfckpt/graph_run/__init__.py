@@ -24,7 +24,7 @@ From steps to torch.fx:
 
     tracing                                         modules that were pickled
 
-Values: attributes, constants, declarations, feeds, bound_variables. Errors: failures.
+Values: attributes, constants, declarations, feeds, variable_source. Errors: failures.
 
 May use: graph_ops, meta_graph, format, torch. May not: import savers or read files.
 """

@@ -18,7 +18,6 @@ from torch_tfckpt.graph_run.bodies import (
     ValueKind,
     known_integers,
 )
-from torch_tfckpt.graph_run.bound_variables import BoundVariables
 from torch_tfckpt.graph_run.declarations import Declarations
 from torch_tfckpt.graph_run.folding import integer_dtype
 from torch_tfckpt.graph_run.steps import (
@@ -29,6 +28,7 @@ from torch_tfckpt.graph_run.steps import (
     Source,
     needed,
 )
+from torch_tfckpt.graph_run.variable_source import VariableSource
 
 Handler = Callable[["ModuleBuilder", Body, GraphStep], StepOutputs]
 MAX_NODES: Final = 5_000_000
@@ -49,7 +49,7 @@ class ModuleBuilder:
 
     def __init__(
         self,
-        variables: BoundVariables,
+        variables: VariableSource,
         declarations: Declarations,
         handlers: Mapping[str, Handler],
         default: Handler,

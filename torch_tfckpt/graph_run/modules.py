@@ -17,7 +17,6 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.graph_ops.integers import as_integers, fits
 from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, ValueKind, known_integers, known_value
-from torch_tfckpt.graph_run.bound_variables import BoundVariables
 from torch_tfckpt.graph_run.building import ModuleBuilder
 from torch_tfckpt.graph_run.calls import call_operation
 from torch_tfckpt.graph_run.carried import agreed_results
@@ -29,6 +28,7 @@ from torch_tfckpt.graph_run.requests import Requirements, assigned_variables, ch
 from torch_tfckpt.graph_run.runtime import TrainingBranches, require_branch
 from torch_tfckpt.graph_run.steps import FED, NO_GUARDS, GraphStep, Region
 from torch_tfckpt.graph_run.structure import guards_of
+from torch_tfckpt.graph_run.variable_source import VariableSource
 from torch_tfckpt.values import Value
 
 
@@ -90,7 +90,7 @@ class GraphProgram:
         variables: Binds the nodes of variables to tensors.
     """
 
-    def __init__(self, graph: Graph, ops: Iterable[OpDef], variables: BoundVariables) -> None:
+    def __init__(self, graph: Graph, ops: Iterable[OpDef], variables: VariableSource) -> None:
         self.graph, self.variables = graph, variables
         self.declarations = Declarations(ops)
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import fx
 
-from torch_tfckpt._proto.meta_graph_pb2 import SignatureDef
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.graph_def import Graph
@@ -159,11 +158,11 @@ class GraphRunner:
     def signature_module(
         self,
         name: str,
-        signatures: Mapping[str, SignatureDef],
         constants: Mapping[str, Any] | None,
         inference: bool,
         allow_assign: bool,
     ) -> fx.GraphModule:
+        signatures = self._meta.signatures
         with error_context(self._meta.place):
             if name not in signatures:
                 hint = did_you_mean(name, signatures) or f"There are {listed(sorted(signatures), 10)}."
@@ -191,11 +190,17 @@ class GraphRunner:
             _return_dictionary(module, outputs)
             return module
 
-    def requirements(self, outputs: str | Sequence[str], inputs: Iterable[str] = ()) -> Requirements:
+    def requirements(self, outputs: str | Sequence[str] | None, inputs: Iterable[str] = ()) -> Requirements:
         with error_context(self._meta.place):
-            names = [outputs] if isinstance(outputs, str) else list(outputs)
-            targets = [self._tensor(name)[0] for name in names if not self._has_outputs(self._tensor(name)[0])]
-            wanted = [self._tensor(name) for name in names if self._has_outputs(self._tensor(name)[0])]
+            if outputs is None:
+                signatures = self._meta.signatures.values()
+                names = [_parsed(info.name) for each in signatures for info in each.outputs.values() if info.name]
+                if not names:
+                    raise InvalidArgumentError("the graph has no signatures; name the outputs")
+            else:
+                names = [self._tensor(name) for name in ([outputs] if isinstance(outputs, str) else outputs)]
+            targets = [name[0] for name in names if not self._has_outputs(name[0])]
+            wanted = [name for name in names if self._has_outputs(name[0])]
             return self._program.requirements(
                 GraphRequest(tuple(wanted), tuple(self._tensor(name) for name in inputs), targets=tuple(targets))
             )

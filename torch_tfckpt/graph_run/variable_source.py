@@ -6,7 +6,7 @@ from typing import Protocol
 from torch_tfckpt.values import Value
 
 
-class BoundVariables(Protocol):
+class VariableSource(Protocol):
     """Binds the nodes of variables to tensors."""
 
     def name_of(self, node: str) -> str | None:
