@@ -31,7 +31,7 @@ from torch_tfckpt.graph_run.steps import (
 from torch_tfckpt.graph_run.variable_source import VariableSource
 
 Handler = Callable[["ModuleBuilder", Body, GraphStep], StepOutputs]
-MAX_NODES: Final = 5_000_000
+MAX_LOOPS: Final = 100_000  # that are built, counting those that are built again inside a loop that is
 
 
 class ModuleBuilder:
@@ -59,6 +59,7 @@ class ModuleBuilder:
         self.read: dict[str, None] = {}  # names of the variables whose values are used
         self.assigned: set[str] | None = set()
         self.set: dict[str, None] = {}
+        self._loops = 0
         self.parameter: Callable[[str], Any] = variables.value_of
         self.variable_names: dict[str, str] = {}  # attribute of the module -> variable
 
@@ -77,6 +78,12 @@ class ModuleBuilder:
                 continue
             stack.append((home, step, True))
             stack.extend((home, each, False) for each in reversed(self._before(home, step)))
+
+    def count_loop(self, step: GraphStep) -> None:
+        """Raise UnimplementedError if loops inside each other are built again and again."""
+        self._loops += 1
+        if self._loops > MAX_LOOPS:
+            raise UnimplementedError(f"{step}: too many loops inside each other")
 
     def value(self, body: Body, source: Source) -> BuiltValue:
         """Return the value of an output whose step was built."""

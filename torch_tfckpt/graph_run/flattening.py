@@ -34,7 +34,9 @@ from torch_tfckpt.graph_run.steps import (
 )
 from torch_tfckpt.text import did_you_mean, quoted
 
-MAX_STEPS: Final = 4_000_000  # functions that call each other twice would double them at each level
+# Nodes of a request, counting those of each call, besides ten for each node of the file: functions that call each other
+# twice would double them at each level.
+MAX_INLINED: Final = 100_000
 MAX_DEPTH: Final = 200  # of calls
 TensorName = tuple[str, int]
 
@@ -74,6 +76,8 @@ class Flattener:
     def __init__(self, graph: Graph, declarations: Declarations) -> None:
         self._graph, self._declarations = graph, declarations
         self._count = 0
+        functions = sum(len(each.nodes) for each in graph.functions.values())
+        self._limit = MAX_INLINED + 10 * (len(graph.nodes) + functions)
 
     def graph_region(
         self, outputs: Sequence[TensorName], targets: Sequence[str], fed: Mapping[TensorName, GraphStep]
@@ -121,8 +125,8 @@ class Flattener:
 
     def counted(self) -> None:
         self._count += 1
-        if self._count > MAX_STEPS:
-            raise UnimplementedError(f"the request needs more than {MAX_STEPS:,} nodes, counting those of each call")
+        if self._count > self._limit:
+            raise UnimplementedError(f"the request needs more than {self._limit:,} nodes, counting those of each call")
 
 
 class _RegionWalk:
