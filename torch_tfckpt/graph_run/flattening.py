@@ -11,7 +11,7 @@ The input of a Merge that closes a loop (NextIteration) is visited afterwards, s
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, UnimplementedError, located
 from torch_tfckpt.format.graph_def import Function, Graph, Node
@@ -352,8 +352,3 @@ def _parsed(text: str) -> tuple[str, bool, int]:
     if not rest[-1].isdigit() or len(rest) > 2 or len(rest[-1]) > 9:
         raise DataLossError(f"an input is named {quoted(text)}, expected node, node:0 or node:argument:0")
     return name, False, int(rest[-1])
-
-
-def known_values(step: GraphStep) -> Sequence[Any] | None:
-    """Return the outputs of a step, if they are known small integers."""
-    return step.constants
