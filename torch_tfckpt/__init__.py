@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     )
     from torch_tfckpt.format.tensor_slice import Extent, TensorSlice
     from torch_tfckpt.graph_ops.registry import register_op
+    from torch_tfckpt.graph_run.requests import Requirements
     from torch_tfckpt.imported_graph.exported import export_meta_graph
     from torch_tfckpt.imported_graph.graph_def import import_graph_def
     from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
@@ -139,6 +140,7 @@ __all__ = [
     "RNGState",
     "ReadableFile",
     "RegisteredSaver",
+    "Requirements",
     "SaveHandle",
     "SaveOnSignal",
     "SaveSliceInfo",
@@ -220,6 +222,7 @@ _DEFINED_IN: Final = {
     "format.object_graph": "ObjectGraph ObjectReference RegisteredSaver SerializedTensor SlotVariable TrackableObject",
     "format.tensor_slice": "Extent TensorSlice",
     "graph_ops.registry": "register_op",
+    "graph_run.requests": "Requirements",
     "imported_graph.exported": "export_meta_graph",
     "imported_graph.graph_def": "import_graph_def",
     "imported_graph.imported": "ImportedMetaGraph import_meta_graph",

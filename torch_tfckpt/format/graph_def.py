@@ -58,6 +58,13 @@ class Node:
         except DataLossError as error:
             raise located(error, f"node {quoted(self.name)}, attribute {quoted(name)}") from error.__cause__
 
+    def attributes(self) -> Mapping[str, AttrValue]:
+        """Return all attributes. Cost: decodes the node."""
+        try:
+            return NodeDef.FromString(self.raw).attr  # type: ignore[arg-type]  # accepts views, but its stub says bytes
+        except DecodeError as error:
+            raise DataLossError(f"node {quoted(self.name)}: invalid attributes: {error}") from error
+
     def __repr__(self) -> str:
         return f"Node({self.name!r}, {self.op!r}, inputs={list(self.inputs)!r})"
 
@@ -71,10 +78,12 @@ class Function:
         outputs: Names of the output arguments, in order.
         nodes: Name -> node.
         results: Name of an output argument -> "node:output_arg:index".
+        control_results: Nodes that must run in every call, although no output may need them.
     """
 
     def __init__(self, raw: memoryview) -> None:
         signature, nodes, results = b"", [], {}
+        control_results = []
         for field in fields(raw):
             if field.wire_type != WireType.BYTES:
                 continue
@@ -82,9 +91,12 @@ class Function:
                 signature += bytes(field.payload)
             elif field.number == 3:
                 nodes.append(Node(field.payload))
-            elif field.number == 4:
+            elif field.number in (4, 6):
                 entry = {each.number: str(each.payload, "utf-8", "replace") for each in _texts(field.payload)}
-                results[entry.get(1, "")] = entry.get(2, "")
+                if field.number == 4:
+                    results[entry.get(1, "")] = entry.get(2, "")
+                else:
+                    control_results.append(entry.get(2, ""))
         try:
             declared = OpDef.FromString(signature)
         except DecodeError as error:
@@ -94,6 +106,7 @@ class Function:
         self.outputs = tuple(output.name for output in declared.output_arg)
         self.nodes = _by_name(iter(nodes))
         self.results: Mapping[str, str] = results
+        self.control_results = tuple(control_results)
 
 
 class Graph:

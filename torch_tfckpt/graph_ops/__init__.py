@@ -27,6 +27,20 @@ a number among the inputs before `limits.check_size` has approved it.
     activations   activation functions and their derivatives
     comparing     comparisons, logic, choice
     reductions    reductions over axes, cumulative sums, counts
+    sliding       windows of convolutions and pools
+    convolutions  Conv2D, Conv3D, depthwise and transposed convolutions, BiasAdd
+    pooling       MaxPool, AvgPool, Dilation2D
+    normalization FusedBatchNorm, LRN, Softmax
+    moves         operations that only move elements, for arrays of strings
+    shapes        shapes, and other shapes for the same elements
+    slicing       slices, splits, gathers
+    joining       concatenations and paddings
+    arrays        sequences of numbers, one-hot vectors, largest elements, unique elements
+    quantized     FakeQuantWithMinMax...
+    images        other sizes, crops, patches, colours
+    blocks        SpaceToBatchND, SpaceToDepth, and back
+    detection     NonMaxSuppression
+    lists         TensorArray and TensorList
     matrix        products, inverses and factors of matrices, Einsum
     diagonals     diagonals and bands of matrices
     losses        cross entropies
@@ -35,24 +49,11 @@ a number among the inputs before `limits.check_size` has approved it.
     casts         conversions between dtypes
     bits          operations on the bits of integers
     reordering    Roll, ReverseSequence
-    moves         operations that only move elements, for arrays of strings
-    shapes        shapes, and other shapes for the same elements
-    slicing       slices, splits, gathers
-    joining       concatenations and paddings
-    arrays        sequences of numbers, one-hot vectors, largest elements, unique elements
+    cells         BlockLSTM, LSTMBlockCell, GRUBlockCell
     scatter       rows written to given places, rows sorted into several tensors
     segments      reductions over rows with the same number
     sparse        sparse tensors
-    lists         TensorArray and TensorList
-    sliding       windows of convolutions and pools
-    convolutions  Conv2D, Conv3D, depthwise and transposed convolutions, BiasAdd
-    pooling       MaxPool, AvgPool, Dilation2D
     normalization FusedBatchNorm, LRN, Softmax
-    quantized     FakeQuantWithMinMax...
-    images        other sizes, crops, patches, colours
-    blocks        SpaceToBatchND, SpaceToDepth, and back
-    detection     NonMaxSuppression
-    cells         BlockLSTM, LSTMBlockCell, GRUBlockCell
     random        random numbers of torch
     stateless_random    random numbers that follow from a seed
     fused         convolutions with bias, normalisation and activation in one step

@@ -1,5 +1,5 @@
-"""The public interface to meta graphs: import them as tensors and a saver, and export them.
+"""The public interface to meta graphs: import them as tensors and a saver, run them in torch, and export them.
 
-May use: meta graphs, savers, saveables, torch tensors.
+May use: meta graphs, graph_run, savers, saveables, torch tensors.
 May not: depend on models, Checkpoint or conversion.
 """

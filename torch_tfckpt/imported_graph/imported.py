@@ -22,8 +22,16 @@ from torch_tfckpt._proto.meta_graph_pb2 import CollectionDef, MetaGraphDef, Sign
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt._proto.variable_pb2 import VariableDef
 from torch_tfckpt.dtypes import is_holdable
-from torch_tfckpt.errors import CheckpointError, DataLossError, FailedPreconditionError, as_data_loss, error_context
+from torch_tfckpt.errors import (
+    CheckpointError,
+    DataLossError,
+    FailedPreconditionError,
+    as_data_loss,
+    error_context,
+)
 from torch_tfckpt.imported_graph.bindings import VariableBindings
+from torch_tfckpt.imported_graph.runnable import RunsInTorch
+from torch_tfckpt.imported_graph.running import GraphRunner, NodeVariables
 from torch_tfckpt.imported_graph.tensors import GraphTensor, GraphTensors
 from torch_tfckpt.imported_graph.values import GraphValues
 from torch_tfckpt.meta_graph import rescoping, rewriting
@@ -48,7 +56,7 @@ _log = logging.getLogger(__name__)
 _SAVED_MODEL_VALUES: Final = "variables", "variables"  # the prefix of its checkpoint, in the directory
 
 
-class ImportedMetaGraph(ExportsMetaGraph):
+class ImportedMetaGraph(ExportsMetaGraph, RunsInTorch):
     """A TensorFlow graph as tensors, savers and collections. `import_meta_graph` returns it.
 
     So does `import_graph_def`. The constructor is private.
@@ -115,6 +123,10 @@ class ImportedMetaGraph(ExportsMetaGraph):
         Cost: the size of the file in memory, at the first access.
         """
         return self._meta.message()
+
+    @cached_property
+    def _runner(self) -> GraphRunner:
+        return GraphRunner(self._meta, NodeVariables(self._bindings, self._meta.graph), self.import_scope)
 
     @cached_property
     def _bindings(self) -> VariableBindings:

@@ -1,0 +1,139 @@
+"""Steps that are not calls of registered operations: constants, identities, variables, assignments."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import torch
+
+from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, UnimplementedError
+from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, ValueKind, known_integers, known_value
+from torch_tfckpt.graph_run.building import Handler, ModuleBuilder
+from torch_tfckpt.graph_run.calls import call_operation
+from torch_tfckpt.graph_run.constants import constant_of
+from torch_tfckpt.graph_run.control_flow_v1 import build_condition, build_loop
+from torch_tfckpt.graph_run.control_flow_v2 import build_branches, build_while
+from torch_tfckpt.graph_run.state import CHANGES
+from torch_tfckpt.graph_run.steps import (
+    ARGUMENT,
+    BARRIER,
+    CASES,
+    CONDITIONS,
+    ENTERS,
+    EXITS,
+    FED,
+    LOOPS,
+    MERGES,
+    NEXT_ITERATIONS,
+    SWITCHES,
+    VARIABLES,
+    GraphStep,
+)
+from torch_tfckpt.text import quoted
+
+# Operations that must be fed if they are needed.
+INPUTS: Final = frozenset({"Placeholder", "PlaceholderV2"})
+
+
+def _constant(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    value = step.attributes.get("value")
+    if value is None or not value.HasField("tensor"):
+        raise DataLossError('attribute "value", a tensor, is missing')
+    return StepOutputs({0: known_value(constant_of(value.tensor))})
+
+
+def _unfed(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    raise InvalidArgumentError(f"feed a value for {quoted(step.name + ':0')}")
+
+
+def _nothing(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    return StepOutputs()
+
+
+def _passed_on(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    """The first input, unchanged; a variable stays one."""
+    return StepOutputs({0: builder.value(body, step.inputs[0])})
+
+
+def _read(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    return StepOutputs({0: builder.reading(body, builder.value(body, step.inputs[0]))})
+
+
+def _all_read(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    return StepOutputs({index: builder.reading(body, value) for index, value in enumerate(builder.inputs(body, step))})
+
+
+def _numbers_read(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    """An operation that matters only to tensors: integers and constants are passed on."""
+    value = builder.reading(body, builder.value(body, step.inputs[0]))
+    if value.kind is ValueKind.INTEGERS or value.is_constant:
+        return StepOutputs({0: value})
+    return call_operation(builder, body, step)
+
+
+def _switch(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    value = builder.value(body, step.inputs[0])
+    return StepOutputs({0: value, 1: value})
+
+
+def _variable(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    assert step.node is not None
+    names = [step.node.name]
+    shared = step.attributes.get("shared_name")
+    if shared is not None and shared.s:
+        names.append(shared.s.decode("utf-8", "replace"))
+    for name in names:
+        found = builder.variables.name_of(name)
+        if found is not None:
+            return StepOutputs({0: BuiltValue(ValueKind.REFERENCE, variable=found)})
+    raise FailedPreconditionError("the variable is not one of imported.variables. Feed its value")
+
+
+def _is_initialized(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    return StepOutputs({0: known_integers(True, torch.bool)})
+
+
+def _changed(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    target, *values = builder.inputs(body, step)
+    if target.kind is not ValueKind.REFERENCE:
+        raise UnimplementedError("it assigns to something that is not a variable")
+    arguments = [body.tensor(builder.reading(body, value)) for value in values]
+    name = target.variable
+    if step.op not in ("Assign", "AssignVariableOp"):
+        if name not in builder.set:
+            builder.read[name] = None
+    elif body is body.root:
+        builder.set[name] = None
+    body.call(CHANGES[step.op], builder.variable(body, name), *arguments, at=step)
+    return StepOutputs({0: target})
+
+
+_TABLE: dict[str, Handler] = {
+    "Const": _constant,
+    "PlaceholderWithDefault": _read,
+    "NoOp": _nothing,
+    "Assert": _nothing,
+    "Print": _read,
+    "PrintV2": _nothing,
+    "ReadVariableOp": _read,
+    "VarIsInitializedOp": _is_initialized,
+    "IsVariableInitialized": _is_initialized,
+    "IdentityN": _all_read,
+    "StopGradient": _numbers_read,
+    "PreventGradient": _numbers_read,
+    "LoopCond": _passed_on,
+    "ControlTrigger": _nothing,
+    BARRIER: _nothing,
+}
+_TABLE |= dict.fromkeys(INPUTS | {FED, ARGUMENT}, _unfed)
+_TABLE |= dict.fromkeys(("Identity", "RefIdentity", "Snapshot"), _read)
+_TABLE |= dict.fromkeys(VARIABLES, _variable)
+_TABLE |= dict.fromkeys(CHANGES, _changed)
+_TABLE |= dict.fromkeys(SWITCHES, _switch)
+_TABLE |= dict.fromkeys(ENTERS | NEXT_ITERATIONS, _passed_on)
+_TABLE |= dict.fromkeys(MERGES, build_condition)
+_TABLE |= dict.fromkeys(EXITS, build_loop)
+_TABLE |= dict.fromkeys(CONDITIONS | CASES, build_branches)
+_TABLE |= dict.fromkeys(LOOPS, build_while)
+HANDLERS: Final[Mapping[str, Handler]] = MappingProxyType(_TABLE)
+"""Operation -> what builds its steps."""

@@ -1,0 +1,96 @@
+"""Run requests, and keep the built modules for the next call with the same fetches and feeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from torch_tfckpt.errors import CheckpointError, error_context
+from torch_tfckpt.graph_run.attributes import python_value
+from torch_tfckpt.graph_run.failures import named_failure
+from torch_tfckpt.graph_run.feeds import fed_value
+from torch_tfckpt.graph_run.flattening import TensorName
+from torch_tfckpt.graph_run.modules import Built, GraphProgram, GraphRequest
+from torch_tfckpt.graph_run.prepared import Preparation
+from torch_tfckpt.text import quoted
+from torch_tfckpt.values import Value
+
+_SHAPED = frozenset({"Placeholder", "PlaceholderV2"})
+
+
+class GraphSession:
+    """Runs requests of one graph.
+
+    Args:
+        program: The graph.
+    """
+
+    def __init__(self, program: GraphProgram) -> None:
+        self._program, self._variables = program, program.variables
+        self._known: dict[Any, tuple[Built, Preparation]] = {}
+        self._expected: dict[TensorName, tuple[Any, Any]] = {}
+
+    def run(
+        self, outputs: Sequence[TensorName], targets: Sequence[str], feeds: Mapping[TensorName, Any]
+    ) -> list[Value]:
+        """Return the outputs for the values that are fed. Cost: the module is built once per outputs and feeds."""
+        names = tuple(feeds)
+        key = (tuple(outputs), tuple(targets), names)
+        known = self._known.get(key)
+        if known is None:
+            built = self._program.build(GraphRequest(tuple(outputs), names, targets=tuple(targets)))
+            self._variables.require(built.read)
+            known = self._known[key] = built, Preparation(built.module, built.is_fixed)
+        built, preparation = known
+        values = [self._fed(name, value) for name, value in feeds.items()]
+        self._variables.require(built.read)
+        preparation.refresh()
+        with torch.no_grad():
+            try:
+                found = built.module.forward(*values)
+            except (
+                CheckpointError,
+                RuntimeError,
+                ValueError,
+                TypeError,
+                IndexError,
+                KeyError,
+                ArithmeticError,
+            ) as error:
+                raise named_failure(built.module, error) from error
+        if built.assigned:
+            self._variables.changed(built.assigned)
+        kept = {id(value) for value in values}
+        kept |= {id(value) for value in built.module.buffers()}
+        return [_own(value, kept) for value in found]
+
+    def _fed(self, name: TensorName, value: Any) -> Value:
+        expected = self._expected.get(name)
+        if expected is None:
+            expected = self._expected[name] = expected_of(self._program, name)
+        with error_context(f"feed {quoted(f'{name[0]}:{name[1]}')}"):
+            return fed_value(value, *expected)
+
+
+def expected_of(program: GraphProgram, name: TensorName) -> tuple[Any, Any]:
+    """Return the dtype and shape of a tensor of the graph, as far as they are known."""
+    node = program.graph.nodes.get(name[0])
+    if node is None:
+        return None, None
+    attributes = node.attributes()
+    types = program.declarations.output_types(node.op, attributes)
+    dtype = types[name[1]] if name[1] < len(types) else None
+    shape = None
+    if node.op in _SHAPED and "shape" in attributes:
+        shape = python_value(attributes["shape"])
+        if shape == () and node.op == "Placeholder" and program.graph.versions.producer < 24:
+            shape = None  # in graphs before TensorFlow 1.0, [] also means an unknown shape
+    return dtype, shape
+
+
+def _own(value: Any, kept: set[int]) -> Value:
+    """Return a result that shares no memory with a variable, a constant or a feed."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if id(value) in kept or value._is_view() else value
+    return value.copy() if isinstance(value, np.ndarray) else value
