@@ -27,9 +27,11 @@ MODELS: Final = (
     *("distributed", "normalized", "mixed", "quantized", "nested_like", "reordered_like"),
 )
 SOURCES: Final = ("ckpt", "m.keras", "m.h5", "m.npz")
-# Keras 3 omits layers in lists from checkpoints; names of variables of custom layers are in no other file.
+# Keras 3 omits layers in lists from checkpoints; names of variables of custom layers are in no other file; the path of a
+# Sequential in a wrapper depends on when Keras built it, and the older form has no places.
 MISSING: Final = {
     "recurrent": ("ckpt",),
+    "distributed": ("m.h5",),
     **dict.fromkeys(("subclassed", "custom_layer", "normalized"), ("ckpt", "m.h5")),
 }
 
