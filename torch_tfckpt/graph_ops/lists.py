@@ -4,7 +4,7 @@ A list is a Python list that is never changed: each operation that changes it re
 not written yet is an `Unwritten`. The lists of TensorArray travel in the `flow` inputs and outputs; the handle is an
 `ArrayHandle`, which only describes the array.
 
-An element of a TensorList that nobody has written is read as zeros, if its shape is known from the operation, the list
+An unwritten element of a TensorList is read as zeros, if its shape is known from the operation, the list
 or another element.
 
 Source: tensorflow/core/kernels/tensor_array.h, tensorflow/core/kernels/list_kernels.h.
@@ -30,7 +30,7 @@ ElementType = torch.dtype | DataType
 
 
 class Unwritten(NamedTuple):
-    """An element of a list that nobody has written.
+    """An unwritten element of a list.
 
     Attributes:
         shape: What is known about its shape.
@@ -45,7 +45,7 @@ class ArrayHandle(NamedTuple):
     Attributes:
         dtype: Type of all elements.
         element_shape: What is known about the shape of all elements.
-        dynamic_size: Whether writing behind the end makes the array longer.
+        dynamic_size: Whether writing after the end makes the array longer.
     """
 
     dtype: ElementType

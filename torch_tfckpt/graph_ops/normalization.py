@@ -5,7 +5,7 @@ The fused batch normalisations give, besides the normalised values, what TensorF
                      is_training                                          not is_training
     batch_mean       mean of the batch, mixed with `mean` by              `mean`
                      exponential_avg_factor if that is not 1
-    batch_variance   likewise, with Bessel's correction                   `variance`
+    batch_variance   the same, with Bessel's correction                   `variance`
     reserve_space_1  mean of the batch                                    `mean`; undefined in TensorFlow
     reserve_space_2  variance of the batch, not corrected                 `variance`; undefined in TensorFlow
     reserve_space_3  a number without meaning                             a number without meaning

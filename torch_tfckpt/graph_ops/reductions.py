@@ -136,7 +136,7 @@ def bincount(arr: Tensor, size: int, weights: Tensor) -> Tensor:
 
 @op("DenseBincount")
 def dense_bincount(input: Tensor, size: int, weights: Tensor, *, binary_output: bool = False) -> Tensor:
-    """Count as `bincount` does, each row of a matrix alone; `binary_output` tells which numbers there are."""
+    """Count as `bincount` does, each row of a matrix alone; with `binary_output`, mark which numbers there are."""
     if input.dim() not in (1, 2):
         raise InvalidArgumentError(f"numbers to count must be a vector or a matrix, not of shape {list(input.shape)}")
     if weights.numel() and weights.shape != input.shape:

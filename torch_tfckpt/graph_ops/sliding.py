@@ -35,7 +35,7 @@ def is_channels_first(data_format: str) -> bool:
 
 
 def channels_first(x: Tensor, data_format: str) -> Tensor:
-    """Return a view of images as [batch, channels, height, width]; three dimensions likewise."""
+    """Return a view of images as [batch, channels, height, width], also for three dimensions."""
     if x.dim() != len(data_format):
         raise InvalidArgumentError(
             f"expected a tensor of rank {len(data_format)} ({data_format}), found the shape {list(x.shape)}"

@@ -6,7 +6,7 @@ Uses an explicit stack, since graphs are thousands of nodes deep. Each node is v
     arguments   of a call: they are known; the function's results are visited
     leave       its inputs are known, and it becomes a GraphStep; small integers are computed
 
-The input of a Merge that closes a loop (NextIteration) is visited afterwards, so that loops are no cycles.
+The input of a Merge that closes a loop (NextIteration) is visited afterwards, so that a loop is not a cycle.
 """
 
 from collections.abc import Mapping, Sequence

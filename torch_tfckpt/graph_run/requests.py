@@ -67,7 +67,7 @@ class Requirements:
 def regions_of(flattener: Flattener, region: Region) -> list[Region]:
     """Analyse a region and the functions that its conditions and loops run; return all of them.
 
-    A result of a function that nobody uses is not needed: graphs that also compute gradients have many.
+    An unused result of a function is not needed: graphs that also compute gradients have many.
     """
     found = [region]
     for each in found:  # grows

@@ -116,7 +116,7 @@ class Region:
 
     Attributes:
         steps: All steps in an order in which inputs come first, except those that close loops.
-        results: The wanted outputs; None for a function's result that nobody uses.
+        results: The wanted outputs; None for an unused result of a function.
         targets: Steps that must run although no result may need them.
         arguments: Of a function's body: the steps that are its arguments.
         ancestry: The functions inside of which this one runs.

@@ -39,7 +39,7 @@ class RunsInTorch(ABC):
             InvalidArgumentError: there is no such tensor; a placeholder is not fed, or with another shape or type; a
                 node fails. The message names the node and its operation.
             UnimplementedError: an operation is not supported. The message names all of them.
-            FailedPreconditionError: the graph reads variables that nobody restored.
+            FailedPreconditionError: the graph reads variables that were not restored.
             DataLossError: the graph is damaged.
 
         Assignments in the graph change `variables`. Random numbers are torch's. Gradients are not recorded: use

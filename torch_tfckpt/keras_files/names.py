@@ -55,7 +55,7 @@ class NamedArrays:
         unnamed: The names that are only paths in the file, because the variables are not known.
         of_optimizer: The names of the variables of the optimizer.
         places: Name -> path in the file, for the variables of the model, in the order in which Keras saves them.
-        paths: Name -> name by attributes, for variables for which it is known.
+        paths: Name -> name by attributes, if known.
         of_metrics: The names of the states of metrics.
     """
 

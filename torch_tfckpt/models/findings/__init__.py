@@ -2,7 +2,7 @@
 
     semantics                         the codes, and the report of all findings
     norm_semantics, layer_semantics   norms; other layers
-    flattened_maps                    Linear layers behind a flattened feature map
+    flattened_maps                    Linear layers after a flattened feature map
     tensorflow_parts                  what the names in a checkpoint say of its program
     symbolic_run                      the operations of a forward method
     keras_semantics, activations, keras_flattening
