@@ -27,8 +27,8 @@ MODELS: Final = (
     *("distributed", "normalized", "mixed", "quantized", "nested_like", "reordered_like"),
 )
 SOURCES: Final = ("ckpt", "m.keras", "m.h5", "m.npz")
-# Keras 3 omits layers in lists from checkpoints; names of variables of custom layers are in no other file; the path of a
-# Sequential in a wrapper depends on when Keras built it, and the older form has no places.
+# Keras 3 omits layers in lists from checkpoints; names of variables of custom layers are in no other file. The path of a
+# Sequential in a wrapper depends on when Keras built it, and files of the older form have no places.
 MISSING: Final = {
     "recurrent": ("ckpt",),
     "distributed": ("m.h5",),
