@@ -27,7 +27,7 @@ MODELS: Final = (
     *("distributed", "normalized", "mixed", "quantized", "nested_like", "reordered_like"),
 )
 SOURCES: Final = ("ckpt", "m.keras", "m.h5", "m.npz")
-# Keras 3 omits layers in lists from checkpoints; names of variables of custom layers are in no other file. The path of a
+# Keras 3 omits layers in lists from checkpoints; variables of custom layers have names in no other file. The path of a
 # Sequential in a wrapper depends on when Keras built it, and files of the older form have no places.
 MISSING: Final = {
     "recurrent": ("ckpt",),
