@@ -33,7 +33,7 @@ LAYERS = (
     "save_restore optimizers graph_run",
     "saver objects",
     "imported_graph models manager_restore",
-    "manager conversion integrations",
+    "manager conversion comparison integrations",
     "cli",
     "inspect_checkpoint",
 )

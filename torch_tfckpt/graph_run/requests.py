@@ -50,7 +50,7 @@ class Requirements:
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
-        >>> path = tfckpt.Saver({"w": torch.ones(2)).save("model.ckpt")
+        >>> path = tfckpt.Saver({"w": torch.ones(2)}).save("model.ckpt")
         >>> imported = tfckpt.import_meta_graph("model.ckpt.meta")
         >>> imported.requirements("w/Read/ReadVariableOp").inputs
         ()

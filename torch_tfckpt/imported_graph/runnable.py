@@ -62,6 +62,10 @@ class RunsInTorch(ABC):
         """
         return self._runner.run(fetches, feed_dict)
 
+    def _expected(self, name: str) -> tuple[Any, Any]:
+        """Return the dtype and shape of a tensor of the graph, as far as they are known."""
+        return self._runner.expected(name)
+
     def module(
         self,
         inputs: Sequence[str] | None = None,

@@ -147,6 +147,19 @@ class GraphRunner:
                 GraphRequest(tuple(wanted), tuple(self._tensor(name) for name in inputs), targets=tuple(targets))
             )
 
+    def expected(self, text: str) -> tuple[Any, Any]:
+        """Return the dtype and shape of a tensor, None where they are not known. -1 is an unknown size.
+
+        Raises:
+            InvalidArgumentError: the graph has no such node.
+        """
+        with error_context(self._meta.place):
+            name = self._tensor(text)
+            if name[0] not in self._meta.graph.nodes:
+                hint = did_you_mean(name[0], self._meta.graph.nodes)
+                raise InvalidArgumentError(f"the graph has no node {quoted(name[0])}. {hint}".rstrip())
+            return expected_of(self._program, name)
+
     def _module(self, request: GraphRequest, allow_assign: bool) -> fx.GraphModule:
         built = self._program.build(request, as_parameters=True, allow_changes=allow_assign)
         self._variables.require(built.read)
