@@ -112,8 +112,10 @@ class ModuleBuilder:
             return
         if step.alias is not None:
             value = self.value(body, step.alias)
-            kept = step.inputs.index(step.alias)
-            body.values[step] = StepOutputs({0: value, 1: known_integers(kept, torch.int32)})
+            known = {0: value}
+            if step.op in MERGES:
+                known[1] = known_integers(step.inputs.index(step.alias), torch.int32)
+            body.values[step] = StepOutputs(known)
             return
         handler = self._handlers.get(step.op, self._default)
         try:

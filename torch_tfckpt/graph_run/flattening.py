@@ -25,6 +25,7 @@ from torch_tfckpt.graph_run.steps import (
     CALLS,
     CASES,
     CONDITIONS,
+    LEAST_INPUTS,
     MERGES,
     NEXT_ITERATIONS,
     GraphStep,
@@ -92,7 +93,7 @@ class Flattener:
         walk.visit([*(each[0] for each in outputs if each not in fed), *targets], call)
         results = [walk.source(call, f"{name}:{index}") for name, index in outputs]
         wanted = [step for name in targets for step in walk.control(call, name)]
-        return Region("", [*fed.values(), *walk.steps], results, wanted)
+        return Region("", [*fed.values(), *walk.steps], [*results], wanted)
 
     def function_region(self, name: str, place: GraphStep, ancestry: tuple[str, ...]) -> Region:
         """Return the body of a function that a condition or loop runs."""
@@ -110,7 +111,7 @@ class Flattener:
         walk = _RegionWalk(self, call, {})
         walk.visit(walk.wanted(call), call)
         results, after = walk.results(call)
-        return Region(place.name, [*arguments, *walk.steps], results, after, arguments, (*ancestry, name))
+        return Region(place.name, [*arguments, *walk.steps], [*results], after, arguments, (*ancestry, name))
 
     def function(self, name: str, place: GraphStep) -> Function:
         found = self._graph.functions.get(name)
@@ -185,6 +186,9 @@ class _RegionWalk:
         if node is None:
             raise DataLossError("the graph has no such node, but it is an input of another one")
         call.entered.add(name)
+        count = sum(not each.startswith("^") for each in node.inputs)
+        if count < LEAST_INPUTS.get(node.op, 0):
+            raise DataLossError(f"it has {count} inputs, expected {LEAST_INPUTS[node.op]}")
         self._flattener.counted()
         found: list[tuple[_FunctionCall, str, int]] = []
         for each in node.inputs:

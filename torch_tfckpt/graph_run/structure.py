@@ -166,8 +166,7 @@ def _set_branches(step: GraphStep) -> None:
 
 def _live(region: Region) -> set[GraphStep]:
     live: set[GraphStep] = set()
-    stack = [*(step for step, _ in region.results), *region.targets]
-    stack = [*(step for step, _ in region.results), *(step for step in region.targets if step.effectful)]
+    stack = [*(step for step, _ in region.wanted()), *(step for step in region.targets if step.effectful)]
     while stack:
         step = stack.pop()
         if step in live:

@@ -75,6 +75,7 @@ class RunsInTorch(ABC):
         when_evaluating: Mapping[str, Any] | None = None,
         *,
         signature: str | None = None,
+        inference: bool = False,
         allow_assign: bool = False,
     ) -> torch.fx.GraphModule:
         """Return a torch module that computes tensors of the graph.
@@ -86,6 +87,9 @@ class RunsInTorch(ABC):
             when_training, when_evaluating: Constants that apply after `module.train()` and after `module.eval()`.
             signature: Instead of inputs and outputs: the name of a signature. The module takes its inputs by name and
                 returns a dictionary.
+            inference: Turn off dropout, and let normalisations use moving averages instead of statistics of the
+                batch. `module.meta["inference"]` lists what was changed. What looks like training but is not
+                recognised is refused.
             allow_assign: Whether the module may change variables each time it is called.
 
         Trainable variables are Parameters that share memory with `variables`, so that `saver` saves what was trained;
@@ -93,7 +97,8 @@ class RunsInTorch(ABC):
 
         Raises:
             InvalidArgumentError: there is no such tensor or signature, or an input is missing.
-            UnimplementedError: an operation is not supported, or the outputs change variables.
+            UnimplementedError: an operation is not supported, the outputs change variables, or `inference` does not
+                know how to turn something off.
             FailedPreconditionError: nobody restored the variables.
             DataLossError: the graph is damaged.
 
@@ -109,10 +114,10 @@ class RunsInTorch(ABC):
         if signature is not None:
             if inputs is not None or outputs is not None or when_training or when_evaluating:
                 raise InvalidArgumentError("give either signature, or inputs and outputs")
-            return self._runner.signature_module(signature, self.signatures, constants, allow_assign)
+            return self._runner.signature_module(signature, self.signatures, constants, inference, allow_assign)
         if isinstance(inputs, str) or isinstance(outputs, str) or inputs is None or outputs is None:
             raise InvalidArgumentError("module needs the lists inputs and outputs, or a signature")
-        return self._runner.module(inputs, outputs, constants, when_training, when_evaluating, allow_assign)
+        return self._runner.module(inputs, outputs, constants, when_training, when_evaluating, inference, allow_assign)
 
     def requirements(self, outputs: str | Sequence[str] | None = None, inputs: Sequence[str] = ()) -> Requirements:
         """Return what must be fed to compute outputs, the operations they need, and those that are not supported.

@@ -4,6 +4,7 @@
 the import.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -24,6 +25,7 @@ from torch_tfckpt.text import did_you_mean, listed, quoted, shortened
 from torch_tfckpt.values import Value
 
 TensorName = tuple[str, int]
+_log = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"\^?(?P<node>[^:^]+)(:(?P<index>[0-9]{1,9}))?")
 
 
@@ -95,6 +97,7 @@ class GraphRunner:
         constants: Mapping[str, Any] | None,
         when_training: Mapping[str, Any] | None,
         when_evaluating: Mapping[str, Any] | None,
+        inference: bool,
         allow_assign: bool,
     ) -> fx.GraphModule:
         with error_context(self._meta.place):
@@ -106,11 +109,17 @@ class GraphRunner:
                 self._constants(constants),
                 self._constants(when_training),
                 self._constants(when_evaluating),
+                inference=inference,
             )
             return self._module(request, allow_assign)
 
     def signature_module(
-        self, name: str, signatures: Mapping[str, SignatureDef], constants: Mapping[str, Any] | None, allow_assign: bool
+        self,
+        name: str,
+        signatures: Mapping[str, SignatureDef],
+        constants: Mapping[str, Any] | None,
+        inference: bool,
+        allow_assign: bool,
     ) -> fx.GraphModule:
         with error_context(self._meta.place):
             if name not in signatures:
@@ -133,6 +142,7 @@ class GraphRunner:
                 tuple(_parsed(signature.inputs[key].name) for key in inputs),
                 self._constants(constants),
                 names=tuple(inputs),
+                inference=inference,
             )
             module = self._module(request, allow_assign)
             _return_dictionary(module, outputs)
@@ -163,6 +173,9 @@ class GraphRunner:
     def _module(self, request: GraphRequest, allow_assign: bool) -> fx.GraphModule:
         built = self._program.build(request, as_parameters=True, allow_changes=allow_assign)
         self._variables.require(built.read)
+        for line in built.turned_off:
+            _log.info("%s", line)
+        built.module.meta["inference"] = list(built.turned_off)
         return built.module
 
     def _constants(self, constants: Mapping[str, Any] | None) -> dict[TensorName, Value]:
