@@ -12,11 +12,12 @@ Contract:
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from torch_tfckpt.comparison.arrangements import channels_first, error_of, is_uniform
 from torch_tfckpt.comparison.graph_tensors import ComputedTensors
@@ -49,6 +50,7 @@ def compare_model(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     constants: Mapping[str, Any] | None = None,
     signature: str | None = None,
+    inference: bool = False,
     tolerance: float = 1e-5,
     seed: int = 0,
 ) -> ModelComparison:
@@ -69,6 +71,7 @@ def compare_model(
         ranges: Name of an input -> the smallest number, and the number that all are below. Needed for integers.
         constants: Name of a tensor -> a value that is fed in all samples, such as {"keep_prob:0": 1.0}.
         signature: A signature of the graph; all names are then those of its inputs and outputs.
+        inference: Turn off dropout and statistics of the batch in the graph, as `ImportedMetaGraph.module` does.
         tolerance: The largest error of equal outputs, relative to the largest value of the output.
         seed: Of the random samples.
 
@@ -104,7 +107,7 @@ def compare_model(
     tensors = (
         {name: name for name in (*into, *out)} if signature is None else _signature(imported, signature, into, out)
     )
-    graph = _GraphSide(imported, tensors, list(into), list(out), dict(constants or {}))
+    graph = _GraphSide(imported, tensors, list(into), list(out), dict(constants or {}), inference)
     if isinstance(samples, int):
         by_tensor = {tensors[name]: shape for name, shape in (shapes or {}).items()}
         limits = {tensors[name]: each for name, each in (ranges or {}).items()}
@@ -128,11 +131,24 @@ class _GraphSide:
         inputs: Sequence[str],
         outputs: Sequence[str],
         constants: Mapping[str, Any],
+        inference: bool,
     ) -> None:
-        self._imported, self._tensors, self._constants = imported, tensors, constants
+        self._imported, self._tensors, self._constants, self._inference = imported, tensors, constants, inference
         self.inputs, self.outputs = inputs, outputs
 
+    @cached_property
+    def _module(self) -> fx.GraphModule:
+        return self._imported.module(
+            [self._tensors[name] for name in self.inputs],
+            [self._tensors[name] for name in self.outputs],
+            self._constants or None,
+            inference=self._inference,
+        ).eval()
+
     def run(self, sample: Sample) -> dict[str, torch.Tensor]:
+        if self._inference:
+            with torch.no_grad():
+                return dict(zip(self.outputs, self._module(*self._values(sample)), strict=True))
         feeds = {self._tensors[name]: value for name, value in sample.items()}
         fetches = {name: self._tensors[name] for name in self.outputs}
         found: dict[str, Value] = self._imported.run(fetches, {**feeds, **self._constants})
@@ -142,11 +158,9 @@ class _GraphSide:
         return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
     def computed(self, sample: Sample, tolerance: float) -> ComputedTensors:
-        module = self._imported.module(
-            [self._tensors[name] for name in self.inputs],
-            [self._tensors[name] for name in self.outputs],
-            self._constants or None,
-        )
+        return ComputedTensors(self._module, self._values(sample), tolerance)
+
+    def _values(self, sample: Sample) -> list[torch.Tensor]:
         values = []
         for name in self.inputs:
             value = (
@@ -154,7 +168,7 @@ class _GraphSide:
             )
             dtype, _ = self._imported._expected(self._tensors[name])
             values.append(value.to(dtype) if isinstance(dtype, torch.dtype) else value)
-        return ComputedTensors(module, values, tolerance)
+        return values
 
 
 class _ModuleSide:
