@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,10 @@ def test_requirements(capsys: Output) -> None:
 def graph() -> Path:
     """A frozen graph: relu(x @ w + b)."""
     data = tfckpt.GraphDef()
-    values = {"w": np.arange(9, dtype=np.float32).reshape(3, 3) / 9, "b": np.array([-1, 0, 1], np.float32)}
+    values: dict[str, Any] = {
+        "w": np.arange(9, dtype=np.float32).reshape(3, 3) / 9,
+        "b": np.array([-1, 0, 1], np.float32),
+    }
     data.node.add(name="x", op="Placeholder").attr["dtype"].type = 1  # type: ignore[assignment]  # DT_FLOAT
     for name, value in values.items():
         node = data.node.add(name=name, op="Const")

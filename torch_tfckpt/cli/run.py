@@ -166,9 +166,9 @@ def _fetched(imported: ImportedMetaGraph, options: argparse.Namespace) -> list[s
         return list(dict.fromkeys(options.fetch))
     if options.signature in imported.signatures:
         return sorted(imported.signatures[options.signature].outputs)
-    if options.signature is None:
-        raise InvalidArgumentError("name the tensors with --fetch, or a signature with --signature")
-    _unknown_signature(imported, options.signature)
+    if options.signature is not None:
+        _unknown_signature(imported, options.signature)
+    raise InvalidArgumentError("name the tensors with --fetch, or a signature with --signature")
 
 
 def _tensor(imported: ImportedMetaGraph, signature: str | None, name: str, kind: str) -> str:

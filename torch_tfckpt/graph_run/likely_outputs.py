@@ -17,16 +17,22 @@ _TRAINING_OPS: Final = re.compile(
     r"Assign.*|.*Assign.*Op|(Resource|Sparse)*Apply.*|Scatter(Add|Sub|Update)|.*Summary(V2)?|Save.*|Restore.*|.*Grad"
     r"|MergeV2Checkpoints|NoOp|Assert|Print(V2)?|.*IsInitialized.*|Queue.*|.*Iterator.*"
 )
+_SIZES: Final = frozenset({"Shape", "ShapeN", "Size", "Rank"})
+_NAMED: Final = re.compile(
+    r"(^|/)(logits|predictions?|probabilit(y|ies)|probs?|outputs?|softmax|scores?)(_[0-9]+)?$", re.IGNORECASE
+)
 _TRAINING_SCOPES: Final = re.compile(r"(^|/)(gradients|train|training|save|Adam|GradientDescent|Momentum)(_[0-9]+)?/")
 
 
 def graph_inputs(graph: Graph) -> list[str]:
     """Return the placeholders, and what hands out training data."""
-    return [f"{node.name}:0" for node in graph.iter_nodes() if node.op in _INPUTS]
+    return [f"{node.name}:0" for node in graph.iter_nodes() if node.op in _INPUTS and not _is_for_training(node)]
 
 
 def likely_outputs(graph: Graph, declarations: Declarations) -> list[str]:
-    """Return tensors that are computed from inputs and used for nothing but training, the last ones first.
+    """Return tensors that are computed from inputs and used for nothing but training, or have a usual name.
+
+    The last ones are first.
 
     Cost: proportional to the size of the graph.
     """
@@ -42,7 +48,8 @@ def likely_outputs(graph: Graph, declarations: Declarations) -> list[str]:
             if user.name not in reached:
                 reached.add(user.name)
                 waiting.append(user.name)
-    found = [node for node in nodes if node.name in reached and node.name not in users and node.op not in _INPUTS]
+    computed = [node for node in nodes if node.name in reached and node.op not in _INPUTS and node.op not in _SIZES]
+    found = [node for node in computed if node.name not in users or _NAMED.search(node.name)]
     return [f"{node.name}:0" for node in reversed(found) if declarations.output_types(node.op, node.attributes())]
 
 
