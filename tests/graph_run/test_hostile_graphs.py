@@ -204,6 +204,22 @@ def test_calls_inside_calls() -> None:
     assert float(run(meta, FED)) == -1
 
 
+@pytest.mark.heavy
+def test_calls_that_double_at_each_level() -> None:
+    """Forty functions that call the next one twice: refused after a bounded number of nodes."""
+    meta = graph_of(X, call("y", "PartitionedCall", ["x"], f="f0"))
+    for level in range(40):
+        next_one = f"f{level + 1}"
+        body = [
+            call("c", "PartitionedCall", ["a"], f=next_one),
+            call("d", "PartitionedCall", ["c:output:0"], f=next_one),
+        ]
+        function(meta.graph_def, f"f{level}", body, "d:output:0")
+    function(meta.graph_def, "f40", [node("n", "Neg", "a")], "n:y:0")
+    with pytest.raises(UnimplementedError, match="counting those of each call"):
+        run(meta, FED)
+
+
 def chain(length: int) -> tuple[MetaGraphDef, str]:
     nodes = [X]
     for number in range(length):
@@ -211,7 +227,7 @@ def chain(length: int) -> tuple[MetaGraphDef, str]:
     return graph_of(*nodes), f"{nodes[-1].name}:0"
 
 
-@pytest.mark.parametrize("length", [3_001, pytest.param(100_001, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("length", [3_001, pytest.param(30_001, marks=pytest.mark.heavy)])
 def test_long_chains(length: int) -> None:
     """Nothing recurses over the depth of a graph."""
     meta, last = chain(length)
@@ -219,10 +235,10 @@ def test_long_chains(length: int) -> None:
 
 
 def test_conditions_one_after_the_other() -> None:
-    """A thousand conditions of TensorFlow 1, each of which needs the result of the one before."""
+    """Two hundred conditions of TensorFlow 1, each of which needs the result of the one before."""
     nodes = [X, placeholder("p", BOOL)]
     last = "x"
-    for number in range(1000):
+    for number in range(200):
         switch, merge = f"s{number}", f"m{number}"
         nodes += [node(switch, "Switch", last, "p"), node(f"t{number}", "Neg", f"{switch}:1")]
         nodes += [node(f"f{number}", "Identity", switch), node(merge, "Merge", f"f{number}", f"t{number}")]

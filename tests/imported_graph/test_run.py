@@ -221,3 +221,17 @@ def test_modules_do_not_change_variables_unasked(tensorflow: TensorFlowProcess) 
     net = imported.module(["x:0"], fetches, allow_assign=True)
     before, after, _ = (each.detach() for each in net(torch.tensor(4.0)))
     assert (float(before), float(after), float(imported.variables["v"])) == (1, 5, 5)
+
+
+def test_local_variables_live_as_long_as_the_import(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """A streaming metric: its counts are set by their initializer, kept between runs, and stored nowhere."""
+    prefix = str(tmp_path / "model")
+    tensorflow.call("tensorflow_runs.accuracy_graph", prefix)
+    imported = restored(prefix)
+    with pytest.raises(tfckpt.FailedPreconditionError, match=r"mean/count.*run its initializer"):
+        imported.run("update:0", {"x:0": [1.0, 2.0]})
+    assert imported.run("begin") is None
+    assert float(imported.run("update:0", {"x:0": [1.0, 2.0]})) == 3
+    assert float(imported.run("update:0", {"x:0": [6.0]})) == 6
+    assert float(imported.run("value:0")) == 6
+    assert list(imported.variables) == ["w"]

@@ -177,7 +177,7 @@ def _run_program(steps: Sequence[Any], results: Sequence[str]) -> Computed:
             fetched = [known[each] for each in results]
             values = session.run(fetched)
             floats = [
-                tf.reduce_sum(tf.cast(tensor, tf.float64) * weights(value.shape))
+                tf.reduce_sum(tf.cast(tensor, tf.float64) * tf.constant(weights(value.shape)))
                 for tensor, value in zip(fetched, values, strict=True)
                 if tensor.dtype.is_floating
             ]

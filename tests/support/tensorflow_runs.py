@@ -456,3 +456,16 @@ def training_graph(prefix: str, resource: bool) -> dict[str, Any]:
         v1.train.Saver().save(session, prefix)
         value = RawTensor.of(session.run(expected, {x: images}))
     return {"x": images, "expected": value, "graph": repr(graph)}
+
+
+def accuracy_graph(prefix: str) -> None:
+    """Save a graph with a streaming metric, whose counts are local variables."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = _x("x", shape=[None])
+        w = v1.get_variable("w", initializer=2.0)
+        value, update = v1.metrics.mean(x * w)
+        tf.identity(value, "value")
+        tf.identity(update, "update")
+        tf.group(v1.local_variables_initializer(), name="begin")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, prefix)

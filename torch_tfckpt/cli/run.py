@@ -72,7 +72,7 @@ def show_requirements(options: argparse.Namespace) -> int:
         prepend_name_scope(info.name, imported.import_scope): f"{quoted(key)} of signature {quoted(name)}"
         for name, signature in imported.signatures.items()
         for key, info in signature.outputs.items()
-        if info.name
+        if ":" in info.name  # not a node that only runs, such as an initializer
     }
     wanted = list(named) or outputs
     if not wanted:

@@ -22,7 +22,7 @@ from torch import fx, nn
 from torch_tfckpt.comparison.arrangements import channels_first, error_of, is_uniform
 from torch_tfckpt.comparison.graph_tensors import ComputedTensors
 from torch_tfckpt.comparison.module_calls import RecordedRun, evaluating, recorded
-from torch_tfckpt.comparison.parting import first_difference
+from torch_tfckpt.comparison.parting import first_difference, is_in_graph
 from torch_tfckpt.comparison.report import ModelComparison
 from torch_tfckpt.comparison.samples import Sample, check_names, random_samples
 from torch_tfckpt.errors import InvalidArgumentError
@@ -288,6 +288,9 @@ class _Comparison:
             possible = [each for each in trials if len(each.run.calls) == longest]
         if len(possible) == 1 and (possible[0].run.error is None or possible[0].run.calls):
             return possible[0]
+        nearest = self._nearest(sample, possible)
+        if nearest is not None:
+            return nearest
         if all(each.run.error is not None for each in trials):
             error = trials[0].run.error
             raise InvalidArgumentError(
@@ -299,6 +302,16 @@ class _Comparison:
             f"with torch's, and neither gives the graph's outputs. Give axes, such as "
             f'{{"{unknown[0]}": {channels_first(np.ndim(sample[unknown[0]]))}}}, or (0, 1, 2, ...) for TensorFlow\'s'
         )
+
+    def _nearest(self, sample: Sample, trials: Sequence[_Trial]) -> _Trial | None:
+        """Return the layout in which a layer with weights computes a tensor of the graph; None if it cannot be told."""
+        graph = self._graph.computed(sample, self._tolerance)
+        found = [
+            each
+            for each in trials
+            if any(call.has_weights and is_in_graph(call, graph) for call in self._module.run(sample, each.axes).calls)
+        ]
+        return found[0] if len(found) == 1 else None
 
     def _trial(self, sample: Sample, reference: Mapping[str, torch.Tensor], axes: Mapping[str, Axes]) -> _Trial:
         run = self._module.run(sample, axes, keep=False)

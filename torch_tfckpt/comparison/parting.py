@@ -93,6 +93,11 @@ def _is_right(call: LayerCall, graph: ComputedTensors) -> bool:
     )
 
 
+def is_in_graph(call: LayerCall, graph: ComputedTensors) -> bool:
+    """Return whether an output of a layer is a tensor of the graph, and more than a repeated number."""
+    return any(not is_uniform(value) and bool(graph.equal_to(value)) for value in call.outputs.values())
+
+
 def _known_inputs(calls: Sequence[LayerCall], call: LayerCall, graph: ComputedTensors) -> list[ComputedTensor] | None:
     """Return the tensors of the graph that are inputs of a call; None if an input is not in the graph."""
     found: list[ComputedTensor] = []
@@ -154,6 +159,6 @@ def _becomes_right(
         was_right = number < len(right) and before[number].name == call.name and right[number]
         if not call.has_weights or was_right or call.layer is after[replaced].layer:
             continue
-        if any(graph.equal_to(value) and not is_uniform(value) for value in call.outputs.values()):
+        if is_in_graph(call, graph):
             return call.name
     return None

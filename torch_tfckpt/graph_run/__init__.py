@@ -22,10 +22,9 @@ From steps to torch.fx:
     control_flow_v1, control_flow_v2, carried       loops and conditions
     runtime, state                                  what the modules call
     prepared       what depends only on variables, computed once; convolutions with the steps after them
-
     tracing                                         modules that were pickled
 
-Values: attributes, constants, declarations, feeds, bound_variables. Errors: failures.
+Values: attributes, constants, declarations, feeds, variable_source. Errors: failures.
 
 May use: graph_ops, meta_graph, format, torch. May not: import savers or read files.
 """

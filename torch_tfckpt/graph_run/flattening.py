@@ -11,7 +11,7 @@ The input of a Merge that closes a loop (NextIteration) is visited afterwards, s
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, UnimplementedError, located
 from torch_tfckpt.format.graph_def import Function, Graph, Node
@@ -34,7 +34,9 @@ from torch_tfckpt.graph_run.steps import (
 )
 from torch_tfckpt.text import did_you_mean, quoted
 
-MAX_STEPS: Final = 4_000_000  # functions that call each other twice would double them at each level
+# Nodes of a request, counting those of each call, besides ten for each node of the file: functions that call each other
+# twice would double them at each level.
+MAX_INLINED: Final = 100_000
 MAX_DEPTH: Final = 200  # of calls
 TensorName = tuple[str, int]
 
@@ -74,6 +76,8 @@ class Flattener:
     def __init__(self, graph: Graph, declarations: Declarations) -> None:
         self._graph, self._declarations = graph, declarations
         self._count = 0
+        functions = sum(len(each.nodes) for each in graph.functions.values())
+        self._limit = MAX_INLINED + 10 * (len(graph.nodes) + functions)
 
     def graph_region(
         self, outputs: Sequence[TensorName], targets: Sequence[str], fed: Mapping[TensorName, GraphStep]
@@ -121,8 +125,8 @@ class Flattener:
 
     def counted(self) -> None:
         self._count += 1
-        if self._count > MAX_STEPS:
-            raise UnimplementedError(f"the request needs more than {MAX_STEPS:,} nodes, counting those of each call")
+        if self._count > self._limit:
+            raise UnimplementedError(f"the request needs more than {self._limit:,} nodes, counting those of each call")
 
 
 class _RegionWalk:
@@ -348,8 +352,3 @@ def _parsed(text: str) -> tuple[str, bool, int]:
     if not rest[-1].isdigit() or len(rest) > 2 or len(rest[-1]) > 9:
         raise DataLossError(f"an input is named {quoted(text)}, expected node, node:0 or node:argument:0")
     return name, False, int(rest[-1])
-
-
-def known_values(step: GraphStep) -> Sequence[Any] | None:
-    """Return the outputs of a step, if they are known small integers."""
-    return step.constants

@@ -17,7 +17,6 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.graph_ops.integers import as_integers, fits
 from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, ValueKind, known_integers, known_value
-from torch_tfckpt.graph_run.bound_variables import BoundVariables
 from torch_tfckpt.graph_run.building import ModuleBuilder
 from torch_tfckpt.graph_run.calls import call_operation
 from torch_tfckpt.graph_run.carried import agreed_results
@@ -29,6 +28,7 @@ from torch_tfckpt.graph_run.requests import Requirements, assigned_variables, ch
 from torch_tfckpt.graph_run.runtime import TrainingBranches, require_branch
 from torch_tfckpt.graph_run.steps import FED, NO_GUARDS, GraphStep, Region
 from torch_tfckpt.graph_run.structure import guards_of
+from torch_tfckpt.graph_run.variable_source import VariableSource
 from torch_tfckpt.values import Value
 
 
@@ -64,7 +64,7 @@ class Built:
         module: Takes the inputs, returns a tuple of the outputs.
         variables: Name of a variable -> name of the module's attribute.
         read: Names of the variables whose values it reads.
-        changes: Whether it changes variables.
+        assigned: Names of the variables that it sets to values that are not computed from them.
         turned_off: What `inference` has changed in the graph, a line each.
         changed: The attributes of the variables that it changes; None if they are not known.
     """
@@ -72,7 +72,7 @@ class Built:
     module: fx.GraphModule
     variables: Mapping[str, str]
     read: tuple[str, ...]
-    changes: bool
+    assigned: tuple[str, ...]
     changed: frozenset[str] | None
     turned_off: tuple[str, ...] = ()
 
@@ -90,7 +90,7 @@ class GraphProgram:
         variables: Binds the nodes of variables to tensors.
     """
 
-    def __init__(self, graph: Graph, ops: Iterable[OpDef], variables: BoundVariables) -> None:
+    def __init__(self, graph: Graph, ops: Iterable[OpDef], variables: VariableSource) -> None:
         self.graph, self.variables = graph, variables
         self.declarations = Declarations(ops)
 
@@ -170,7 +170,14 @@ class GraphProgram:
         if builder.assigned is not None:
             changed = frozenset(variables[name] for name in builder.assigned if name in variables)
         turned_off = dict.fromkeys(line for _, regions in prepared for line in regions[0].turned_off)
-        return Built(module, variables, tuple(builder.read), builder.assigned != set(), changed, tuple(turned_off))
+        return Built(
+            module,
+            variables,
+            tuple(name for name in builder.read if name not in builder.set),
+            tuple(builder.set),
+            changed,
+            tuple(turned_off),
+        )
 
     def _regions(
         self, request: GraphRequest, constants: Mapping[TensorName, Value]

@@ -14,12 +14,8 @@ All passes go over the steps once, in their order.
 from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.graph_run.steps import (
     ASSIGNMENTS,
-    CASES,
-    CONDITIONS,
     ENTERS,
     EXITS,
-    FED,
-    LOOPS,
     MERGES,
     NO_GUARDS,
     GraphStep,
@@ -174,12 +170,3 @@ def _live(region: Region) -> set[GraphStep]:
         live.add(step)
         stack.extend(each for each in needed(step) if each not in live)
     return live
-
-
-def is_control_flow(step: GraphStep) -> bool:
-    """Return whether a step runs the bodies of functions."""
-    return step.op in CONDITIONS or step.op in CASES or step.op in LOOPS
-
-
-def is_fed(step: GraphStep) -> bool:
-    return step.op == FED

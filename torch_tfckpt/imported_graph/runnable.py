@@ -11,18 +11,13 @@ from typing import Any
 
 import torch.fx
 
-from torch_tfckpt._proto.meta_graph_pb2 import SignatureDef
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_run.requests import Requirements
 from torch_tfckpt.imported_graph.running import GraphRunner
-from torch_tfckpt.meta_graph.scopes import prepend_name_scope
 
 
 class RunsInTorch(ABC):
     """A graph that runs in torch."""
-
-    signatures: dict[str, SignatureDef]
-    import_scope: str
 
     @property
     @abstractmethod
@@ -118,7 +113,7 @@ class RunsInTorch(ABC):
         if signature is not None:
             if inputs is not None or outputs is not None or when_training or when_evaluating:
                 raise InvalidArgumentError("give either signature, or inputs and outputs")
-            return self._runner.signature_module(signature, self.signatures, constants, inference, allow_assign)
+            return self._runner.signature_module(signature, constants, inference, allow_assign)
         if isinstance(inputs, str) or isinstance(outputs, str) or inputs is None or outputs is None:
             raise InvalidArgumentError("module needs the lists inputs and outputs, or a signature")
         return self._runner.module(inputs, outputs, constants, when_training, when_evaluating, inference, allow_assign)
@@ -141,9 +136,4 @@ class RunsInTorch(ABC):
             >>> imported.requirements("w/Read/ReadVariableOp:0").ops["ReadVariableOp"]
             1
         """
-        if outputs is None:
-            found = [info.name for each in self.signatures.values() for info in each.outputs.values() if info.name]
-            if not found:
-                raise InvalidArgumentError("the graph has no signatures; name the outputs")
-            outputs = [prepend_name_scope(name, self.import_scope) for name in found]
         return self._runner.requirements(outputs, inputs)
