@@ -21,7 +21,9 @@ _SIZES: Final = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 _NAMED: Final = re.compile(
     r"(^|/)(logits|predictions?|probabilit(y|ies)|probs?|outputs?|softmax|scores?)(_[0-9]+)?$", re.IGNORECASE
 )
-_TRAINING_SCOPES: Final = re.compile(r"(^|/)(gradients|train|training|save|Adam|GradientDescent|Momentum)(_[0-9]+)?/|^saver_filename$")
+_TRAINING_SCOPES: Final = re.compile(
+    r"(^|/)(gradients|train|training|save|Adam|GradientDescent|Momentum)(_[0-9]+)?/|^saver_filename$"
+)
 
 
 def graph_inputs(graph: Graph) -> list[str]:
