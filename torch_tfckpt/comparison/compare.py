@@ -143,7 +143,7 @@ class _GraphSide:
             [self._tensors[name] for name in self.outputs],
             self._constants or None,
             inference=self._inference,
-        ).eval()
+        ).train(mode=False)
 
     def run(self, sample: Sample) -> dict[str, torch.Tensor]:
         if self._inference:

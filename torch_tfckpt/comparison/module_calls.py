@@ -128,7 +128,7 @@ def recorded(
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a module and its submodules into evaluation mode, and restore their modes afterwards."""
     modes = [(each, each.training) for each in module.modules()]
-    module.eval()
+    module.train(mode=False)
     try:
         yield
     finally:
