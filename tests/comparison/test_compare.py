@@ -306,6 +306,8 @@ def test_a_layout_that_cannot_be_known_is_asked_for() -> None:
     assert tfckpt.compare_model(nn.Tanh(), graph, **cube(graph)).ok
     with pytest.raises(tfckpt.InvalidArgumentError, match=r'layout of "x:0".*Give axes'):
         tfckpt.compare_model(nn.Sigmoid(), graph, **cube(graph))
+    # If the same layer is wrong with both, the layout does not matter.
+    assert tfckpt.compare_model(nn.Sequential(nn.Sigmoid()), graph, **cube(graph)).first_difference == "0"
     report = tfckpt.compare_model(nn.Sequential(nn.Sigmoid()), graph, **cube(graph), axes={"x:0": (0, 3, 1, 2)})
     assert not report.ok and report.first_difference == "0"
 
@@ -360,3 +362,9 @@ def test_a_module_that_fails_is_different(graphs: Path) -> None:
     report = tfckpt.compare_model(model, graph, **WHAT["flattened"])
     assert not report.ok and report.first_difference == "conv1", str(report)
     assert "the module failed: RuntimeError" in str(report)
+
+
+def test_a_module_of_another_dtype(graphs: Path) -> None:
+    """Inputs are converted to it."""
+    model, graph = right(graphs, "layers")
+    assert tfckpt.compare_model(model.double(), graph, **WHAT["layers"]).ok

@@ -178,6 +178,7 @@ class _ModuleSide:
         self.module, self.inputs, self.outputs = module, inputs, outputs
         first = next(itertools.chain(module.parameters(), module.buffers()), None)
         self._device = torch.device("cpu") if first is None else first.device
+        self._dtype = first.dtype if first is not None and first.is_floating_point() else None
         if self._device.type == "meta":
             raise InvalidArgumentError("the module has no values: it is on the meta device. Load its weights first")
 
@@ -190,6 +191,8 @@ class _ModuleSide:
                 value = _permuted(value, name, axes[name]).contiguous()
             # A copy: the module may change its inputs.
             value = value.detach().to(self._device, copy=True)
+            if self._dtype is not None and value.is_floating_point():
+                value = value.to(self._dtype)
             if isinstance(argument, int):
                 positions[argument] = value
             else:
@@ -288,7 +291,7 @@ class _Comparison:
             possible = [each for each in trials if len(each.run.calls) == longest]
         if len(possible) == 1 and (possible[0].run.error is None or possible[0].run.calls):
             return possible[0]
-        nearest = self._nearest(sample, possible)
+        nearest = self._nearest(sample, reference, possible)
         if nearest is not None:
             return nearest
         if all(each.run.error is not None for each in trials):
@@ -305,15 +308,28 @@ class _Comparison:
             f'{{"{unknown[0]}": {channels_first(np.ndim(sample[unknown[0]]))}}}, or (0, 1, 2, ...) for TensorFlow\'s'
         )
 
-    def _nearest(self, sample: Sample, trials: Sequence[_Trial]) -> _Trial | None:
-        """Return the layout in which a layer with weights computes a tensor of the graph; None if it cannot be told."""
+    def _nearest(
+        self, sample: Sample, reference: Mapping[str, torch.Tensor], trials: Sequence[_Trial]
+    ) -> _Trial | None:
+        """Return the layout in which a layer with weights computes a tensor of the graph; None if it cannot be told.
+
+        If there is no such layer, but the same layer is the first wrong one in every layout in which one is found, the
+        layout does not matter.
+        """
         graph = self._graph.computed(sample, self._tolerance)
         found = [
             each
             for each in trials
             if any(call.has_weights and is_in_graph(call, graph) for call in self._module.run(sample, each.axes).calls)
         ]
-        return found[0] if len(found) == 1 else None
+        if len(found) == 1:
+            return found[0]
+        named: dict[str, _Trial] = {}
+        for each in trials:
+            name = self._parting(sample, reference, each.axes)[0]
+            if name is not None:
+                named.setdefault(name, each)
+        return next(iter(named.values())) if len(named) == 1 else None
 
     def _trial(self, sample: Sample, reference: Mapping[str, torch.Tensor], axes: Mapping[str, Axes]) -> _Trial:
         run = self._module.run(sample, axes, keep=False)

@@ -48,17 +48,21 @@ def first_difference(
         for replacement in replacements:
             again = rerun(replacement)
             if again.error is None and is_equal(again.outputs):
-                return call.name, _explanation(call, "With the graph's tensor in its place, the outputs are equal")
+                return call.name, _explanation(
+                    call, graph, "With the graph's tensor in its place, the outputs are equal"
+                )
             better = _becomes_right(run.calls, right, again.calls, number, graph)
             if better is not None:
                 text = (
                     f"With the graph's tensor in its place, {quoted(better)} is equal, but layers after it differ, too"
                 )
-                return call.name, _explanation(call, text)
+                return call.name, _explanation(call, graph, text)
     return None, _unknown(run, right)
 
 
-def _explanation(call: LayerCall, proof: str) -> str:
+def _explanation(call: LayerCall, graph: ComputedTensors, proof: str) -> str:
+    if any(not is_uniform(value) and not graph.equal_to(value) for value in call.inputs):
+        proof = f"Its inputs are padded, or in another order than in the graph, which may be the reason. {proof}"
     return (
         f"the inputs of {quoted(call.name)} ({type(call.layer).__name__}) are the graph's, its output is not. {proof}"
     )
