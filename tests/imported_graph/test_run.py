@@ -235,3 +235,22 @@ def test_local_variables_live_as_long_as_the_import(tensorflow: TensorFlowProces
     assert float(imported.run("update:0", {"x:0": [6.0]})) == 6
     assert float(imported.run("value:0")) == 6
     assert list(imported.variables) == ["w"]
+
+
+def test_signatures_become_modules(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """forward takes the inputs by name and returns a dictionary; values are read from the SavedModel."""
+    computed = tensorflow.call("tensorflow_runs.saved_signature", str(tmp_path / "saved"))
+    imported = tfckpt.import_meta_graph(tmp_path / "saved")
+    net = imported.module(signature="predict")
+    x = torch.from_numpy(computed["x"])
+    found = net(x=x, times=torch.tensor(3, dtype=torch.int32))
+    assert list(found) == ["size", "y"]
+    for name, value in found.items():
+        close(value, computed[name])
+    assert [name for name, _ in net.named_parameters()] == ["kernel"]
+    assert set(net.state_dict()) == {"kernel", "steps"}
+    (slope,) = torch.autograd.grad(found["y"].sum(), list(net.parameters()))
+    assert slope.abs().max() > 0
+    assert set(imported.requirements().inputs) == {"predict_x:0", "predict_times:0"}
+    with pytest.raises(tfckpt.InvalidArgumentError, match=r'no signature "predit".*"predict"'):
+        imported.module(signature="predit")

@@ -469,3 +469,24 @@ def accuracy_graph(prefix: str) -> None:
         tf.group(v1.local_variables_initializer(), name="begin")
         session.run(v1.global_variables_initializer())
         v1.train.Saver().save(session, prefix)
+
+
+def saved_signature(directory: str) -> dict[str, Any]:
+    """Save a module with the signature "predict" of two inputs and two outputs; return what it computes."""
+    rng = np.random.default_rng(6)
+    scaled = tf.Module()
+    scaled.kernel = tf.Variable(rng.normal(size=(3, 2)).astype(np.float32), name="kernel")
+    scaled.steps = tf.Variable(np.float32(2), name="steps", trainable=False)
+
+    def predict(x: Any, times: Any) -> Any:
+        y = tf.matmul(x, scaled.kernel)
+        for _ in tf.range(times):
+            y = tf.tanh(y) * scaled.steps
+        return {"y": y, "size": tf.shape(y)}
+
+    shapes = [tf.TensorSpec([None, 3], tf.float32, "x"), tf.TensorSpec([], tf.int32, "times")]
+    function = tf.function(predict, input_signature=shapes)
+    tf.saved_model.save(scaled, directory, signatures={"predict": function})
+    x = rng.normal(size=(4, 3)).astype(np.float32)
+    found = function(tf.constant(x), tf.constant(3))
+    return {"x": x, **{name: RawTensor.of(value.numpy()) for name, value in found.items()}}
