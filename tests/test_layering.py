@@ -33,7 +33,7 @@ LAYERS = (
     "save_restore optimizers graph_run",
     "saver objects",
     "imported_graph models manager_restore",
-    "manager conversion integrations",
+    "manager conversion comparison integrations",
     "cli",
     "inspect_checkpoint",
 )
@@ -47,7 +47,16 @@ TORCH_FREE = {
     *("v1/shard_names", "foreign_files/format_names"),
     *("directory/locate", "directory/management", "directory/manager_records", "directory/names", "directory/records"),
     *("directory/retention", "directory/retention_file", "directory/state_file", "directory/unlisted"),
-    *("cli/completion", "cli/console", "cli/latest", "cli/main", "cli/meta", "cli/subdirectories", "cli/tables"),
+    *(
+        "cli/completion",
+        "cli/console",
+        "cli/graph_verbs",
+        "cli/latest",
+        "cli/main",
+        "cli/meta",
+        "cli/subdirectories",
+        "cli/tables",
+    ),
 }
 # Meta graphs are a matter of Savers; these packages stay usable without them.
 WITHOUT_META_GRAPHS = {"objects", "models", "conversion"}

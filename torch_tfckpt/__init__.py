@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch_tfckpt._proto.tensor_slice_pb2 import TensorSliceProto
     from torch_tfckpt.bundle.check import Damage, Verification
     from torch_tfckpt.checkpoint_reader import CheckpointReader, list_variables, load_checkpoint, load_variable
+    from torch_tfckpt.comparison.compare import compare_model
+    from torch_tfckpt.comparison.report import ModelComparison
     from torch_tfckpt.conversion.average import AverageReport, average
     from torch_tfckpt.conversion.convert import convert
     from torch_tfckpt.conversion.convert_report import ConvertedTensor, ConvertReport, SidecarTensor, TensorOutcome
@@ -133,6 +135,7 @@ __all__ = [
     "MergeReport",
     "MetaGraphDef",
     "Mismatch",
+    "ModelComparison",
     "NotFoundError",
     "ObjectGraph",
     "ObjectReference",
@@ -168,6 +171,7 @@ __all__ = [
     "average",
     "checkpoint_exists",
     "checkpoints_iterator",
+    "compare_model",
     "convert",
     "diff",
     "export_meta_graph",
@@ -206,6 +210,8 @@ _DEFINED_IN: Final = {
     "_proto.tensor_slice_pb2": "TensorSliceProto",
     "bundle.check": "Damage Verification",
     "checkpoint_reader": "CheckpointReader list_variables load_checkpoint load_variable",
+    "comparison.compare": "compare_model",
+    "comparison.report": "ModelComparison",
     "conversion.average": "AverageReport average",
     "conversion.convert": "convert",
     "conversion.convert_report": "ConvertReport ConvertedTensor SidecarTensor TensorOutcome",

@@ -16,7 +16,7 @@ import torch
 import torch_tfckpt as tfckpt
 from torch_tfckpt.cli.main import main
 
-VERBS = ("ls", "show", "verify", "convert", "diff", "latest", "merge", "meta")
+VERBS = ("ls", "show", "verify", "convert", "diff", "latest", "merge", "meta", "run", "compare-model")
 # Run the command, then print which of the slow packages it has imported.
 PROGRAM = (
     "import json, sys\n"

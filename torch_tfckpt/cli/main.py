@@ -1,9 +1,9 @@
 """The command line: parser, verbs, exit status.
 
 Exit status: 0 success; 1 damaged, missing, different or refused; 2 usage error; 130 interrupted; 141 the reader of a
-pipe has closed it. A new verb is a function in a module of this package, and an `_add_` function here for its
-arguments. The modules of verbs are imported when they run: help, completion and the verbs that read no tensors start
-without torch.
+pipe has closed it. A new verb is a function in a module of this package, and an `_add_` function here, or in
+`graph_verbs`, for its arguments. The modules of verbs are imported when they run: help, completion and the verbs that
+read no tensors start without torch.
 """
 
 import argparse
@@ -12,12 +12,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any, Final, TypeAlias
 
 from torch_tfckpt import __version__
 from torch_tfckpt.cli.completion import add_completion
 from torch_tfckpt.cli.console import error_text, escaped, escaped_messages, prepare_streams, say
+from torch_tfckpt.cli.graph_verbs import add_graph_verbs
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError
 from torch_tfckpt.foreign_files.format_names import FORMATS
 from torch_tfckpt.text import printable
@@ -129,9 +131,9 @@ def parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for add in (
         *(_add_ls, _add_show, _add_verify, _add_convert, _add_map, _add_diff, _add_latest, _add_merge, _add_average),
-        _add_meta,
     ):
         add(verbs)
+    add_graph_verbs(partial(_add_verb, verbs))
     return parser
 
 
@@ -393,24 +395,6 @@ def _add_average(verbs: Verbs) -> None:
     verb.add_argument("--dry-run", action="store_true", help="compare names, types and shapes, and write nothing")
     verb.add_argument("--json", action="store_true", help="print the report as one JSON document")
     _add_selection(verb, rename=False)
-
-
-def _add_meta(verbs: Verbs) -> None:
-    verb = _add_verb(
-        verbs,
-        "meta",
-        "meta:meta",
-        "Show a meta graph: versions, operations, variables, collections, signatures, savers.",
-        epilog="FILE is a .meta file, a saved_model.pb, the text form of either, a SavedModel\n"
-        "directory, or a checkpoint with a .meta file (a prefix, or a directory with a\n`checkpoint` file).\n\n"
-        "To draw the graph: tfckpt meta model.meta --dot | dot -Tsvg > model.svg",
-    )
-    verb.add_argument("path", metavar="FILE")
-    verb.add_argument("--tags", metavar="TAG,...", help="which graph of a SavedModel; default: the one for serving")
-    form = verb.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print everything as one JSON document, without limits")
-    form.add_argument("--dot", action="store_true", help="print the graph for Graphviz, with name scopes folded")
-    verb.add_argument("--depth", type=int, metavar="N", help="with --dot: unfold N levels of scopes; default: 1")
 
 
 def _add_selection(verb: argparse.ArgumentParser, renaming: str = "rename tensors", *, rename: bool = True) -> None:

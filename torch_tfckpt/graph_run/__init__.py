@@ -1,6 +1,7 @@
 """TensorFlow graphs as torch.fx.GraphModules.
 
     requests       what the wanted outputs need; what is missing
+    likely_outputs the inputs of a graph, and what a user probably wants
     modules        from a request to a module
     sessions       modules that are kept between calls with the same fetches and feeds
 

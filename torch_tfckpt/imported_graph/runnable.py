@@ -57,6 +57,14 @@ class RunsInTorch(ABC):
         """
         return self._runner.run(fetches, feed_dict)
 
+    def _inputs_and_outputs(self) -> tuple[list[str], list[str]]:
+        """Return placeholders and other inputs, and tensors that are probably wanted."""
+        return self._runner.inputs_and_outputs()
+
+    def _expected(self, name: str) -> tuple[Any, Any]:
+        """Return the dtype and shape of a tensor of the graph, as far as they are known."""
+        return self._runner.expected(name)
+
     def module(
         self,
         inputs: Sequence[str] | None = None,

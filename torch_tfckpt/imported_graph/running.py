@@ -19,13 +19,14 @@ from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_run.attributes import type_attribute
 from torch_tfckpt.graph_run.feeds import fed_value
+from torch_tfckpt.graph_run.likely_outputs import graph_inputs, likely_outputs
 from torch_tfckpt.graph_run.modules import GraphProgram, GraphRequest
 from torch_tfckpt.graph_run.requests import Requirements
 from torch_tfckpt.graph_run.sessions import GraphSession, expected_of
 from torch_tfckpt.imported_graph.bindings import VariableBindings
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.saver_values import VARIABLE_OPS
-from torch_tfckpt.meta_graph.scopes import strip_name_scope
+from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
 from torch_tfckpt.meta_graph.variables import shape_of
 from torch_tfckpt.text import did_you_mean, listed, quoted, shortened
 from torch_tfckpt.values import Value
@@ -204,6 +205,26 @@ class GraphRunner:
             return self._program.requirements(
                 GraphRequest(tuple(wanted), tuple(self._tensor(name) for name in inputs), targets=tuple(targets))
             )
+
+    def inputs_and_outputs(self) -> tuple[list[str], list[str]]:
+        """Return the inputs of the graph, and the tensors that are probably wanted."""
+        with error_context(self._meta.place):
+            found = graph_inputs(self._meta.graph), likely_outputs(self._meta.graph, self._program.declarations)
+        scoped = [[prepend_name_scope(name, self._scope) for name in names] for names in found]
+        return scoped[0], scoped[1]
+
+    def expected(self, text: str) -> tuple[Any, Any]:
+        """Return the dtype and shape of a tensor, None where they are not known. -1 is an unknown size.
+
+        Raises:
+            InvalidArgumentError: the graph has no such node.
+        """
+        with error_context(self._meta.place):
+            name = self._tensor(text)
+            if name[0] not in self._meta.graph.nodes:
+                hint = did_you_mean(name[0], self._meta.graph.nodes)
+                raise InvalidArgumentError(f"the graph has no node {quoted(name[0])}. {hint}".rstrip())
+            return expected_of(self._program, name)
 
     def _module(self, request: GraphRequest, allow_assign: bool) -> fx.GraphModule:
         built = self._program.build(request, as_parameters=True, allow_changes=allow_assign)

@@ -40,11 +40,12 @@ Factory = str | nn.Module | Callable[[], nn.Module]
 """A module, a function that returns one, or "pkg.mod:factory"."""
 
 
-def build_module(spec: str) -> nn.Module:
-    """Return the module that a factory builds on the meta device.
+def build_module(spec: str, device: str = "meta") -> nn.Module:
+    """Return the module that a factory builds, without values for its weights unless a device is given.
 
     Args:
         spec: "pkg.mod:factory". The current directory is searched first, as `python -m` does.
+        device: "meta" or "cpu": the default device while the factory runs.
 
     Raises:
         InvalidArgumentError: `spec` is not of this form; the import or the factory failed; the result is not an
@@ -63,7 +64,7 @@ def build_module(spec: str) -> nn.Module:
                 f"{spec}: {shortened(factory)} is not a factory. Name a module class, or a function that returns a "
                 f"module"
             )
-        model = _called(spec, factory)
+        model = _called(spec, factory, device)
     if not isinstance(model, nn.Module):
         raise InvalidArgumentError(f"{spec}() returned a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -100,14 +101,14 @@ def factory_text(factory: Factory | None) -> str:
     return quoted(type(factory).__name__ if isinstance(factory, nn.Module) else getattr(factory, "__qualname__", "?"))
 
 
-def _called(spec: str, factory: Callable[[], object]) -> object:
-    device = "meta"
+def _called(spec: str, factory: Callable[[], object], device: str) -> object:
+    wanted = device
     try:
         try:
             with torch.device(device):
                 return factory()
         except (RuntimeError, TypeError, ValueError) as error:  # NotImplementedError is a RuntimeError
-            if _CAUSED_BY_META.search(str(error)) is None:
+            if device != "meta" or _CAUSED_BY_META.search(str(error)) is None:
                 raise
             _log.warning(
                 "%s() cannot be called on the meta device, so it is called on the CPU, where weights take memory: %s",
@@ -118,7 +119,9 @@ def _called(spec: str, factory: Callable[[], object]) -> object:
         with torch.device(device):
             return factory()
     except (Exception, SystemExit) as error:
-        where = "on the meta device" if device == "meta" else "on the CPU, as it failed on the meta device"
+        where = "on the meta device" if device == "meta" else "on the CPU"
+        if device != wanted:
+            where += ", as it failed on the meta device"
         raise InvalidArgumentError(
             f"{spec}() raised {_described(error)}. It is called without arguments, {where}: write a function without "
             f"required arguments that only builds the module"

@@ -1,0 +1,449 @@
+"""compare_model: a torch module and an imported graph on the same inputs.
+
+    report = compare_model(model, imported, inputs=["x:0"], outputs=["logits:0"])
+    report.ok, report.outputs["logits:0"], report.first_difference
+
+Contract:
+
+    never a wrong proof   layouts that cannot be known are asked for; a graph that computes random numbers is refused
+    unchanged             the module's weights, modes and hooks are as before
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from torch_tfckpt.comparison.arrangements import channels_first, error_of, is_uniform
+from torch_tfckpt.comparison.graph_tensors import ComputedTensors
+from torch_tfckpt.comparison.module_calls import RecordedRun, evaluating, recorded
+from torch_tfckpt.comparison.parting import first_difference, is_in_graph
+from torch_tfckpt.comparison.report import ModelComparison
+from torch_tfckpt.comparison.samples import Sample, check_names, random_samples
+from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.imported_graph.imported import ImportedMetaGraph
+from torch_tfckpt.meta_graph.scopes import prepend_name_scope
+from torch_tfckpt.text import did_you_mean, listed, quoted, shortened
+from torch_tfckpt.values import Value, outside_modes
+
+_MAX_IMAGES: Final = 4  # inputs whose layout is found by trying both
+Axes = tuple[int, ...]
+Names = str | Sequence[str] | Mapping[str, Any]
+
+
+@outside_modes
+def compare_model(
+    module: nn.Module,
+    imported: ImportedMetaGraph,
+    *,
+    inputs: Names,
+    outputs: Names,
+    samples: int | Sequence[Mapping[str, Any]] = 4,
+    axes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    constants: Mapping[str, Any] | None = None,
+    signature: str | None = None,
+    inference: bool = False,
+    tolerance: float = 1e-5,
+    seed: int = 0,
+) -> ModelComparison:
+    """Run a module and a graph on the same inputs, and find where they differ.
+
+    Args:
+        module: The converted module. It runs in evaluation mode; its modes are restored.
+        imported: The graph, with its variables restored.
+        inputs: Tensors of the graph, in the order of the module's arguments; or name -> position or name of the
+            argument.
+        outputs: Tensors of the graph, in the order of what the module returns; or name -> index, key or attribute of
+            what it returns, None for all of it.
+        samples: How many random samples; or samples as dictionaries, name of an input -> array in the graph's layout.
+        axes: Name of an input or output -> how the graph's axes are permuted to the module's, such as (0, 3, 1, 2) from
+            TensorFlow's layout of images to torch's. By default, the module is tried with both layouts.
+        shapes: Name of an input -> its shape in the graph. Needed where the graph does not have it; an unknown first
+            size becomes 2.
+        ranges: Name of an input -> the smallest number, and the number that all are below. Needed for integers.
+        constants: Name of a tensor -> a value that is fed in all samples, such as {"keep_prob:0": 1.0}.
+        signature: A signature of the graph; all names are then those of its inputs and outputs.
+        inference: Turn off dropout and statistics of the batch in the graph, as `ImportedMetaGraph.module` does.
+        tolerance: The largest error of equal outputs, relative to the largest value of the output.
+        seed: Of the random samples.
+
+    Raises:
+        InvalidArgumentError (a ValueError): there is no such tensor; a shape, a range or axes are needed; the module
+            does not take or return what is named; the graph or the module computes random numbers.
+        FailedPreconditionError, UnimplementedError: as `ImportedMetaGraph.run`.
+
+    Cost: each sample once through both, the first one twice or more. If outputs differ: memory for all intermediate
+    results of one sample, and a run of the module for each tensor that is tried in place of a layer's output.
+
+    Examples:
+        >>> import torch, torch_tfckpt as tfckpt
+        >>> graph = tfckpt.GraphDef()
+        >>> node = graph.node.add(name="x", op="Placeholder")
+        >>> node.attr["dtype"].type = tfckpt.DataType.DT_FLOAT
+        >>> node = graph.node.add(name="y", op="Tanh", input=["x"])
+        >>> imported = tfckpt.import_graph_def(graph)
+        >>> where = {"inputs": ["x:0"], "outputs": ["y:0"], "shapes": {"x:0": (2, 3)}}
+        >>> report = tfckpt.compare_model(torch.nn.Tanh(), imported, **where)
+        >>> print(report)
+        "y:0": equal, largest error 0 of the largest value
+        equal within 1e-05: 1 output, 4 samples
+    """
+    into, out = _arguments(inputs), _results(outputs)
+    known = {name: tuple(each) for name, each in (axes or {}).items()}
+    check_names("axes", known, [*into, *out])
+    for name, order in known.items():
+        if sorted(order) != list(range(len(order))):
+            raise InvalidArgumentError(f"axes: {quoted(name)} needs each axis once, as in (0, 3, 1, 2), got {order!r}")
+    check_names("shapes", shapes or {}, list(into))
+    check_names("ranges", ranges or {}, list(into))
+    tensors = (
+        {name: name for name in (*into, *out)} if signature is None else _signature(imported, signature, into, out)
+    )
+    graph = _GraphSide(imported, tensors, list(into), list(out), dict(constants or {}), inference)
+    if isinstance(samples, int):
+        by_tensor = {tensors[name]: shape for name, shape in (shapes or {}).items()}
+        limits = {tensors[name]: each for name, each in (ranges or {}).items()}
+        found = random_samples(imported, [tensors[name] for name in into], samples, seed, by_tensor, limits)
+        given: list[Sample] = [{name: sample[tensors[name]] for name in into} for sample in found]
+    else:
+        given = [_sample(sample, into) for sample in samples]
+        if not given:
+            raise InvalidArgumentError("samples is empty")
+    with evaluating(module):
+        return _Comparison(_ModuleSide(module, into, out), graph, given, known, tolerance).report()
+
+
+class _GraphSide:
+    """The graph: values of its outputs, and all its tensors."""
+
+    def __init__(
+        self,
+        imported: ImportedMetaGraph,
+        tensors: Mapping[str, str],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        constants: Mapping[str, Any],
+        inference: bool,
+    ) -> None:
+        self._imported, self._tensors, self._constants, self._inference = imported, tensors, constants, inference
+        self.inputs, self.outputs = inputs, outputs
+
+    @cached_property
+    def _module(self) -> fx.GraphModule:
+        return self._imported.module(
+            [self._tensors[name] for name in self.inputs],
+            [self._tensors[name] for name in self.outputs],
+            self._constants or None,
+            inference=self._inference,
+        ).train(mode=False)
+
+    def run(self, sample: Sample) -> dict[str, torch.Tensor]:
+        if self._inference:
+            with torch.no_grad():
+                return dict(zip(self.outputs, self._module(*self._values(sample)), strict=True))
+        feeds = {self._tensors[name]: value for name, value in sample.items()}
+        fetches = {name: self._tensors[name] for name in self.outputs}
+        found: dict[str, Value] = self._imported.run(fetches, {**feeds, **self._constants})
+        strings = [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
+        if strings:
+            raise InvalidArgumentError(f"{quoted(strings[0])} is a tensor of strings, which modules do not return")
+        return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+    def computed(self, sample: Sample, tolerance: float) -> ComputedTensors:
+        return ComputedTensors(self._module, self._values(sample), tolerance)
+
+    def _values(self, sample: Sample) -> list[torch.Tensor]:
+        values = []
+        for name in self.inputs:
+            value = (
+                sample[name] if isinstance(sample[name], torch.Tensor) else torch.as_tensor(np.asarray(sample[name]))
+            )
+            dtype, _ = self._imported._expected(self._tensors[name])
+            values.append(value.to(dtype) if isinstance(dtype, torch.dtype) else value)
+        return values
+
+
+class _ModuleSide:
+    """The module: from a sample in the graph's layout to its outputs."""
+
+    def __init__(self, module: nn.Module, inputs: Mapping[str, int | str], outputs: Mapping[str, Any]) -> None:
+        self.module, self.inputs, self.outputs = module, inputs, outputs
+        first = next(itertools.chain(module.parameters(), module.buffers()), None)
+        self._device = torch.device("cpu") if first is None else first.device
+        self._dtype = first.dtype if first is not None and first.is_floating_point() else None
+        if self._device.type == "meta":
+            raise InvalidArgumentError("the module has no values: it is on the meta device. Load its weights first")
+
+    def run(self, sample: Sample, axes: Mapping[str, Axes], **options: Any) -> RecordedRun:
+        positions: dict[int, Any] = {}
+        keywords: dict[str, Any] = {}
+        for name, argument in self.inputs.items():
+            value = torch.as_tensor(sample[name]) if not isinstance(sample[name], torch.Tensor) else sample[name]
+            if name in axes:
+                value = _permuted(value, name, axes[name]).contiguous()
+            # A copy: the module may change its inputs.
+            value = value.detach().to(self._device, copy=True)
+            if self._dtype is not None and value.is_floating_point():
+                value = value.to(self._dtype)
+            if isinstance(argument, int):
+                positions[argument] = value
+            else:
+                keywords[argument] = value
+        if sorted(positions) != list(range(len(positions))):
+            raise InvalidArgumentError(f"inputs: the positions of arguments are {sorted(positions)}, not 0, 1, ...")
+        arguments = [positions[index] for index in sorted(positions)]
+        return recorded(self.module, lambda: self.module(*arguments, **keywords), **options)
+
+    def tensors(self, returned: Any) -> dict[str, torch.Tensor]:
+        return {name: _picked(returned, name, key) for name, key in self.outputs.items()}
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The module with one choice of layouts."""
+
+    axes: Mapping[str, Axes]
+    run: RecordedRun
+    errors: Mapping[str, float]
+    fits: bool  # the shapes of all outputs
+
+
+class _Comparison:
+    def __init__(
+        self,
+        module: _ModuleSide,
+        graph: _GraphSide,
+        samples: Sequence[Sample],
+        axes: Mapping[str, Axes],
+        tolerance: float,
+    ) -> None:
+        self._module, self._graph, self._samples = module, graph, samples
+        self._axes, self._tolerance = axes, tolerance
+
+    def report(self) -> ModelComparison:
+        references = [self._graph.run(sample) for sample in self._samples]
+        again = self._graph.run(self._samples[0])
+        for name, value in again.items():
+            if error_of(value, references[0][name]) > self._tolerance:
+                raise InvalidArgumentError(
+                    f"the graph computes {quoted(name)} with random numbers, such as those of dropout: runs differ. "
+                    f'Turn them off: constants={{"keep_prob:0": 1.0}}, or name a tensor that does not depend on them'
+                )
+        chosen = self._chosen_layout(self._samples[0], references[0])
+        trials = [chosen]
+        for sample, reference in zip(self._samples[1:], references[1:], strict=True):
+            trials.append(self._trial(sample, reference, chosen.axes))
+        repeated = self._trial(self._samples[0], references[0], chosen.axes)
+        for name, error in repeated.errors.items():
+            if abs(error - chosen.errors[name]) > self._tolerance:
+                raise InvalidArgumentError(f"the module computes the output for {quoted(name)} with random numbers")
+        errors = {name: max(trial.errors[name] for trial in trials) for name in self._graph.outputs}
+        remarks = self._remarks(references, trials)
+        result = ModelComparison(errors, None, "", len(trials), self._tolerance, tuple(remarks))
+        if result.ok:
+            return result
+        worst = max(range(len(trials)), key=lambda number: max(trials[number].errors.values()))
+        layer, text = self._parting(self._samples[worst], references[worst], chosen.axes)
+        return replace(result, first_difference=layer, explanation=text)
+
+    def _parting(
+        self, sample: Sample, reference: Mapping[str, torch.Tensor], axes: Mapping[str, Axes]
+    ) -> tuple[str | None, str]:
+        def is_equal(returned: Any) -> bool:
+            return max(self._errors(returned, reference)[0].values()) <= self._tolerance
+
+        return first_difference(
+            self._module.run(sample, axes),
+            self._graph.computed(sample, self._tolerance),
+            lambda replacement: self._module.run(sample, axes, replacement=replacement),
+            is_equal,
+        )
+
+    def _chosen_layout(self, sample: Sample, reference: Mapping[str, torch.Tensor]) -> _Trial:
+        """Run the module with each possible layout of its inputs, and return the run with the right one."""
+        unknown = [
+            name
+            for name, value in sample.items()
+            if name not in self._axes and np.ndim(value) >= 3 and torch.as_tensor(value).is_floating_point()
+        ]
+        if len(unknown) > _MAX_IMAGES:
+            raise InvalidArgumentError(f"give axes for {listed(unknown, _MAX_IMAGES)}: too many layouts are possible")
+        trials = []
+        for turned in itertools.product((False, True), repeat=len(unknown)):
+            chosen = {
+                name: channels_first(np.ndim(sample[name])) for name, turn in zip(unknown, turned, strict=True) if turn
+            }
+            trial = self._trial(sample, reference, {**self._axes, **chosen})
+            if max(trial.errors.values()) <= self._tolerance:
+                return trial
+            trials.append(trial)
+        possible = [each for each in trials if each.fits] or [each for each in trials if each.run.error is None]
+        if not possible:
+            longest = max(len(each.run.calls) for each in trials)
+            possible = [each for each in trials if len(each.run.calls) == longest]
+        if len(possible) == 1 and (possible[0].run.error is None or possible[0].run.calls):
+            return possible[0]
+        nearest = self._nearest(sample, reference, possible)
+        if nearest is not None:
+            return nearest
+        if all(each.run.error is not None for each in trials):
+            error = trials[0].run.error
+            raise InvalidArgumentError(
+                f"the module fails before its first layer returns: {type(error).__name__}: {error}. Check inputs, "
+                f"shapes and axes"
+            ) from error
+        if not any(each.fits for each in trials):
+            return possible[0]  # the shape of an output differs in any layout
+        raise InvalidArgumentError(
+            f"the layout of {listed(unknown, _MAX_IMAGES)} in the module is not known: it runs with TensorFlow's and "
+            f"with torch's, and neither gives the graph's outputs. Give axes, such as "
+            f'{{"{unknown[0]}": {channels_first(np.ndim(sample[unknown[0]]))}}}, or (0, 1, 2, ...) for TensorFlow\'s'
+        )
+
+    def _nearest(
+        self, sample: Sample, reference: Mapping[str, torch.Tensor], trials: Sequence[_Trial]
+    ) -> _Trial | None:
+        """Return the layout in which a layer with weights computes a tensor of the graph; None if it cannot be told.
+
+        If there is no such layer, but the same layer is the first wrong one in every layout in which one is found, the
+        layout does not matter.
+        """
+        graph = self._graph.computed(sample, self._tolerance)
+        found = [
+            each
+            for each in trials
+            if any(call.has_weights and is_in_graph(call, graph) for call in self._module.run(sample, each.axes).calls)
+        ]
+        if len(found) == 1:
+            return found[0]
+        named: dict[str, _Trial] = {}
+        for each in trials:
+            name = self._parting(sample, reference, each.axes)[0]
+            if name is not None:
+                named.setdefault(name, each)
+        return next(iter(named.values())) if len(named) == 1 else None
+
+    def _trial(self, sample: Sample, reference: Mapping[str, torch.Tensor], axes: Mapping[str, Axes]) -> _Trial:
+        run = self._module.run(sample, axes, keep=False)
+        if run.error is not None:
+            return _Trial(axes, run, dict.fromkeys(self._graph.outputs, float("inf")), False)
+        return _Trial(axes, run, *self._errors(run.outputs, reference))
+
+    def _errors(self, returned: Any, reference: Mapping[str, torch.Tensor]) -> tuple[dict[str, float], bool]:
+        errors, fits = {}, True
+        for name, value in self._module.tensors(returned).items():
+            expected = reference[name]
+            if name in self._axes:
+                choices = [_permuted(expected, name, self._axes[name])]
+            else:
+                turned = [expected.permute(channels_first(expected.dim()))] if expected.dim() >= 3 else []
+                choices = [expected, *turned]
+            fits = fits and any(value.shape == each.shape for each in choices)
+            errors[name] = min(error_of(value, each) for each in choices)
+        return errors, fits
+
+    def _remarks(self, references: Sequence[Mapping[str, torch.Tensor]], trials: Sequence[_Trial]) -> Iterable[str]:
+        for name in self._graph.outputs:
+            values = [reference[name] for reference in references]
+            is_same = all(torch.equal(value, values[0]) for value in values[1:])
+            if (values[0].numel() > 1 and all(map(is_uniform, values))) or (len(values) > 1 and is_same):
+                yield f"{quoted(name)} is the same for all inputs: this proves little. Give other samples or ranges"
+        failed = next((trial.run.error for trial in trials if trial.run.error is not None), None)
+        if failed is not None:
+            yield f"the module failed: {type(failed).__name__}: {failed}"
+            return
+        for name, value in self._module.tensors(trials[0].run.outputs).items():
+            expected = references[0][name]
+            if sorted(value.shape) != sorted(expected.shape):
+                yield (
+                    f"{quoted(name)} has the shape {shape_text(tuple(expected.shape))} in the graph, and "
+                    f"{shape_text(tuple(value.shape))} in the module"
+                )
+
+
+def _arguments(inputs: Names) -> dict[str, int | str]:
+    if isinstance(inputs, str):
+        inputs = [inputs]
+    if not isinstance(inputs, Mapping):
+        return {name: position for position, name in enumerate(inputs)}
+    for name, argument in inputs.items():
+        if isinstance(argument, bool) or not isinstance(argument, int | str):
+            raise InvalidArgumentError(
+                f"inputs: {quoted(name)} needs the position or the name of an argument, got {shortened(argument)}"
+            )
+    return dict(inputs)
+
+
+def _results(outputs: Names) -> dict[str, Any]:
+    if isinstance(outputs, str):
+        outputs = [outputs]
+    if isinstance(outputs, Mapping):
+        found = dict(outputs)
+    else:
+        found = {name: position if len(outputs) > 1 else None for position, name in enumerate(outputs)}
+    if not found:
+        raise InvalidArgumentError("outputs is empty: name the tensors to compare")
+    return found
+
+
+def _signature(
+    imported: ImportedMetaGraph, signature: str, inputs: Iterable[str], outputs: Iterable[str]
+) -> dict[str, str]:
+    """Return the tensor of each input and output of a signature."""
+    if signature not in imported.signatures:
+        hint = did_you_mean(signature, imported.signatures) or f"There are {listed(sorted(imported.signatures), 10)}."
+        raise InvalidArgumentError(f"the graph has no signature {quoted(signature)}. {hint}")
+    found = imported.signatures[signature]
+    tensors = {}
+    for names, known in ((inputs, found.inputs), (outputs, found.outputs)):
+        for name in names:
+            if name not in known:
+                raise InvalidArgumentError(
+                    f"signature {quoted(signature)} has no {quoted(name)}. It has {listed(sorted(known), 10)}"
+                )
+            tensors[name] = prepend_name_scope(known[name].name, imported.import_scope)
+    return tensors
+
+
+def _permuted(value: torch.Tensor, name: str, axes: Axes) -> torch.Tensor:
+    if len(axes) != value.dim():
+        shape = shape_text(tuple(value.shape))
+        raise InvalidArgumentError(f"axes: {quoted(name)} has the shape {shape}, and {len(axes)} axes are given")
+    return value.permute(axes)
+
+
+def _sample(sample: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sample:
+    if not isinstance(sample, Mapping) or set(sample) != set(inputs):
+        raise InvalidArgumentError(f"each sample needs values for {listed(list(inputs), 10)}, and for nothing else")
+    return {
+        name: value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+        for name, value in sample.items()
+    }
+
+
+def _picked(returned: Any, name: str, key: Any) -> torch.Tensor:
+    """Return the tensor that the module returns for an output of the graph."""
+    value = returned
+    try:
+        if isinstance(key, str):
+            value = returned[key] if isinstance(returned, Mapping) else getattr(returned, key)
+        elif key is not None:
+            value = returned if isinstance(returned, torch.Tensor) and key == 0 else returned[key]
+        elif isinstance(returned, tuple | list) and len(returned) == 1:
+            value = returned[0]
+    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        raise InvalidArgumentError(f"the module returns no {key!r}, which is to be {quoted(name)}") from error
+    if not isinstance(value, torch.Tensor):
+        raise InvalidArgumentError(
+            f"the module returns a {type(value).__name__} for {quoted(name)}. Name the index, key or attribute of the "
+            f'tensor: outputs={{"{name}": 0}}'
+        )
+    return value.detach().cpu()
