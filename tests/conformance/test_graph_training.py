@@ -53,7 +53,7 @@ class Trained:
             optimizer.zero_grad()
             loss = self.compute()
             losses.append(loss.item())
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
         return [*losses, self.compute().item()]
 
@@ -114,6 +114,6 @@ def test_training_with_updates(name: str, tensorflow: TensorFlowProcess, tmp_pat
             torch.testing.assert_close(found, torch_of(raw), rtol=1e-4, atol=1e-5)
     before = {key: value.clone() for key, value in buffers.items()}
     module.train()
-    module(*values)[1].backward()
+    torch.autograd.backward(module(*values)[1])
     assert all(parameter.grad is not None for parameter in module.parameters())
     assert all(not torch.equal(before[key], value) for key, value in buffers.items())
