@@ -90,6 +90,7 @@ ROWS = [
             (([0, 1], [2]), [normal(3), normal(1)]),
             (([1, 0],), [i([7, 8])]),
             (([0, 2], [1]), [WORDS[:2], WORDS[2:3]]),
+            (([0, 4], [1]), [WORDS[:2], WORDS[2:3]]),
         )
     ),
     row("DynamicStitch", [i([]), i([])], [normal(0, 2), normal(0, 2)], gradients=False),

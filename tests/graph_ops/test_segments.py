@@ -76,6 +76,12 @@ ROWS = [
         )
     ),
     *(row(name, normal(6, 3), i([]), i([]), gradients=False) for name in SPARSE),
+    *(
+        # TensorFlow adds up in float32.
+        row(name, torch.from_numpy(normal(9, 3)).to(dtype), i([*range(9), 3]), i([0] * 7 + [2] * 3), gradients=False)
+        for name in SPARSE
+        for dtype in (torch.float16, torch.bfloat16)
+    ),
     *(row(name, normal(6), np.array([3, 2], np.int64), np.array([0, 0], np.int64)) for name in SPARSE),
     *(
         # TensorFlow's gradient is memory that nobody has written.

@@ -219,6 +219,17 @@ ROWS = [
     row("GatherV2", normal(5, 3), i([2, 0]), i(1), view=True),
     row("GatherV2", torch.arange(6).half(), i([4, 0]), i(0), gradients=False),
     *(
+        # TensorFlow's gradient does not know batch_dims.
+        row("ResourceGather", normal(*shape), i(indices), dtype=torch.float32, batch_dims=same, gradients=same == 0)
+        for shape, indices, same in (
+            ((5, 3), [0, 4, 4], 0),
+            ((5,), 2, 0),
+            ((2, 5, 3), [[0, 2], [1, 4]], 1),
+            ((5, 3), [5], 0),
+            ((5, 3), [-1], 0),
+        )
+    ),
+    *(
         # TensorFlow's gradient needs two axes of indices.
         row("GatherNd", x, i(indices), gradients=x.dtype == np.float32 and np.ndim(indices) > 1)
         for x, indices in (
@@ -242,6 +253,7 @@ ROWS = [
     row("GatherNd", normal(3, 4), i([[0, 4], [3, 0], [1, -1], [2, 3]]), bad_indices_policy="IGNORE", gradients=False),
     row("GatherNd", normal(3, 4), i([[0], [-2]]), bad_indices_policy="IGNORE", gradients=False),
     row("GatherNd", normal(3, 4), i(np.zeros((2, 0))), gradients=False),
+    row("GatherNd", WORDS, i([[5], [6], [-1], [0]]), bad_indices_policy="IGNORE"),
     row("GatherNd", normal(3, 4), i([[0, 4]]), bad_indices_policy="ERROR"),
     row("GatherNd", normal(3, 4), np.array([[0, 1]], np.int64), view=True),
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from op_rows import torch_of
@@ -48,3 +49,24 @@ def test_values(name: str, zoo: Zoo) -> None:
 def test_all_are_tested(zoo: Zoo) -> None:
     """The list of names is complete."""
     assert sorted(NAMES) == sorted(zoo)
+
+
+DIFFERENTIABLE = [
+    "cond", "cond_in_cond", "while", "while_of_known_length", "while_in_while", "cond_in_while", "while_in_cond",
+    "condition_on_tensor", "growing_shape", "growing_tensor_array", "map_scan_fold", "functions", "sequence",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("v2", [False, True])
+def test_gradients(v2: bool, tensorflow: TensorFlowProcess) -> None:
+    """Autograd through loops and conditions gives TensorFlow's gradients."""
+    for name, (data, fetches, results) in tensorflow.call("tensorflow_runs.slopes", DIFFERENTIABLE, v2=v2).items():
+        for feeds, (expected,) in results:
+            names = list(feeds)
+            module = tfckpt.import_meta_graph(MetaGraphDef.FromString(data)).module(names, fetches)
+            inputs = [torch.from_numpy(np.array(feeds[each])) for each in names]
+            x = inputs[names.index("x:0")].requires_grad_()
+            numbers = [value for value in module(*inputs) if value.is_floating_point()]
+            total = torch.stack([value.sum() for value in numbers]).sum()
+            (slope,) = torch.autograd.grad(total, x) if total.requires_grad else [torch.zeros_like(x)]
+            torch.testing.assert_close(slope, torch_of(expected), rtol=1e-4, atol=1e-5, msg=name)

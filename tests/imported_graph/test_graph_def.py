@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from google.protobuf import text_format
+from tensorflow_process import TensorFlowProcess
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt import DataLossError, GraphDef, InvalidArgumentError, MetaGraphDef, NotFoundError, import_graph_def
@@ -153,3 +154,13 @@ def test_two_nodes_of_one_name() -> None:
     graph.node[-1].name, graph.node[-1].op = "z", ""
     with pytest.raises(DataLossError, match='node "z" has no operation'):
         import_graph_def(graph)
+
+
+def test_graphs_of_tensorflow(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
+    """Frozen graphs have no variables; the graph of a training program has its variables."""
+    counts = tensorflow.call("tensorflow_saved_models.write_graphs", str(tmp_path))
+    assert len(counts) == 4
+    for name, ops in counts.items():
+        imported = import_graph_def(tmp_path / name)
+        assert imported.op_counts == ops
+        assert list(imported.variables) == ([] if name.startswith("frozen") else ["w"])

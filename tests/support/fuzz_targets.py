@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from foreign_fuzz_targets import FOREIGN_SEEDS, FOREIGN_TARGETS
 from golden_files import GOLDEN
+from google.protobuf import text_format
 from memory_storage import MemoryStorage
+from object_graph_files import ObjectMetaGraph, Saved
 from other_files import OTHER_FILES
 from slice_keys import decode_num, decode_signed, decode_slice_key, decode_string
 
@@ -49,7 +51,9 @@ from torch_tfckpt.format.tensor_slice import (
 from torch_tfckpt.format.variant_tensor import decode_variants, encode_variants
 from torch_tfckpt.format.varint_arrays import decode_varints, encode_varints
 from torch_tfckpt.format.wire import fields, sized_tag
+from torch_tfckpt.meta_graph.bound_variables import bound_variables
 from torch_tfckpt.meta_graph.files import meta_graph_of, meta_graphs_in
+from torch_tfckpt.meta_graph.graph_files import open_graph_def
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.text import META_GRAPH, encode_text, to_text
 from torch_tfckpt.values import Value
@@ -342,6 +346,27 @@ def meta_graph_file(data: bytes) -> None:
             _use_graph(each.graph)
 
 
+def graph_def_file(data: bytes) -> None:
+    """A GraphDef file, binary or text; every error is also an OSError."""
+    storage = MemoryStorage({"d/frozen.pb": data})
+    try:
+        found = open_graph_def("d/frozen.pb", storage=storage)
+    except CheckpointError as error:
+        assert isinstance(error, OSError)
+        return
+    assert found.graph.nodes
+    with contextlib.suppress(CheckpointError):
+        _use_graph(found.graph)
+
+
+def object_variables(data: bytes) -> None:
+    """Variables have unique names, and nodes and stored values refer to them."""
+    found = bound_variables(RawMetaGraph(memoryview(data), "m.meta"))
+    names = {variable.name for variable in found.variables}
+    assert len(names) == len(found.variables)
+    assert names >= set(found.of_nodes.values())
+
+
 # Files of other kinds.
 
 
@@ -438,7 +463,8 @@ TARGETS: Final[dict[str, Target]] = {
     for target in (
         varints, ordered_code, slice_key, slice_text, slice_proto, wire, block, table, sealed_table, bundle_header,
         bundle_entry, data_filename, string_tensor, variant_tensor, v1_meta, v1_record, state_file, object_graph,
-        meta_graph, meta_graph_text, meta_graph_file, file_kind, v2_checkpoint, v1_checkpoint,
+        meta_graph, meta_graph_text, meta_graph_file, graph_def_file, object_variables, file_kind, v2_checkpoint,
+        v1_checkpoint,
         *FOREIGN_TARGETS,
     )
 }  # fmt: skip
@@ -557,6 +583,22 @@ def _meta_graph_file_seeds() -> Iterator[bytes]:
         yield b"\x08\x01" + sized_tag(2, len(seed)) + seed  # a SavedModel
 
 
+def _graph_def_file_seeds() -> Iterator[bytes]:
+    for seed in _meta_graph_seeds():
+        graph = meta_graph_of(seed).message().graph_def
+        yield graph.SerializeToString(deterministic=True)
+        yield text_format.MessageToString(graph).encode()
+
+
+def _object_variables_seeds() -> Iterator[bytes]:
+    first = Saved("a", "kernel", "Variable", "kernel_1", trainable=True)
+    others = Saved("b", "kernel", "kernel_1", "unused"), Saved("c", "bias", None, "bias"), Saved("d", "", "bias", "d")
+    for functions in ({"f": [0, 2]}, {"f": [1, 3], "g": [0]}, {}):
+        message = ObjectMetaGraph([first, *others], functions).message()
+        message.object_graph_def.nodes[0].slot_variables.add(original_variable_node_id=1, slot_variable_node_id=2)
+        yield message.SerializeToString(deterministic=True)
+
+
 def _file_kind_seeds() -> Iterator[bytes]:
     with tempfile.TemporaryDirectory() as directory:
         for name, (_, write) in OTHER_FILES.items():
@@ -619,6 +661,8 @@ _SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "meta_graph": _meta_graph_seeds,
     "meta_graph_text": lambda: (to_text(meta_graph_of(seed)).encode() for seed in _meta_graph_seeds()),
     "meta_graph_file": _meta_graph_file_seeds,
+    "graph_def_file": _graph_def_file_seeds,
+    "object_variables": _object_variables_seeds,
     "file_kind": _file_kind_seeds,
     "v2_checkpoint": _v2_seeds,
     "v1_checkpoint": lambda: (_small(entries) for _, entries in _tables(1)),

@@ -9,6 +9,7 @@ import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused
 from loss_weights import weights
 from tensorflow.core.framework import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
     attr_value_pb2,
+    types_pb2,
 )
 from tensorflow.python.framework import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
     op_def_registry,
@@ -22,8 +23,9 @@ Computed = tuple[list[RawTensor], list[RawTensor | None]] | str
 def run_rows(rows: Sequence[tuple[str, Sequence[Any], Mapping[str, Any], bool]]) -> list[Computed]:
     """Compute every row: (operation, inputs, attributes, whether to compute gradients).
 
-    An input is a RawTensor or a list of them. Returns for each row its outputs and the gradients of the sum of all
-    floating-point outputs times `weights`, one per tensor of the inputs (None: no gradient), or the text of the error.
+    An input is a RawTensor or a list of them; for an input that is a variable, its value. Returns for each row its
+    outputs and the gradients of the sum of all floating-point outputs times `weights`, one per tensor of the inputs
+    (None: no gradient), or the text of the error.
     """
     return [_computed(*row) for row in rows]
 
@@ -36,13 +38,17 @@ def _computed(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], g
     names = [argument.name for argument in declared.input_arg]
     function = getattr(tf.raw_ops, name)
     keywords = _keywords(function, declared)
+    for at, argument in enumerate(declared.input_arg):
+        if argument.type == types_pb2.DT_RESOURCE:
+            arguments[at] = tf.Variable(arguments[at])
     flat = [each for value in arguments for each in (value if isinstance(value, list) else [value])]
     try:
         with tf.GradientTape(persistent=True) as tape:
             for each in flat:
                 if gradients and each.dtype.is_floating:
                     tape.watch(each)
-            given = {**dict(zip(names, arguments, strict=True)), **attributes}
+            handles = [each.handle if isinstance(each, tf.Variable) else each for each in arguments]
+            given = {**dict(zip(names, handles, strict=True)), **attributes}
             found = function(**{keywords.get(each, each): value for each, value in given.items()})
             outputs = _flat(found)
             if gradients:
@@ -171,7 +177,7 @@ def _run_program(steps: Sequence[Any], results: Sequence[str]) -> Computed:
             fetched = [known[each] for each in results]
             values = session.run(fetched)
             floats = [
-                tf.reduce_sum(tf.cast(tensor, tf.float64) * weights(value.shape))
+                tf.reduce_sum(tf.cast(tensor, tf.float64) * tf.constant(weights(value.shape)))
                 for tensor, value in zip(fetched, values, strict=True)
                 if tensor.dtype.is_floating
             ]

@@ -22,23 +22,38 @@ def zoo(*, v2: bool) -> dict[str, Ran]:
         v1.enable_control_flow_v2()
 
 
-def _ran(build: Callable[[], tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]) -> Ran:
+def slopes(names: Sequence[str], *, v2: bool) -> dict[str, Ran]:
+    """Run graphs of `CONTROL_FLOW`; instead of the fetches, return the gradient of their sum with respect to x."""
+    (v1.enable_control_flow_v2 if v2 else v1.disable_control_flow_v2)()
+    try:
+        return {name: _ran(CONTROL_FLOW[name], gradients=True) for name in names}
+    finally:
+        v1.enable_control_flow_v2()
+
+
+def _ran(build: Callable[[], tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]], gradients: bool = False) -> Ran:
     with tf.Graph().as_default() as graph:
         v1.set_random_seed(1)
         fetches, feeds = build()
         fetched = {name: tf.identity(value, name=name) for name, value in fetches.items()}
+        meta = v1.train.export_meta_graph(graph=graph)
+        wanted = list(fetched.values())
+        if gradients:
+            numbers = [value for value in wanted if value.dtype.is_floating]
+            wanted = tf.gradients(
+                tf.add_n([tf.reduce_sum(value) for value in numbers]), graph.get_tensor_by_name("x:0")
+            )
         results: list[tuple[dict[str, Any], list[RawTensor] | str]] = []
         for feed in feeds:
             with v1.Session(graph=graph) as session:
                 session.run(v1.global_variables_initializer())
                 named = {f"{name}:0": value for name, value in feed.items()}
                 try:
-                    found = session.run([tensor.name for tensor in fetched.values()], named)
+                    found = session.run(wanted, named)
                 except tf.errors.OpError as error:
                     results.append((named, f"{type(error).__name__}: {error.message}"))
                     continue
                 results.append((named, [RawTensor.of(value) for value in found]))
-        meta = v1.train.export_meta_graph(graph=graph)
     return meta.SerializeToString(deterministic=True), [tensor.name for tensor in fetched.values()], results
 
 
@@ -327,3 +342,151 @@ CONTROL_FLOW: dict[str, Callable[[], Any]] = {
     for name, build in list(globals().items())
     if callable(build) and name.startswith("_") and not name.startswith("__") and name not in ("_x", "_ran")
 }
+
+
+def product_and_sum(prefix: str) -> None:
+    """Save the graph v4 = v1 * v2 + (a variable whose value is 20) in the files with this prefix."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        product = _x("v1") * _x("v2")
+        added = v1.get_variable("added", initializer=20.0)
+        tf.add(product, added, name="v4")
+        session.run(added.initializer)
+        v1.train.Saver().save(session, prefix)
+
+
+def classifier(prefix: str, resource: bool) -> dict[str, Any]:
+    """Save a network with its loss; return what TensorFlow computes from it.
+
+    The placeholder "training" decides about batch statistics, and "keep" about dropout.
+    """
+    rng = np.random.default_rng(3)
+    images = rng.normal(size=(4, 9, 7, 3)).astype(np.float32)
+    labels = np.array([0, 2, 1, 2], np.int32)
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        v1.set_random_seed(7)
+        x, y = _x("x", shape=[None, 9, 7, 3]), _x("labels", tf.int32, [None])
+        training, keep = v1.placeholder_with_default(False, (), "training"), _x("keep")
+        with v1.variable_scope("net", use_resource=resource):
+            w = v1.get_variable("conv/kernel", [3, 3, 3, 6])
+            hidden = tf.nn.conv2d(x, w, 2, "SAME") + v1.get_variable("conv/bias", [6])
+            gamma = v1.get_variable("bn/gamma", [6], initializer=v1.ones_initializer())
+            beta = v1.get_variable("bn/beta", [6])
+            mean = v1.get_variable("bn/mean", [6], trainable=False, initializer=v1.zeros_initializer())
+            variance = v1.get_variable("bn/variance", [6], trainable=False, initializer=v1.ones_initializer())
+
+            def of_batch() -> Any:
+                of_mean, of_variance = tf.nn.moments(hidden, [0, 1, 2])
+                return of_mean, of_variance
+
+            used = v1.cond(training, of_batch, lambda: (tf.identity(mean), tf.identity(variance)))
+            hidden = tf.nn.relu(tf.nn.batch_normalization(hidden, *used, beta, gamma, 1e-3))
+            hidden = v1.nn.dropout(hidden, keep_prob=keep)
+            flat = tf.reshape(hidden, [tf.shape(x)[0], 5 * 4 * 6])
+            logits = tf.matmul(flat, v1.get_variable("dense/kernel", [120, 3]))
+            logits = tf.identity(logits + v1.get_variable("dense/bias", [3]), "logits")
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits), name="loss")
+        variables = v1.trainable_variables()
+        slopes = tf.gradients(loss, variables)
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, prefix)
+        feeds = {"x:0": images, "labels:0": labels, "keep:0": np.float32(1)}
+        found = {}
+        for mode in (False, True):
+            values = session.run([loss, logits, *slopes], {**feeds, "training:0": mode})
+            found[mode] = [RawTensor.of(value) for value in values]
+    return {"feeds": feeds, "found": found, "names": [variable.op.name for variable in variables], "graph": repr(graph)}
+
+
+def value_after_restore(prefix: str, fetch: str, feeds: Mapping[str, Any]) -> RawTensor:
+    """Import the graph of a checkpoint, restore it, and compute a tensor."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.train.import_meta_graph(f"{prefix}.meta").restore(session, prefix)
+        return RawTensor.of(session.run(fetch, feeds))
+
+
+def training_graph(prefix: str, resource: bool) -> dict[str, Any]:
+    """Save a graph with dropout and batch statistics, "trained", and the same for inference, "expected".
+
+    Other outputs are not recognised: "sampled" and "normalised" have random numbers and statistics of the batch of
+    their own. Returns the feeds and TensorFlow's value of "expected".
+    """
+    rng = np.random.default_rng(5)
+    images = rng.normal(size=(4, 6, 6, 3)).astype(np.float32)
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        x, keep = _x("x", shape=[None, 6, 6, 3]), _x("keep")
+        with v1.variable_scope("net", use_resource=resource):
+            w = v1.get_variable("kernel", [3, 3, 3, 4])
+            names = ("gamma", "beta", "mean", "variance", "mean_of_rows", "variance_of_rows")
+            gamma, beta, mean, variance, row_mean, row_variance = (
+                v1.get_variable(
+                    name, [4], initializer=v1.random_uniform_initializer(0.5, 1.5), trainable="_" not in name
+                )
+                for name in names
+            )
+
+        def moving(variable: Any, statistic: Any) -> Any:
+            return v1.assign_sub(variable, (variable - statistic) * 0.1)
+
+        def network(training: bool) -> Any:
+            y = tf.nn.conv2d(x, w, 1, "SAME")
+            y, of_mean, of_variance = v1.nn.fused_batch_norm(
+                y, gamma, beta, None if training else mean, None if training else variance, is_training=training
+            )[:3]
+            if training:
+                moving(mean, of_mean)
+                moving(variance, of_variance)
+                y = v1.nn.dropout(y, rate=1 - keep)
+                floored = tf.floor(v1.random_uniform(tf.shape(y)) + keep)
+                y = tf.math.divide(y, keep) * floored
+                y = tf.nn.dropout(y, rate=0.25)
+                averages = tf.nn.moments(y, [0, 1, 2], keepdims=True)
+                averages = [tf.squeeze(each, [0, 1, 2]) for each in averages]
+                moving(row_mean, averages[0])
+                moving(row_variance, averages[1])
+            else:
+                averages = [row_mean, row_variance]
+            y = tf.nn.batch_normalization(y, *averages, beta, gamma, 1e-3)
+            return tf.reduce_mean(tf.nn.relu(y), [1, 2])
+
+        trained = tf.identity(network(True), "trained")
+        expected = tf.identity(network(False), "expected")
+        tf.identity(trained + v1.random_normal([4]), "sampled")
+        tf.nn.batch_normalization(x, *tf.nn.moments(x, [0, 1, 2]), None, None, 1e-3, name="normalised")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, prefix)
+        value = RawTensor.of(session.run(expected, {x: images}))
+    return {"x": images, "expected": value, "graph": repr(graph)}
+
+
+def accuracy_graph(prefix: str) -> None:
+    """Save a graph with a streaming metric, whose counts are local variables."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = _x("x", shape=[None])
+        w = v1.get_variable("w", initializer=2.0)
+        value, update = v1.metrics.mean(x * w)
+        tf.identity(value, "value")
+        tf.identity(update, "update")
+        tf.group(v1.local_variables_initializer(), name="begin")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, prefix)
+
+
+def saved_signature(directory: str) -> dict[str, Any]:
+    """Save a module with the signature "predict" of two inputs and two outputs; return what it computes."""
+    rng = np.random.default_rng(6)
+    scaled = tf.Module()
+    scaled.kernel = tf.Variable(rng.normal(size=(3, 2)).astype(np.float32), name="kernel")
+    scaled.steps = tf.Variable(np.float32(2), name="steps", trainable=False)
+
+    def predict(x: Any, times: Any) -> Any:
+        y = tf.matmul(x, scaled.kernel)
+        for _ in tf.range(times):
+            y = tf.tanh(y) * scaled.steps
+        return {"y": y, "size": tf.shape(y)}
+
+    shapes = [tf.TensorSpec([None, 3], tf.float32, "x"), tf.TensorSpec([], tf.int32, "times")]
+    function = tf.function(predict, input_signature=shapes)
+    tf.saved_model.save(scaled, directory, signatures={"predict": function})
+    x = rng.normal(size=(4, 3)).astype(np.float32)
+    found = function(tf.constant(x), tf.constant(3))
+    return {"x": x, **{name: RawTensor.of(value.numpy()) for name, value in found.items()}}

@@ -266,3 +266,22 @@ MODELS: dict[str, Callable[[str], None]] = {
     "expanded": _expanded,
 }
 ROOTS: dict[str, Callable[[], Any]] = {"module": _Module, "slots": _of_optimizer}
+
+
+def write_graphs(directory: str) -> dict[str, dict[str, int]]:
+    """tf.io.write_graph of a graph with a variable, and of the same graph frozen; as binary and as text.
+
+    Returns name of the file -> operation -> number of nodes.
+    """
+    v1, counts = tf.compat.v1, {}
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 3], name="x")
+        tf.nn.relu(tf.matmul(x, v1.get_variable("w", [3, 2])), name="y")
+        session.run(v1.global_variables_initializer())
+        frozen = v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), ["y"])
+    for stem, graph_def in (("graph", graph.as_graph_def()), ("frozen", frozen)):
+        ops = [node.op for node in graph_def.node]
+        for name, as_text in ((f"{stem}.pb", False), (f"{stem}.pbtxt", True)):
+            tf.io.write_graph(graph_def, directory, name, as_text=as_text)
+            counts[name] = {op: ops.count(op) for op in ops}
+    return counts

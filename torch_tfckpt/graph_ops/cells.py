@@ -35,7 +35,7 @@ class Lstm(NamedTuple):
     h: Tensor
 
 
-class _Weights(NamedTuple):
+class _LstmWeights(NamedTuple):
     """Weights of an LSTM: of x, of h, the bias, and the peepholes or None."""
 
     of_x: Tensor
@@ -135,7 +135,7 @@ def _checked(
     cell_clip: float,
     forget_first: bool,
     rank: int,
-) -> _Weights:
+) -> _LstmWeights:
     if x.dim() != rank or cs_prev.dim() != 2:
         raise InvalidArgumentError(
             f"x must have rank {rank} and cs_prev rank 2, found {list(x.shape)} and {list(cs_prev.shape)}"
@@ -147,7 +147,7 @@ def _checked(
     _check_shape("b", b, (4 * units,))
     for peephole in peepholes or ():
         _check_shape("a peephole", peephole, (units,))
-    return _Weights(w[:inputs], w[inputs:], b, peepholes, forget_bias, cell_clip, forget_first)
+    return _LstmWeights(w[:inputs], w[inputs:], b, peepholes, forget_bias, cell_clip, forget_first)
 
 
 def _check_shape(name: str, value: Tensor, expected: tuple[int, ...]) -> None:
@@ -155,7 +155,7 @@ def _check_shape(name: str, value: Tensor, expected: tuple[int, ...]) -> None:
         raise InvalidArgumentError(f"{name} has the shape {list(value.shape)}, expected {list(expected)}")
 
 
-def _step(of_x: Tensor, cs_prev: Tensor, h_prev: Tensor, weights: _Weights) -> Lstm:
+def _step(of_x: Tensor, cs_prev: Tensor, h_prev: Tensor, weights: _LstmWeights) -> Lstm:
     """Compute one step; `of_x` is x @ w + b."""
     gates = of_x + h_prev @ weights.of_h
     i, second, third, o = torch.chunk(gates, 4, 1)
@@ -175,7 +175,7 @@ def _step(of_x: Tensor, cs_prev: Tensor, h_prev: Tensor, weights: _Weights) -> L
     return Lstm(i, cs, f, o, ci, co, o * co)
 
 
-def _steps(count: int, x: Tensor, cs: Tensor, h: Tensor, weights: _Weights) -> Lstm:
+def _steps(count: int, x: Tensor, cs: Tensor, h: Tensor, weights: _LstmWeights) -> Lstm:
     """Compute the first `count` steps; the outputs of the others are zero."""
     if not 0 <= count <= x.shape[0]:
         raise InvalidArgumentError(f"seq_len_max is {count}, expected 0 to {x.shape[0]}, the length of x")

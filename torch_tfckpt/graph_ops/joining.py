@@ -48,12 +48,14 @@ def parallel_concat(values: Tensors, *, shape: Ints) -> Tensor:
 
 
 @op("Pad")
+@moves_elements
 def pad(input: Tensor, paddings: IntMatrix) -> Tensor:
     _check_paddings(input, paddings)
     return torch_pad(input, [each for before_after in reversed(paddings) for each in before_after])
 
 
 @op("PadV2")
+@moves_elements
 def pad_v2(input: Tensor, paddings: IntMatrix, constant_values: Tensor) -> Tensor:
     """TensorFlow gives no gradient for the constant."""
     _check_paddings(input, paddings)
@@ -67,6 +69,7 @@ def pad_v2(input: Tensor, paddings: IntMatrix, constant_values: Tensor) -> Tenso
 
 
 @op("MirrorPad")
+@moves_elements
 def mirror_pad(input: Tensor, paddings: IntMatrix, *, mode: str) -> Tensor:
     _check_paddings(input, paddings)
     if mode not in ("REFLECT", "SYMMETRIC"):

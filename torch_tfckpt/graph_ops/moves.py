@@ -1,7 +1,7 @@
 """Operations that only move elements, for arrays of strings.
 
 torch has no tensors of strings. A function that copies elements to other places, whatever they are, is called with
-their numbers instead, and the numbers in its results are replaced by the strings.
+their numbers instead, and the numbers in its results are replaced by the strings. Zeros become empty strings.
 """
 
 import itertools
@@ -40,8 +40,8 @@ def _with_strings(function: Callable[..., Any], inputs: tuple[Any, ...], attribu
         if _is_strings(value)
         for array in ([value] if isinstance(value, np.ndarray) else value)
     ]
-    begins = itertools.accumulate((array.size for array in arrays), initial=0)
-    strings = np.concatenate([array.reshape(-1) for array in arrays])
+    begins = itertools.accumulate((array.size for array in arrays), initial=1)
+    strings = np.concatenate([np.array([b""], dtype=object), *(array.reshape(-1) for array in arrays)])
 
     def numbers(array: np.ndarray[Any, Any]) -> torch.Tensor:
         begin = next(begins)

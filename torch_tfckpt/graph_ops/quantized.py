@@ -91,7 +91,7 @@ def fake_quant_channels_gradient(
     return inside, below.reshape(-1, min.shape[0]).sum(0), above.reshape(-1, min.shape[0]).sum(0)
 
 
-class _Range(NamedTuple):
+class _NudgedRange(NamedTuple):
     """The nudged range of one quantisation, or of one for each channel.
 
     Attributes:
@@ -109,7 +109,7 @@ class _Range(NamedTuple):
     is_zero: Tensor
 
     @classmethod
-    def of(cls, min: Tensor, max: Tensor, num_bits: int, narrow_range: bool) -> "_Range":
+    def of(cls, min: Tensor, max: Tensor, num_bits: int, narrow_range: bool) -> "_NudgedRange":
         lowest, highest = (1.0 if narrow_range else 0.0), float(2**num_bits - 1)
         is_zero = (min == 0) & (max == 0)
         width = torch.where(is_zero, 1, max - min)
@@ -123,7 +123,7 @@ def _quantised(
     inputs: Tensor, min: Tensor, max: Tensor, num_bits: int, narrow_range: bool, divide: bool = False
 ) -> Tensor:
     """Round; `divide` by the scale or multiply by its inverse, as TensorFlow does for the operation."""
-    nudged = _Range.of(min.detach(), max.detach(), num_bits, narrow_range)
+    nudged = _NudgedRange.of(min.detach(), max.detach(), num_bits, narrow_range)
     low, high, scale, inverse, is_zero = nudged
     shifted = torch.clamp(inputs.detach(), low, high) - low
     levels = torch.floor((shifted / scale if divide else shifted * inverse) - torch.floor(0.5 - low * inverse) + 0.5)
@@ -138,7 +138,7 @@ def _slopes(
     gradients: Tensor, inputs: Tensor, min: Tensor, max: Tensor, num_bits: int, narrow_range: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the parts of the gradients that go to the inputs, to min and to max."""
-    low, high, _, _, is_zero = _Range.of(min, max, num_bits, narrow_range)
+    low, high, _, _, is_zero = _NudgedRange.of(min, max, num_bits, narrow_range)
     below, above = (inputs < low) & ~is_zero, (inputs > high) & ~is_zero
     return gradients * ~(below | above), gradients * below, gradients * above
 

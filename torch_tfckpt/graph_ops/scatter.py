@@ -6,7 +6,6 @@ Source: tensorflow/core/ops/array_ops.cc and data_flow_ops.cc.
 import math
 from typing import Final
 
-import numpy as np
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
@@ -14,7 +13,7 @@ from torch_tfckpt.graph_ops.limits import check_all, check_size
 from torch_tfckpt.graph_ops.moves import moves_elements
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.slicing import nd_places
-from torch_tfckpt.graph_ops.values import AnyTensor, AnyTensors, Ints, Tensor, Tensors
+from torch_tfckpt.graph_ops.values import Ints, Tensor, Tensors
 
 MAX_PARTITIONS: Final = 1 << 16
 
@@ -93,7 +92,8 @@ def dynamic_partition(data: Tensor, partitions: Tensor, *, num_partitions: int) 
 
 
 @op("DynamicStitch", "ParallelDynamicStitch", outputs=("merged",))
-def dynamic_stitch(indices: Tensors, data: AnyTensors) -> AnyTensor:
+@moves_elements
+def dynamic_stitch(indices: Tensors, data: Tensors) -> Tensor:
     """Later rows replace earlier ones. Rows that no index names are zeros; TensorFlow leaves them undefined."""
     rest = tuple(data[0].shape[indices[0].dim() :])
     if len(indices) != len(data) or any(
@@ -106,10 +106,5 @@ def dynamic_stitch(indices: Tensors, data: AnyTensors) -> AnyTensor:
     check_size((count, *rest))
     check_all(places >= 0, "indices must not be negative")
     width = math.prod(rest)
-    if isinstance(data[0], np.ndarray):
-        strings = np.full((count, width), b"", dtype=object)
-        strings[places.numpy()] = np.concatenate([np.reshape(each, (-1, width)) for each in data])
-        return strings.reshape(count, *rest)
-    tensors = [torch.as_tensor(each) for each in data]
-    rows = torch.cat([each.reshape(part.numel(), width) for each, part in zip(tensors, indices, strict=True)])
+    rows = torch.cat([each.reshape(part.numel(), width) for each, part in zip(data, indices, strict=True)])
     return rows.new_zeros(count, width).index_copy(0, places, rows).reshape(count, *rest)

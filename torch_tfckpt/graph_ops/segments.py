@@ -61,40 +61,47 @@ def unsorted_segment_min(data: Tensor, segment_ids: Tensor, num_segments: int) -
 
 @op("SparseSegmentSum")
 def sparse_segment_sum(data: Tensor, indices: Tensor, segment_ids: Tensor) -> Tensor:
-    return _sparse(data, indices, segment_ids, None)
+    return _sparse(_wide(data), indices, segment_ids, None).to(data.dtype)
 
 
 @op("SparseSegmentMean")
 def sparse_segment_mean(data: Tensor, indices: Tensor, segment_ids: Tensor) -> Tensor:
     count = _count(indices, segment_ids)
-    return _divided(_sparse(data, indices, segment_ids, count), segment_ids, count, root=False)
+    return _divided(_sparse(_wide(data), indices, segment_ids, count), segment_ids, count, root=False).to(data.dtype)
 
 
 @op("SparseSegmentSqrtN")
 def sparse_segment_sqrt_n(data: Tensor, indices: Tensor, segment_ids: Tensor) -> Tensor:
     count = _count(indices, segment_ids)
-    return _divided(_sparse(data, indices, segment_ids, count), segment_ids, count, root=True)
+    return _divided(_sparse(_wide(data), indices, segment_ids, count), segment_ids, count, root=True).to(data.dtype)
 
 
 @op("SparseSegmentSumWithNumSegments")
 def sparse_segment_sum_with_num_segments(
     data: Tensor, indices: Tensor, segment_ids: Tensor, num_segments: int
 ) -> Tensor:
-    return _sparse(data, indices, segment_ids, num_segments)
+    return _sparse(_wide(data), indices, segment_ids, num_segments).to(data.dtype)
 
 
 @op("SparseSegmentMeanWithNumSegments")
 def sparse_segment_mean_with_num_segments(
     data: Tensor, indices: Tensor, segment_ids: Tensor, num_segments: int
 ) -> Tensor:
-    return _divided(_sparse(data, indices, segment_ids, num_segments), segment_ids, num_segments, root=False)
+    sums = _sparse(_wide(data), indices, segment_ids, num_segments)
+    return _divided(sums, segment_ids, num_segments, root=False).to(data.dtype)
 
 
 @op("SparseSegmentSqrtNWithNumSegments")
 def sparse_segment_sqrt_n_with_num_segments(
     data: Tensor, indices: Tensor, segment_ids: Tensor, num_segments: int
 ) -> Tensor:
-    return _divided(_sparse(data, indices, segment_ids, num_segments), segment_ids, num_segments, root=True)
+    sums = _sparse(_wide(data), indices, segment_ids, num_segments)
+    return _divided(sums, segment_ids, num_segments, root=True).to(data.dtype)
+
+
+def _wide(data: Tensor) -> Tensor:
+    """Return the data in the type in which TensorFlow adds it up."""
+    return data.to(torch.float32) if data.dtype in (torch.float16, torch.bfloat16) else data
 
 
 def _count(data: Tensor, segment_ids: Tensor) -> int:

@@ -43,7 +43,7 @@ def get_alg() -> Tensor:
 
 @op("StatelessRandomGetKeyCounter", outputs=("key", "counter"))
 def get_key_counter(seed: Ints) -> tuple[Tensor, Tensor]:
-    stream = _Stream.of_seed(seed)
+    stream = _PhiloxStream.of_seed(seed)
     key, counter = (
         [low | high << 32 for low, high in zip(words[::2], words[1::2], strict=True)]
         for words in (stream.key, stream.counter)
@@ -58,64 +58,64 @@ def get_key_counter_alg(seed: Ints) -> tuple[Tensor, Tensor, Tensor]:
 
 @op("StatelessRandomUniform")
 def uniform(shape: Ints, seed: Ints, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    return _uniform(shape, _Stream.of_seed(seed), dtype)
+    return _uniform(shape, _PhiloxStream.of_seed(seed), dtype)
 
 
 @op("StatelessRandomUniformV2")
 def uniform_v2(shape: Ints, key: Ints, counter: Ints, alg: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    return _uniform(shape, _Stream.of_key(key, counter, alg), dtype)
+    return _uniform(shape, _PhiloxStream.of_key(key, counter, alg), dtype)
 
 
 @op("StatelessRandomNormal")
 def normal(shape: Ints, seed: Ints, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    return _normal(shape, _Stream.of_seed(seed), dtype)
+    return _normal(shape, _PhiloxStream.of_seed(seed), dtype)
 
 
 @op("StatelessRandomNormalV2")
 def normal_v2(shape: Ints, key: Ints, counter: Ints, alg: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    return _normal(shape, _Stream.of_key(key, counter, alg), dtype)
+    return _normal(shape, _PhiloxStream.of_key(key, counter, alg), dtype)
 
 
 @op("StatelessTruncatedNormal")
 def truncated_normal(shape: Ints, seed: Ints, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    return _truncated_normal(shape, _Stream.of_seed(seed), dtype)
+    return _truncated_normal(shape, _PhiloxStream.of_seed(seed), dtype)
 
 
 @op("StatelessTruncatedNormalV2")
 def truncated_normal_v2(
     shape: Ints, key: Ints, counter: Ints, alg: int, *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    return _truncated_normal(shape, _Stream.of_key(key, counter, alg), dtype)
+    return _truncated_normal(shape, _PhiloxStream.of_key(key, counter, alg), dtype)
 
 
 @op("StatelessRandomUniformInt")
 def uniform_int(shape: Ints, seed: Ints, minval: Tensor, maxval: Tensor) -> Tensor:
-    return _uniform_int(shape, _Stream.of_seed(seed), minval, maxval)
+    return _uniform_int(shape, _PhiloxStream.of_seed(seed), minval, maxval)
 
 
 @op("StatelessRandomUniformIntV2")
 def uniform_int_v2(shape: Ints, key: Ints, counter: Ints, alg: int, minval: Tensor, maxval: Tensor) -> Tensor:
-    return _uniform_int(shape, _Stream.of_key(key, counter, alg), minval, maxval)
+    return _uniform_int(shape, _PhiloxStream.of_key(key, counter, alg), minval, maxval)
 
 
 @op("StatelessRandomUniformFullInt")
 def full_int(shape: Ints, seed: Ints, *, dtype: torch.dtype = torch.uint64) -> Tensor:
-    return _full_int(shape, _Stream.of_seed(seed), dtype)
+    return _full_int(shape, _PhiloxStream.of_seed(seed), dtype)
 
 
 @op("StatelessRandomUniformFullIntV2")
 def full_int_v2(shape: Ints, key: Ints, counter: Ints, alg: int, *, dtype: torch.dtype = torch.uint64) -> Tensor:
-    return _full_int(shape, _Stream.of_key(key, counter, alg), dtype)
+    return _full_int(shape, _PhiloxStream.of_key(key, counter, alg), dtype)
 
 
-class _Stream(NamedTuple):
+class _PhiloxStream(NamedTuple):
     """The words that follow from a key and a counter."""
 
     key: tuple[int, ...]
     counter: tuple[int, ...]
 
     @classmethod
-    def of_seed(cls, seed: Ints) -> "_Stream":
+    def of_seed(cls, seed: Ints) -> "_PhiloxStream":
         """Mix the bits of a seed, so that similar seeds give different numbers."""
         if len(seed) != 2:
             raise InvalidArgumentError(f"seed must have two numbers, found {list(seed)}")
@@ -124,7 +124,7 @@ class _Stream(NamedTuple):
         return cls((mixed[0], mixed[1]), (0, 0, mixed[2], mixed[3]))
 
     @classmethod
-    def of_key(cls, key: Ints, counter: Ints, alg: int) -> "_Stream":
+    def of_key(cls, key: Ints, counter: Ints, alg: int) -> "_PhiloxStream":
         if alg not in (PHILOX, _AUTOMATIC):
             raise UnimplementedError(f"the algorithm of random numbers is {alg}, expected {PHILOX}, which is Philox")
         if len(key) != 1 or len(counter) < 2:
@@ -188,17 +188,17 @@ def _count(shape: Ints, dtype: torch.dtype) -> int:
     return math.prod(shape) * (2 if dtype in _WIDE else 1)
 
 
-def _uniform(shape: Ints, stream: _Stream, dtype: torch.dtype) -> Tensor:
+def _uniform(shape: Ints, stream: _PhiloxStream, dtype: torch.dtype) -> Tensor:
     return _floats(stream.words(_count(shape, dtype)), dtype).to(dtype).reshape(shape)
 
 
-def _normal(shape: Ints, stream: _Stream, dtype: torch.dtype) -> Tensor:
+def _normal(shape: Ints, stream: _PhiloxStream, dtype: torch.dtype) -> Tensor:
     count = _count(shape, dtype)
     found = _box_muller(stream.words(-(-count // 4) * 4), dtype)
     return found[: math.prod(shape)].to(dtype).reshape(shape)
 
 
-def _truncated_normal(shape: Ints, stream: _Stream, dtype: torch.dtype) -> Tensor:
+def _truncated_normal(shape: Ints, stream: _PhiloxStream, dtype: torch.dtype) -> Tensor:
     """Take the first numbers between -2 and 2 of each group of blocks."""
     _count(shape, dtype)
     each = 2 if dtype == torch.float64 else 4
@@ -208,14 +208,14 @@ def _truncated_normal(shape: Ints, stream: _Stream, dtype: torch.dtype) -> Tenso
     return found.gather(1, order).flatten()[: math.prod(shape)].to(dtype).reshape(shape)
 
 
-def _full_int(shape: Ints, stream: _Stream, dtype: torch.dtype) -> Tensor:
+def _full_int(shape: Ints, stream: _PhiloxStream, dtype: torch.dtype) -> Tensor:
     words = stream.words(_count(shape, dtype))
     if dtype in _WIDE:
         words = words[::2] | words[1::2] << 32
     return words.to(dtype).reshape(shape)
 
 
-def _uniform_int(shape: Ints, stream: _Stream, minval: Tensor, maxval: Tensor) -> Tensor:
+def _uniform_int(shape: Ints, stream: _PhiloxStream, minval: Tensor, maxval: Tensor) -> Tensor:
     low, high, dtype = int(minval), int(maxval), minval.dtype
     if low >= high:
         raise InvalidArgumentError(f"minval is {low}, which must be less than maxval, {high}")

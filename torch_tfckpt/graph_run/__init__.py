@@ -9,6 +9,7 @@ From nodes to steps:
     flattening     from the outputs back to what is fed; function calls are inlined
     folding        small integers that are known before the graph runs
     structure      loops and conditions of TensorFlow 1; what is needed
+    inference      dropout and statistics of the batch are turned off
     steps          the records of these
 
 From steps to torch.fx:
@@ -20,8 +21,9 @@ From steps to torch.fx:
     control_flow_v1, control_flow_v2, carried       loops and conditions
     runtime, state                                  what the modules call
     prepared       what depends only on variables, computed once; convolutions with the steps after them
+    tracing                                         modules that were pickled
 
-Values: attributes, constants, declarations, feeds, bound_variables. Errors: failures.
+Values: attributes, constants, declarations, feeds, variable_source. Errors: failures.
 
 May use: graph_ops, meta_graph, format, torch. May not: import savers or read files.
 """

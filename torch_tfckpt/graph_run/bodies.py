@@ -23,6 +23,7 @@ from torch import fx
 
 from torch_tfckpt.graph_ops.integers import INTEGER_DTYPES, as_integers, as_tensor, fits
 from torch_tfckpt.graph_run.steps import NO_GUARDS, GraphStep, Guard, LoopFrame, Region, Source
+from torch_tfckpt.graph_run.tracing import OperationTracer
 
 _NOT_IN_NAMES: Final = re.compile(r"\W+")
 
@@ -93,7 +94,7 @@ class Body:
     ) -> None:
         self.parent, self.region, self.frame, self.guards = parent, region, frame, guards
         self.root: Body = self if parent is None else parent.root
-        self.graph = fx.Graph()
+        self.graph = fx.Graph(tracer_cls=OperationTracer)
         self.values: dict[GraphStep, StepOutputs] = {}
         self.modules: dict[str, torch.nn.Module] = {}
         self.names = AttributeNames()

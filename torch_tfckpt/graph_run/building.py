@@ -18,7 +18,6 @@ from torch_tfckpt.graph_run.bodies import (
     ValueKind,
     known_integers,
 )
-from torch_tfckpt.graph_run.bound_variables import BoundVariables
 from torch_tfckpt.graph_run.declarations import Declarations
 from torch_tfckpt.graph_run.folding import integer_dtype
 from torch_tfckpt.graph_run.steps import (
@@ -29,9 +28,10 @@ from torch_tfckpt.graph_run.steps import (
     Source,
     needed,
 )
+from torch_tfckpt.graph_run.variable_source import VariableSource
 
 Handler = Callable[["ModuleBuilder", Body, GraphStep], StepOutputs]
-MAX_NODES: Final = 5_000_000
+MAX_LOOPS: Final = 100_000  # that are built, counting those that are built again inside a loop that is
 
 
 class ModuleBuilder:
@@ -44,11 +44,12 @@ class ModuleBuilder:
 
     Attributes:
         assigned: Names of the variables that the request changes: reading one makes a copy. None: all may change.
+        set: Names of the variables that are set in each run, before what is built next.
     """
 
     def __init__(
         self,
-        variables: BoundVariables,
+        variables: VariableSource,
         declarations: Declarations,
         handlers: Mapping[str, Handler],
         default: Handler,
@@ -57,6 +58,8 @@ class ModuleBuilder:
         self._handlers, self._default = handlers, default
         self.read: dict[str, None] = {}  # names of the variables whose values are used
         self.assigned: set[str] | None = set()
+        self.set: dict[str, None] = {}
+        self._loops = 0
         self.parameter: Callable[[str], Any] = variables.value_of
         self.variable_names: dict[str, str] = {}  # attribute of the module -> variable
 
@@ -75,6 +78,12 @@ class ModuleBuilder:
                 continue
             stack.append((home, step, True))
             stack.extend((home, each, False) for each in reversed(self._before(home, step)))
+
+    def count_loop(self, step: GraphStep) -> None:
+        """Raise UnimplementedError if loops inside each other are built again and again."""
+        self._loops += 1
+        if self._loops > MAX_LOOPS:
+            raise UnimplementedError(f"{step}: too many loops inside each other")
 
     def value(self, body: Body, source: Source) -> BuiltValue:
         """Return the value of an output whose step was built."""
@@ -112,8 +121,10 @@ class ModuleBuilder:
             return
         if step.alias is not None:
             value = self.value(body, step.alias)
-            kept = step.inputs.index(step.alias)
-            body.values[step] = StepOutputs({0: value, 1: known_integers(kept, torch.int32)})
+            known = {0: value}
+            if step.op in MERGES:
+                known[1] = known_integers(step.inputs.index(step.alias), torch.int32)
+            body.values[step] = StepOutputs(known)
             return
         handler = self._handlers.get(step.op, self._default)
         try:
@@ -130,7 +141,8 @@ class ModuleBuilder:
         if value.kind is not ValueKind.REFERENCE:
             return value
         name = value.variable
-        self.read[name] = None
+        if name not in self.set:
+            self.read[name] = None
         node = self.variable(body, name)
         if self.assigned is None or name in self.assigned:
             node = body.call(torch.clone, node)

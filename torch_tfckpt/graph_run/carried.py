@@ -37,6 +37,7 @@ def build_loop_module(
     """
     integers = [value.kind is ValueKind.INTEGERS for value in initial]
     while True:
+        builder.count_loop(step)
         bodies = []
         for name in ("condition", "body"):
             inner = new_body(name)

@@ -90,7 +90,7 @@ def constant_of(proto: TensorProto) -> AnyTensor:
             listed = np.array(values, dtype=np.int64 if dtype not in _LISTED_AS else None).astype(
                 _LISTED_AS.get(dtype, np.uint8)
             )
-    found = torch.from_numpy(np.array(listed)).view(own) if len(listed) else torch.zeros(0, dtype=own)
+    found = torch.from_numpy(np.array(listed)).view(own) if len(listed) else torch.zeros(0, dtype=own, device="cpu")
     return _filled(found, shape, own)
 
 
@@ -103,7 +103,7 @@ def _filled(listed: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) ->
         return listed.reshape(shape)
     check_size(shape)
     if not len(listed):
-        return torch.zeros(shape, dtype=dtype)
+        return torch.zeros(shape, dtype=dtype, device="cpu")
     return torch.cat([listed, listed[-1:].expand(count - len(listed))]).reshape(shape)
 
 

@@ -22,7 +22,7 @@ from torch_tfckpt.errors import DataLossError, UnimplementedError
 from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, known_integers
 from torch_tfckpt.graph_run.building import ModuleBuilder
 from torch_tfckpt.graph_run.carried import agreed_results, build_loop_module
-from torch_tfckpt.graph_run.runtime import OneOfBranches, by_predicate
+from torch_tfckpt.graph_run.runtime import OneOfBranches, by_predicate, number_of_branch
 from torch_tfckpt.graph_run.steps import (
     ENTERS,
     NEXT_ITERATIONS,
@@ -73,11 +73,6 @@ def _number(step: GraphStep, body: Body, selector: Any, index: int) -> BuiltValu
         raise DataLossError(f"a Merge has 2 outputs, but output {index} is used")
     node = body.call(number_of_branch, selector, step.branches[0] is not step.inputs[0])
     return body.integers_of(node, torch.int32)
-
-
-def number_of_branch(selector: object, inverted: bool) -> int:
-    """Return the number of the input of a Merge that has a value."""
-    return by_predicate(selector, 2) ^ int(inverted)
 
 
 def condition_merges(region: Region, step: GraphStep) -> Sequence[GraphStep]:

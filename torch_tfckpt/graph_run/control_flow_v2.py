@@ -24,9 +24,9 @@ def build_branches(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepO
         inner = Body(body, region)
         _bind(inner, region, inputs, step)
         builder.build(inner, [each for each in region.targets if each in region.live])
-        builder.build(inner, [source for source, _ in region.results])
+        builder.build(inner, [source for source, _ in region.wanted()])
         bodies.append(inner)
-        values.append([builder.value(inner, source) for source in region.results])
+        values.append([builder.value(inner, source) for source in region.wanted()])
     if len({len(each) for each in values}) != 1:
         raise DataLossError("its branches have different numbers of results")
     choose = by_index if step.op in CASES else by_predicate
@@ -39,7 +39,8 @@ def build_branches(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepO
         body.operand(builder.reading(body, selector)),
         step,
     )
-    return StepOutputs(dict(enumerate(found)))
+    positions = [index for index, source in enumerate(step.functions[0].results) if source is not None]
+    return StepOutputs(dict(zip(positions, found, strict=True)))
 
 
 def build_while(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
@@ -51,7 +52,8 @@ def build_while(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutp
             f"it has {len(inputs)} inputs, but its body gives {len(loop.results)} results, and its condition "
             f"{len(condition.results)}"
         )
-    carried = [index for index, source in enumerate(loop.results) if not _is_argument(source[0], source, loop, index)]
+    wanted = {index: source for index, source in enumerate(loop.results) if source is not None}
+    carried = [index for index, source in wanted.items() if not _is_argument(source, loop, index)]
     initial = [builder.reading(body, inputs[index]) for index in carried]
 
     def new_body(name: str) -> Body:
@@ -64,14 +66,14 @@ def build_while(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutp
         inner.values[inner.region.arguments[carried[index]]] = StepOutputs({0: value})
 
     def condition_of(inner: Body) -> object:
-        source = condition.results[0]
+        (source,) = condition.wanted()
         builder.build(inner, [source[0]])
         return inner.operand(builder.reading(inner, builder.value(inner, source)))
 
     def next_of(inner: Body) -> Sequence[BuiltValue]:
         builder.build(inner, [each for each in loop.targets if each in loop.live])
-        builder.build(inner, [loop.results[index][0] for index in carried])
-        return [builder.reading(inner, builder.value(inner, loop.results[index])) for index in carried]
+        builder.build(inner, [wanted[index][0] for index in carried])
+        return [builder.reading(inner, builder.value(inner, wanted[index])) for index in carried]
 
     found = build_loop_module(builder, body, step, initial, new_body, bind, condition_of, next_of)
     outputs = dict(enumerate(inputs))
@@ -86,6 +88,6 @@ def _bind(inner: Body, region: Region, inputs: Sequence[BuiltValue], step: Graph
         inner.values[argument] = StepOutputs({0: value})
 
 
-def _is_argument(step: GraphStep, source: tuple[GraphStep, int], loop: Region, index: int) -> bool:
+def _is_argument(source: tuple[GraphStep, int], loop: Region, index: int) -> bool:
     found = without_identities(source)[0]
     return found.op == ARGUMENT and found is loop.arguments[index]

@@ -11,7 +11,7 @@ The input of a Merge that closes a loop (NextIteration) is visited afterwards, s
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, UnimplementedError, located
 from torch_tfckpt.format.graph_def import Function, Graph, Node
@@ -25,6 +25,7 @@ from torch_tfckpt.graph_run.steps import (
     CALLS,
     CASES,
     CONDITIONS,
+    LEAST_INPUTS,
     MERGES,
     NEXT_ITERATIONS,
     GraphStep,
@@ -33,7 +34,9 @@ from torch_tfckpt.graph_run.steps import (
 )
 from torch_tfckpt.text import did_you_mean, quoted
 
-MAX_STEPS: Final = 4_000_000  # functions that call each other twice would double them at each level
+# Nodes of a request, counting those of each call, besides ten for each node of the file: functions that call each other
+# twice would double them at each level.
+MAX_INLINED: Final = 100_000
 MAX_DEPTH: Final = 200  # of calls
 TensorName = tuple[str, int]
 
@@ -73,6 +76,8 @@ class Flattener:
     def __init__(self, graph: Graph, declarations: Declarations) -> None:
         self._graph, self._declarations = graph, declarations
         self._count = 0
+        functions = sum(len(each.nodes) for each in graph.functions.values())
+        self._limit = MAX_INLINED + 10 * (len(graph.nodes) + functions)
 
     def graph_region(
         self, outputs: Sequence[TensorName], targets: Sequence[str], fed: Mapping[TensorName, GraphStep]
@@ -92,7 +97,7 @@ class Flattener:
         walk.visit([*(each[0] for each in outputs if each not in fed), *targets], call)
         results = [walk.source(call, f"{name}:{index}") for name, index in outputs]
         wanted = [step for name in targets for step in walk.control(call, name)]
-        return Region("", [*fed.values(), *walk.steps], results, wanted)
+        return Region("", [*fed.values(), *walk.steps], [*results], wanted)
 
     def function_region(self, name: str, place: GraphStep, ancestry: tuple[str, ...]) -> Region:
         """Return the body of a function that a condition or loop runs."""
@@ -110,7 +115,7 @@ class Flattener:
         walk = _RegionWalk(self, call, {})
         walk.visit(walk.wanted(call), call)
         results, after = walk.results(call)
-        return Region(place.name, [*arguments, *walk.steps], results, after, arguments, (*ancestry, name))
+        return Region(place.name, [*arguments, *walk.steps], [*results], after, arguments, (*ancestry, name))
 
     def function(self, name: str, place: GraphStep) -> Function:
         found = self._graph.functions.get(name)
@@ -120,8 +125,8 @@ class Flattener:
 
     def counted(self) -> None:
         self._count += 1
-        if self._count > MAX_STEPS:
-            raise UnimplementedError(f"the request needs more than {MAX_STEPS:,} nodes, counting those of each call")
+        if self._count > self._limit:
+            raise UnimplementedError(f"the request needs more than {self._limit:,} nodes, counting those of each call")
 
 
 class _RegionWalk:
@@ -185,6 +190,9 @@ class _RegionWalk:
         if node is None:
             raise DataLossError("the graph has no such node, but it is an input of another one")
         call.entered.add(name)
+        count = sum(not each.startswith("^") for each in node.inputs)
+        if count < LEAST_INPUTS.get(node.op, 0):
+            raise DataLossError(f"it has {count} inputs, expected {LEAST_INPUTS[node.op]}")
         self._flattener.counted()
         found: list[tuple[_FunctionCall, str, int]] = []
         for each in node.inputs:
@@ -344,8 +352,3 @@ def _parsed(text: str) -> tuple[str, bool, int]:
     if not rest[-1].isdigit() or len(rest) > 2 or len(rest[-1]) > 9:
         raise DataLossError(f"an input is named {quoted(text)}, expected node, node:0 or node:argument:0")
     return name, False, int(rest[-1])
-
-
-def known_values(step: GraphStep) -> Sequence[Any] | None:
-    """Return the outputs of a step, if they are known small integers."""
-    return step.constants

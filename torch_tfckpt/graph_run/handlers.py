@@ -98,7 +98,13 @@ def _changed(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs
     if target.kind is not ValueKind.REFERENCE:
         raise UnimplementedError("it assigns to something that is not a variable")
     arguments = [body.tensor(builder.reading(body, value)) for value in values]
-    body.call(CHANGES[step.op], builder.variable(body, target.variable), *arguments, at=step)
+    name = target.variable
+    if step.op not in ("Assign", "AssignVariableOp"):
+        if name not in builder.set:
+            builder.read[name] = None
+    elif body is body.root:
+        builder.set[name] = None
+    body.call(CHANGES[step.op], builder.variable(body, name), *arguments, at=step)
     return StepOutputs({0: target})
 
 

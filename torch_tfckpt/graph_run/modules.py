@@ -17,17 +17,18 @@ from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.graph_def import Graph
 from torch_tfckpt.graph_ops.integers import as_integers, fits
 from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, ValueKind, known_integers, known_value
-from torch_tfckpt.graph_run.bound_variables import BoundVariables
 from torch_tfckpt.graph_run.building import ModuleBuilder
 from torch_tfckpt.graph_run.calls import call_operation
 from torch_tfckpt.graph_run.carried import agreed_results
 from torch_tfckpt.graph_run.declarations import Declarations
 from torch_tfckpt.graph_run.flattening import Flattener, TensorName
 from torch_tfckpt.graph_run.handlers import HANDLERS
+from torch_tfckpt.graph_run.inference import check_inference, turn_off_training
 from torch_tfckpt.graph_run.requests import Requirements, assigned_variables, check, regions_of, requirements_of
 from torch_tfckpt.graph_run.runtime import TrainingBranches, require_branch
 from torch_tfckpt.graph_run.steps import FED, NO_GUARDS, GraphStep, Region
 from torch_tfckpt.graph_run.structure import guards_of
+from torch_tfckpt.graph_run.variable_source import VariableSource
 from torch_tfckpt.values import Value
 
 
@@ -41,6 +42,7 @@ class GraphRequest:
         constants: Tensors that have a known value.
         when_training, when_evaluating: Constants of a module in training, and of one in evaluation.
         targets: Nodes to run for their effects.
+        inference: Turn off what the graph does only in training.
         names: Names of the module's inputs; default: from the tensors' names.
     """
 
@@ -51,6 +53,7 @@ class GraphRequest:
     when_evaluating: Mapping[TensorName, Value] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    inference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +64,17 @@ class Built:
         module: Takes the inputs, returns a tuple of the outputs.
         variables: Name of a variable -> name of the module's attribute.
         read: Names of the variables whose values it reads.
-        changes: Whether it changes variables.
+        assigned: Names of the variables that it sets to values that are not computed from them.
+        turned_off: What `inference` has changed in the graph, a line each.
         changed: The attributes of the variables that it changes; None if they are not known.
     """
 
     module: fx.GraphModule
     variables: Mapping[str, str]
     read: tuple[str, ...]
-    changes: bool
+    assigned: tuple[str, ...]
     changed: frozenset[str] | None
+    turned_off: tuple[str, ...] = ()
 
     def is_fixed(self, attribute: str) -> bool:
         """Return whether the module does not change an attribute."""
@@ -85,7 +90,7 @@ class GraphProgram:
         variables: Binds the nodes of variables to tensors.
     """
 
-    def __init__(self, graph: Graph, ops: Iterable[OpDef], variables: BoundVariables) -> None:
+    def __init__(self, graph: Graph, ops: Iterable[OpDef], variables: VariableSource) -> None:
         self.graph, self.variables = graph, variables
         self.declarations = Declarations(ops)
 
@@ -164,7 +169,15 @@ class GraphProgram:
         variables, changed = dict(builder.variable_names), None
         if builder.assigned is not None:
             changed = frozenset(variables[name] for name in builder.assigned if name in variables)
-        return Built(module, variables, tuple(builder.read), builder.assigned != set(), changed)
+        turned_off = dict.fromkeys(line for _, regions in prepared for line in regions[0].turned_off)
+        return Built(
+            module,
+            variables,
+            tuple(name for name in builder.read if name not in builder.set),
+            tuple(builder.set),
+            changed,
+            tuple(turned_off),
+        )
 
     def _regions(
         self, request: GraphRequest, constants: Mapping[TensorName, Value]
@@ -183,7 +196,12 @@ class GraphProgram:
             fed[name] = GraphStep(f"{name[0]}:{name[1]}", FED, value=value, constants=known)
         flattener = Flattener(self.graph, self.declarations)
         region = flattener.graph_region(request.outputs, request.targets, fed)
-        return fed, regions_of(flattener, region)
+        turned_off = turn_off_training(region, self.graph.nodes) if request.inference else []
+        regions = regions_of(flattener, region)
+        if request.inference:
+            check_inference(regions)
+        region.turned_off = [line for step, line in turned_off if step in region.live]
+        return fed, regions
 
     def _assigned(self, regions: Sequence[Region]) -> set[str] | None:
         steps = assigned_variables(regions)
@@ -208,7 +226,7 @@ def _given(step: GraphStep) -> BuiltValue:
 def _results(builder: ModuleBuilder, body: Body, region: Region) -> list[BuiltValue]:
     """Build the results of the graph's region."""
     guards = NO_GUARDS
-    for source in region.results:
+    for source in region.wanted():
         found, dead = guards_of(source)
         if dead:
             raise InvalidArgumentError(f"{source[0]} is in a branch of a condition that never runs")
@@ -224,8 +242,8 @@ def _results(builder: ModuleBuilder, body: Body, region: Region) -> list[BuiltVa
         node.meta["tensorflow"] = (predicate[0].name, predicate[0].op)
         body.guards |= {(predicate, branch)}
     builder.build(body, [each for each in region.targets if each in region.live])
-    builder.build(body, [source for source, _ in region.results])
-    values = [builder.value(body, source) for source in region.results]
+    builder.build(body, [source for source, _ in region.wanted()])
+    values = [builder.value(body, source) for source in region.wanted()]
     if any(value.kind is ValueKind.REFERENCE for value in values):
         values = [builder.reading(body, value) for value in values]
     return values

@@ -105,7 +105,7 @@ class Preparation:
     def _merge(self, node: fx.Node) -> None:
         """Replace a convolution and the steps after it by one call."""
         weight = node.args[1]
-        if not self._is_float(weight, 4) or node.kwargs.get("data_format", "NHWC") != "NHWC":
+        if node in self._known or not self._is_float(weight, 4) or node.kwargs.get("data_format", "NHWC") != "NHWC":
             return
         kind = _CONVOLUTIONS[node.target]
         shape = self._known[weight].shape  # type: ignore[index]

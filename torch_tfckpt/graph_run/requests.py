@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.graph_ops.registry import find
 from torch_tfckpt.graph_run.attributes import function_name
 from torch_tfckpt.graph_run.flattening import Flattener
 from torch_tfckpt.graph_run.handlers import HANDLERS, INPUTS
 from torch_tfckpt.graph_run.steps import (
+    ARGUMENT,
     ASSIGNMENTS,
     CASES,
     CONDITIONS,
@@ -23,6 +24,7 @@ from torch_tfckpt.graph_run.steps import (
     VARIABLES,
     GraphStep,
     Region,
+    needed,
     without_identities,
 )
 from torch_tfckpt.graph_run.structure import analyse
@@ -50,7 +52,7 @@ class Requirements:
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
-        >>> path = tfckpt.Saver({"w": torch.ones(2)).save("model.ckpt")
+        >>> path = tfckpt.Saver({"w": torch.ones(2)}).save("model.ckpt")
         >>> imported = tfckpt.import_meta_graph("model.ckpt.meta")
         >>> imported.requirements("w/Read/ReadVariableOp").inputs
         ()
@@ -63,16 +65,69 @@ class Requirements:
 
 
 def regions_of(flattener: Flattener, region: Region) -> list[Region]:
-    """Analyse a region and the functions that its conditions and loops run; return all of them."""
+    """Analyse a region and the functions that its conditions and loops run; return all of them.
+
+    A result of a function that nobody uses is not needed: graphs that also compute gradients have many.
+    """
     found = [region]
     for each in found:  # grows
         analyse(each)
+        used = _used_outputs(each)
         for step in each.steps:
             if step in each.live:
-                names = list(_functions(step))
+                with error_context(repr(step)):
+                    names = list(_functions(step))
                 step.functions = [flattener.function_region(name, step, each.ancestry) for name in names]
                 found.extend(step.functions)
+                if step.op in LOOPS:
+                    _drop_loop_variables(step, used.get(step, set()))
+                else:
+                    for inner in step.functions:
+                        inner.drop_results(used.get(step, set()))
     return found
+
+
+def _used_outputs(region: Region) -> dict[GraphStep, set[int]]:
+    """Return which outputs of conditions and loops are used."""
+    found: dict[GraphStep, set[int]] = {}
+    sources = [source for source in region.results if source is not None]
+    for step in region.live:
+        sources += step.inputs
+        if step.predicate is not None:
+            sources.append(step.predicate)
+    for source, index in sources:
+        found.setdefault(source, set()).add(index)
+    return found
+
+
+def _drop_loop_variables(step: GraphStep, used: set[int]) -> None:
+    """Drop the results of a loop's body that neither its condition nor a used result depends on."""
+    condition, body = step.functions
+    analyse(condition)
+    analyse(body)
+    kept = set(used)
+    waiting = list(used | _arguments(condition, [0]) | _arguments(condition, []) | _arguments(body, []))
+    kept.update(waiting)
+    while waiting:
+        more = _arguments(body, [waiting.pop()]) - kept
+        kept |= more
+        waiting += more
+    body.drop_results(kept)
+
+
+def _arguments(region: Region, results: Sequence[int]) -> set[int]:
+    """Return the arguments of a function that some results, or its effects if there are none, depend on."""
+    sources = [region.results[index] for index in results if index < len(region.results)]
+    stack = [source[0] for source in sources if source is not None]
+    if not results:
+        stack = [each for each in region.targets if each.effectful]
+    seen: set[GraphStep] = set()
+    while stack:
+        each = stack.pop()
+        if each not in seen:
+            seen.add(each)
+            stack.extend(needed(each))
+    return {each.index for each in seen if each.op == ARGUMENT}
 
 
 def _functions(step: GraphStep) -> Iterator[str]:
@@ -107,18 +162,18 @@ def requirements_of(regions: Iterable[Region]) -> Requirements:
     return Requirements(tuple(inputs), ops, missing, examples)
 
 
-def check(regions: Sequence[Region], needed: Requirements) -> None:
+def check(regions: Sequence[Region], required: Requirements) -> None:
     """Raise an error that names everything that is missing.
 
     Raises:
         UnimplementedError: operations are not supported.
         InvalidArgumentError: inputs are not fed.
     """
-    if needed.missing:
-        named = [f"{op} x{count} ({quoted(needed.examples[op])})" for op, count in needed.missing.most_common()]
-        fed = _behind(regions[0], needed.missing)
+    if required.missing:
+        named = [f"{op} x{count} ({quoted(required.examples[op])})" for op, count in required.missing.most_common()]
+        fed = _behind(regions[0], required.missing)
         hint = f"Feed tensors that are computed from them, for example {listed(fed, _CANDIDATES)}" if fed else ""
-        sources = [op for op in needed.missing if op in SOURCES]
+        sources = [op for op in required.missing if op in SOURCES]
         if sources:
             hint = f"{hint or 'Feed their outputs'}. {', '.join(sources)} hand out data: feed their outputs"
         hint = hint or "Feed their outputs"
@@ -126,8 +181,8 @@ def check(regions: Sequence[Region], needed: Requirements) -> None:
             f"cannot run {counted(len(named), 'operation')}: {listed(named, _SHOWN, str)}. {hint}, or define the "
             f"operations with register_op"
         )
-    if needed.inputs:
-        raise InvalidArgumentError(f"feed values for {listed(needed.inputs, _SHOWN)}")
+    if required.inputs:
+        raise InvalidArgumentError(f"feed values for {listed(required.inputs, _SHOWN)}")
 
 
 def _behind(region: Region, missing: Mapping[str, int]) -> list[str]:

@@ -73,6 +73,11 @@ def by_predicate(selector: Any, count: int) -> int:
     return int(is_true(selector))
 
 
+def number_of_branch(selector: object, inverted: bool) -> int:
+    """Return the number of the input of a Merge that has a value."""
+    return by_predicate(selector, 2) ^ int(inverted)
+
+
 def by_index(selector: Any, count: int) -> int:
     """Choose a branch by its number; the last one for numbers that are out of range."""
     index = int(selector)

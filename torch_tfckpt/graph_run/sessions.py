@@ -1,6 +1,6 @@
 """Run requests, and keep the built modules for the next call with the same fetches and feeds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,10 @@ class GraphSession:
 
     Args:
         program: The graph.
-        require: Called with the names of the variables that a request reads, before it runs.
     """
 
-    def __init__(self, program: GraphProgram, require: Callable[[Sequence[str]], None]) -> None:
-        self._program, self._require = program, require
+    def __init__(self, program: GraphProgram) -> None:
+        self._program, self._variables = program, program.variables
         self._known: dict[Any, tuple[Built, Preparation]] = {}
         self._expected: dict[TensorName, tuple[Any, Any]] = {}
 
@@ -41,11 +40,11 @@ class GraphSession:
         known = self._known.get(key)
         if known is None:
             built = self._program.build(GraphRequest(tuple(outputs), names, targets=tuple(targets)))
-            self._require(built.read)
+            self._variables.require(built.read)
             known = self._known[key] = built, Preparation(built.module, built.is_fixed)
         built, preparation = known
         values = [self._fed(name, value) for name, value in feeds.items()]
-        self._require(built.read)
+        self._variables.require(built.read)
         preparation.refresh()
         with torch.no_grad():
             try:
@@ -60,6 +59,8 @@ class GraphSession:
                 ArithmeticError,
             ) as error:
                 raise named_failure(built.module, error) from error
+        if built.assigned:
+            self._variables.changed(built.assigned)
         kept = {id(value) for value in values}
         kept |= {id(value) for value in built.module.buffers()}
         return [_own(value, kept) for value in found]

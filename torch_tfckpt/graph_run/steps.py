@@ -35,6 +35,14 @@ ASSIGNMENTS: Final = frozenset({
     "Assign", "AssignAdd", "AssignSub", "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp",
     "ScatterUpdate", "ScatterAdd", "ScatterSub", "ResourceScatterUpdate", "ResourceScatterAdd", "ResourceScatterSub",
 })  # fmt: skip
+# Least numbers of data inputs of the operations that are not calls of functions.
+LEAST_INPUTS: Final[Mapping[str, int]] = {
+    **dict.fromkeys(IDENTITIES | MERGES | ENTERS | EXITS | NEXT_ITERATIONS | CONDITIONS | CASES, 1),
+    **dict.fromkeys(("PlaceholderWithDefault", "ReadVariableOp", "Print", "LoopCond"), 1),
+    **dict.fromkeys(SWITCHES, 2),
+    **dict.fromkeys(ASSIGNMENTS, 2),
+    **dict.fromkeys((name for name in ASSIGNMENTS if "Scatter" in name), 3),
+}
 
 
 @dataclass(eq=False, slots=True)
@@ -108,22 +116,32 @@ class Region:
 
     Attributes:
         steps: All steps in an order in which inputs come first, except those that close loops.
-        results: The wanted outputs.
+        results: The wanted outputs; None for a function's result that nobody uses.
         targets: Steps that must run although no result may need them.
         arguments: Of a function's body: the steps that are its arguments.
         ancestry: The functions inside of which this one runs.
         live: The steps that must be built.
+        turned_off: What was changed for inference, a line each.
         conditions: See `control_flow_v1.condition_merges`.
     """
 
     name: str
     steps: list[GraphStep]
-    results: list[Source]
+    results: "list[Source | None]"
     targets: list[GraphStep]
     arguments: list[GraphStep] = field(default_factory=list)
     ancestry: tuple[str, ...] = ()
     live: set[GraphStep] = field(default_factory=set)
+    turned_off: list[str] = field(default_factory=list)
     conditions: dict[GraphStep, list[GraphStep]] = field(default_factory=dict)
+
+    def drop_results(self, used: "set[int]") -> None:
+        """Drop the results that are not used."""
+        self.results = [source if index in used else None for index, source in enumerate(self.results)]
+
+    def wanted(self) -> "list[Source]":
+        """Return the results that are used."""
+        return [source for source in self.results if source is not None]
 
     def exits(self) -> "list[GraphStep]":
         """Return the needed steps that leave a loop of TensorFlow 1."""

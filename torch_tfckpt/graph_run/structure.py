@@ -14,12 +14,8 @@ All passes go over the steps once, in their order.
 from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.graph_run.steps import (
     ASSIGNMENTS,
-    CASES,
-    CONDITIONS,
     ENTERS,
     EXITS,
-    FED,
-    LOOPS,
     MERGES,
     NO_GUARDS,
     GraphStep,
@@ -166,8 +162,7 @@ def _set_branches(step: GraphStep) -> None:
 
 def _live(region: Region) -> set[GraphStep]:
     live: set[GraphStep] = set()
-    stack = [*(step for step, _ in region.results), *region.targets]
-    stack = [*(step for step, _ in region.results), *(step for step in region.targets if step.effectful)]
+    stack = [*(step for step, _ in region.wanted()), *(step for step in region.targets if step.effectful)]
     while stack:
         step = stack.pop()
         if step in live:
@@ -175,12 +170,3 @@ def _live(region: Region) -> set[GraphStep]:
         live.add(step)
         stack.extend(each for each in needed(step) if each not in live)
     return live
-
-
-def is_control_flow(step: GraphStep) -> bool:
-    """Return whether a step runs the bodies of functions."""
-    return step.op in CONDITIONS or step.op in CASES or step.op in LOOPS
-
-
-def is_fed(step: GraphStep) -> bool:
-    return step.op == FED

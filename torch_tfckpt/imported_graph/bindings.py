@@ -68,8 +68,8 @@ class VariableBindings:
     def of_function(self, function: str) -> tuple[str | None, ...]:
         """Return the variables that a function captures, which are its last arguments, in order.
 
-        None stands for a captured value that is not a variable, such as a constant or a table; of those, only the
-        call's inputs tell which one it is. Empty if the function captures nothing, or no SavedModel lists it.
+        None stands for a captured value that is not a variable, such as a constant or a table; the inputs of the call
+        identify it. Empty if the function captures nothing, or no SavedModel lists it.
         """
         captured = self._functions.get(function, ())
         return tuple(None if name is None else self._names.get(name) for name in captured)

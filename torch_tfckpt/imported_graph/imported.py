@@ -126,7 +126,7 @@ class ImportedMetaGraph(ExportsMetaGraph, RunsInTorch):
 
     @cached_property
     def _runner(self) -> GraphRunner:
-        return GraphRunner(self._meta, NodeVariables(self._bindings), self.import_scope)
+        return GraphRunner(self._meta, NodeVariables(self._bindings, self._meta.graph), self.import_scope)
 
     @cached_property
     def _bindings(self) -> VariableBindings:

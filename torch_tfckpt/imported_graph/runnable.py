@@ -11,18 +11,13 @@ from typing import Any
 
 import torch.fx
 
-from torch_tfckpt._proto.meta_graph_pb2 import SignatureDef
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_run.requests import Requirements
 from torch_tfckpt.imported_graph.running import GraphRunner
-from torch_tfckpt.meta_graph.scopes import prepend_name_scope
 
 
 class RunsInTorch(ABC):
     """A graph that runs in torch."""
-
-    signatures: dict[str, SignatureDef]
-    import_scope: str
 
     @property
     @abstractmethod
@@ -71,6 +66,7 @@ class RunsInTorch(ABC):
         when_evaluating: Mapping[str, Any] | None = None,
         *,
         signature: str | None = None,
+        inference: bool = False,
         allow_assign: bool = False,
     ) -> torch.fx.GraphModule:
         """Return a torch module that computes tensors of the graph.
@@ -82,6 +78,9 @@ class RunsInTorch(ABC):
             when_training, when_evaluating: Constants that apply after `module.train()` and after `module.eval()`.
             signature: Instead of inputs and outputs: the name of a signature. The module takes its inputs by name and
                 returns a dictionary.
+            inference: Turn off dropout, and let normalisations use moving averages instead of statistics of the
+                batch. `module.meta["inference"]` lists what was changed. What looks like training but is not
+                recognised is refused.
             allow_assign: Whether the module may change variables each time it is called.
 
         Trainable variables are Parameters that share memory with `variables`, so that `saver` saves what was trained;
@@ -89,7 +88,8 @@ class RunsInTorch(ABC):
 
         Raises:
             InvalidArgumentError: there is no such tensor or signature, or an input is missing.
-            UnimplementedError: an operation is not supported, or the outputs change variables.
+            UnimplementedError: an operation is not supported, the outputs change variables, or `inference` does not
+                know how to turn something off.
             FailedPreconditionError: nobody restored the variables.
             DataLossError: the graph is damaged.
 
@@ -105,10 +105,10 @@ class RunsInTorch(ABC):
         if signature is not None:
             if inputs is not None or outputs is not None or when_training or when_evaluating:
                 raise InvalidArgumentError("give either signature, or inputs and outputs")
-            return self._runner.signature_module(signature, self.signatures, constants, allow_assign)
+            return self._runner.signature_module(signature, constants, inference, allow_assign)
         if isinstance(inputs, str) or isinstance(outputs, str) or inputs is None or outputs is None:
             raise InvalidArgumentError("module needs the lists inputs and outputs, or a signature")
-        return self._runner.module(inputs, outputs, constants, when_training, when_evaluating, allow_assign)
+        return self._runner.module(inputs, outputs, constants, when_training, when_evaluating, inference, allow_assign)
 
     def requirements(self, outputs: str | Sequence[str] | None = None, inputs: Sequence[str] = ()) -> Requirements:
         """Return what must be fed to compute outputs, the operations they need, and those that are not supported.
@@ -128,9 +128,4 @@ class RunsInTorch(ABC):
             >>> imported.requirements("w/Read/ReadVariableOp:0").ops["ReadVariableOp"]
             1
         """
-        if outputs is None:
-            found = [info.name for each in self.signatures.values() for info in each.outputs.values() if info.name]
-            if not found:
-                raise InvalidArgumentError("the graph has no signatures; name the outputs")
-            outputs = [prepend_name_scope(name, self.import_scope) for name in found]
         return self._runner.requirements(outputs, inputs)

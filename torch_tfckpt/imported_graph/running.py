@@ -4,60 +4,104 @@
 the import.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import fx
 
-from torch_tfckpt._proto.meta_graph_pb2 import SignatureDef
-from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError, error_context
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.graph_def import Graph
+from torch_tfckpt.graph_ops.limits import check_size
+from torch_tfckpt.graph_run.attributes import type_attribute
 from torch_tfckpt.graph_run.feeds import fed_value
 from torch_tfckpt.graph_run.modules import GraphProgram, GraphRequest
 from torch_tfckpt.graph_run.requests import Requirements
 from torch_tfckpt.graph_run.sessions import GraphSession, expected_of
 from torch_tfckpt.imported_graph.bindings import VariableBindings
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
+from torch_tfckpt.meta_graph.saver_values import VARIABLE_OPS
 from torch_tfckpt.meta_graph.scopes import strip_name_scope
+from torch_tfckpt.meta_graph.variables import shape_of
 from torch_tfckpt.text import did_you_mean, listed, quoted, shortened
 from torch_tfckpt.values import Value
 
 TensorName = tuple[str, int]
+_log = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"\^?(?P<node>[^:^]+)(:(?P<index>[0-9]{1,9}))?")
 
 
 class NodeVariables:
     """The variables of a graph as `graph_run` sees them. A part of a partitioned variable is one of its own.
 
+    Variables that no checkpoint stores, such as the counts of a metric, are created here, and exist as long as this.
+
     Args:
         bindings: Which variable each node is.
+        graph: The graph, without the import scope.
     """
 
-    def __init__(self, bindings: VariableBindings) -> None:
-        self._bindings = bindings
+    def __init__(self, bindings: VariableBindings, graph: Graph) -> None:
+        self._bindings, self._graph = bindings, graph
         self._nodes: dict[str, str] = {}  # name for graph_run -> node
+        self._local: dict[str, Value] = {}
+        self._is_set: set[str] = set()  # local variables that have a value
 
     def name_of(self, node: str) -> str | None:
         name = self._bindings.of_node(node)
         if name is None:
-            return None
+            return self._local_name(node)
         if self._bindings.part(node) is not None:
             name = node
         self._nodes[name] = node
         return name
 
     def value_of(self, name: str) -> Value:
+        if name in self._local:
+            return self._local[name]
         found = self._bindings.value(self._nodes[name])
         assert found is not None, "name_of has returned the name"
         return found
 
     def is_trainable(self, name: str) -> bool:
-        return self._bindings.trainable.get(self._whole(name), False)
+        return name not in self._local and self._bindings.trainable.get(self._whole(name), False)
 
     def require(self, names: Sequence[str]) -> None:
         """Make sure that variables have values: read those of a SavedModel, or raise FailedPreconditionError."""
-        self._bindings.require(map(self._whole, names))
+        unset = [name for name in names if name in self._local and name not in self._is_set]
+        if unset:
+            raise FailedPreconditionError(
+                f"Attempting to use uninitialized value {listed(unset, 10)}. No checkpoint stores it: run its "
+                f"initializer first"
+            )
+        self._bindings.require(self._whole(name) for name in names if name not in self._local)
+
+    def changed(self, names: Iterable[str]) -> None:
+        self._is_set.update(names)
+
+    def _local_name(self, name: str) -> str | None:
+        """Create a variable that no checkpoint stores; None if it is not one, or its size is not known."""
+        node = self._graph.nodes.get(name)
+        if node is None or node.op not in VARIABLE_OPS:
+            return None
+        if name not in self._local:
+            attributes = node.attributes()
+            dtype, shape = type_attribute(attributes, "dtype"), attributes.get("shape")
+            sizes = shape_of(shape.shape) if shape is not None else None
+            if dtype is None or sizes is None or min(sizes, default=0) < 0:
+                return None
+            check_size(sizes)
+            if isinstance(dtype, torch.dtype):
+                self._local[name] = torch.zeros(sizes, dtype=dtype, device="cpu")
+            elif dtype == DataType.DT_STRING:
+                self._local[name] = np.full(sizes, b"", dtype=object)
+            else:
+                return None
+        return name
 
     def _whole(self, name: str) -> str:
         found = self._bindings.of_node(self._nodes[name])
@@ -77,7 +121,7 @@ class GraphRunner:
     def __init__(self, meta: RawMetaGraph, variables: NodeVariables, scope: str) -> None:
         self._meta, self._scope, self._variables = meta, scope, variables
         self._program = GraphProgram(meta.graph, meta.info.stripped_op_list.op, variables)
-        self._session = GraphSession(self._program, variables.require)
+        self._session = GraphSession(self._program)
 
     def run(self, fetches: Any, feed_dict: Mapping[Any, Any] | None) -> Any:
         with error_context(self._meta.place):
@@ -95,6 +139,7 @@ class GraphRunner:
         constants: Mapping[str, Any] | None,
         when_training: Mapping[str, Any] | None,
         when_evaluating: Mapping[str, Any] | None,
+        inference: bool,
         allow_assign: bool,
     ) -> fx.GraphModule:
         with error_context(self._meta.place):
@@ -106,12 +151,18 @@ class GraphRunner:
                 self._constants(constants),
                 self._constants(when_training),
                 self._constants(when_evaluating),
+                inference=inference,
             )
             return self._module(request, allow_assign)
 
     def signature_module(
-        self, name: str, signatures: Mapping[str, SignatureDef], constants: Mapping[str, Any] | None, allow_assign: bool
+        self,
+        name: str,
+        constants: Mapping[str, Any] | None,
+        inference: bool,
+        allow_assign: bool,
     ) -> fx.GraphModule:
+        signatures = self._meta.signatures
         with error_context(self._meta.place):
             if name not in signatures:
                 hint = did_you_mean(name, signatures) or f"There are {listed(sorted(signatures), 10)}."
@@ -133,16 +184,23 @@ class GraphRunner:
                 tuple(_parsed(signature.inputs[key].name) for key in inputs),
                 self._constants(constants),
                 names=tuple(inputs),
+                inference=inference,
             )
             module = self._module(request, allow_assign)
             _return_dictionary(module, outputs)
             return module
 
-    def requirements(self, outputs: str | Sequence[str], inputs: Iterable[str] = ()) -> Requirements:
+    def requirements(self, outputs: str | Sequence[str] | None, inputs: Iterable[str] = ()) -> Requirements:
         with error_context(self._meta.place):
-            names = [outputs] if isinstance(outputs, str) else list(outputs)
-            targets = [self._tensor(name)[0] for name in names if not self._has_outputs(self._tensor(name)[0])]
-            wanted = [self._tensor(name) for name in names if self._has_outputs(self._tensor(name)[0])]
+            if outputs is None:
+                signatures = self._meta.signatures.values()
+                names = [_parsed(info.name) for each in signatures for info in each.outputs.values() if info.name]
+                if not names:
+                    raise InvalidArgumentError("the graph has no signatures; name the outputs")
+            else:
+                names = [self._tensor(name) for name in ([outputs] if isinstance(outputs, str) else outputs)]
+            targets = [name[0] for name in names if not self._has_outputs(name[0])]
+            wanted = [name for name in names if self._has_outputs(name[0])]
             return self._program.requirements(
                 GraphRequest(tuple(wanted), tuple(self._tensor(name) for name in inputs), targets=tuple(targets))
             )
@@ -150,6 +208,9 @@ class GraphRunner:
     def _module(self, request: GraphRequest, allow_assign: bool) -> fx.GraphModule:
         built = self._program.build(request, as_parameters=True, allow_changes=allow_assign)
         self._variables.require(built.read)
+        for line in built.turned_off:
+            _log.info("%s", line)
+        built.module.meta["inference"] = list(built.turned_off)
         return built.module
 
     def _constants(self, constants: Mapping[str, Any] | None) -> dict[TensorName, Value]:

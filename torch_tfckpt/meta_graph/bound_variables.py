@@ -1,7 +1,7 @@
 """The variables of a meta graph, and which of them each node and each function of the graph uses.
 
-In a `.meta` file, a variable is its node. In a TF2 SavedModel, a variable is an object, and the names of nodes do not
-tell which one: Keras 3 writes graphs like this, and two layers may have one name.
+In a `.meta` file, a variable is its node. In a TF2 SavedModel, a variable is an object, which cannot be found by the
+names of nodes: Keras 3 writes graphs like this, and two layers may have one name.
 
     object graph    node 8 = SavedVariable("dense/kernel", trainable), reached from the root as "variables/0"
                     concrete_functions["__inference_wrapper_7"].bound_inputs = [8]
@@ -346,7 +346,7 @@ def _with_shared_names(meta: RawMetaGraph, of_nodes: dict[str, str]) -> dict[str
                 owners.setdefault(resource, set()).add(of_nodes[node.name])
             else:
                 others.append((node.name, resource))
-    # Object graphs may contain several variables of one shared name: then it says nothing.
+    # Object graphs may contain several variables of one shared name; such a name identifies none of them.
     known = {resource: next(iter(names)) for resource, names in owners.items() if len(names) == 1}
     return of_nodes | {name: known[resource] for name, resource in others if resource in known}
 

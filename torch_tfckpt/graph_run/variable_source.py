@@ -1,11 +1,12 @@
 """The variables of a graph, as the builder of modules sees them."""
 
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from torch_tfckpt.values import Value
 
 
-class BoundVariables(Protocol):
+class VariableSource(Protocol):
     """Binds the nodes of variables to tensors."""
 
     def name_of(self, node: str) -> str | None:
@@ -13,6 +14,12 @@ class BoundVariables(Protocol):
 
     def value_of(self, name: str) -> Value:
         """Return the tensor of a variable, or its array of strings: the object that savers restore."""
+
+    def require(self, names: Sequence[str]) -> None:
+        """Make sure that variables have values, or raise FailedPreconditionError."""
+
+    def changed(self, names: Iterable[str]) -> None:
+        """Record that a graph has set variables."""
 
     def is_trainable(self, name: str) -> bool:
         """Return whether the variable becomes a Parameter."""

@@ -1,0 +1,64 @@
+"""`module(inference=True)` turns off dropout and statistics of the batch, and refuses what it does not know."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from op_rows import torch_of
+from tensorflow_process import TensorFlowProcess
+
+import torch_tfckpt as tfckpt
+
+KINDS = {"reference": False, "resource": True}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def training(
+    request: pytest.FixtureRequest, tensorflow: TensorFlowProcess, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[tfckpt.ImportedMetaGraph, dict[str, Any]]:
+    """A graph for training, restored, and what TensorFlow computes from the same variables for inference."""
+    prefix: Path = tmp_path_factory.mktemp("training") / "model"
+    computed = tensorflow.call("tensorflow_runs.training_graph", str(prefix), KINDS[request.param])
+    imported = tfckpt.import_meta_graph(f"{prefix}.meta")
+    assert imported.saver is not None
+    imported.saver.restore(str(prefix))
+    return imported, computed
+
+
+def test_training_is_turned_off(training: tuple[tfckpt.ImportedMetaGraph, dict[str, Any]]) -> None:
+    """Three forms of dropout, a fused normalisation and one of moments; each change is listed."""
+    imported, computed = training
+    net = imported.module(["x:0"], ["trained:0"], inference=True)
+    (found,) = net(torch.from_numpy(computed["x"]))
+    torch.testing.assert_close(found.detach(), torch_of(computed["expected"]), rtol=1e-4, atol=1e-5)
+    lines = net.meta["inference"]
+    assert [line.split()[0] for line in lines] == [
+        "normalisation",
+        "dropout",
+        "dropout",
+        "dropout",
+        "statistic",
+        "statistic",
+    ]
+    assert '"net/mean" and "net/variance"' in lines[0]
+    assert {line.split()[-1] for line in lines[-2:]} == {'"net/mean_of_rows"', '"net/variance_of_rows"'}
+
+
+def test_the_graph_is_as_it_is_by_default(training: tuple[tfckpt.ImportedMetaGraph, dict[str, Any]]) -> None:
+    """Without `inference`, dropout changes the values of each call."""
+    imported, computed = training
+    net = imported.module(["x:0"], ["trained:0"], {"keep:0": 0.5})
+    x = torch.from_numpy(computed["x"])
+    assert not torch.equal(net(x)[0], net(x)[0])
+    assert net.meta["inference"] == []
+
+
+@pytest.mark.parametrize(("output", "message"), [("sampled", "RandomStandardNormal"), ("normalised", "Mean")])
+def test_what_is_not_known_is_refused(
+    output: str, message: str, training: tuple[tfckpt.ImportedMetaGraph, dict[str, Any]]
+) -> None:
+    """Other random numbers, and statistics of the batch without moving averages."""
+    names = [node.name for node in training[0].meta_graph_def.graph_def.node if node.name.startswith(output)]
+    with pytest.raises(tfckpt.UnimplementedError, match=f"inference=True does not know.*{message}"):
+        training[0].module(["x:0"], [f"{names[-1]}:0"], inference=True)
