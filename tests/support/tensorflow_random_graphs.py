@@ -171,6 +171,13 @@ def _matmul(x: Any, y: Any, s: list[int], t: list[int], n: int) -> Any:
     )
 
 
+def _gather(x: Any, y: Any, s: list[int], t: list[int], n: int) -> Any:
+    size = s[_axis(s, n)]
+    if not size:
+        raise ValueError("TensorFlow checks no index if the result is empty")
+    return tf.gather(x, [[0, size - 1], [0, 0]], axis=_axis(s, n))
+
+
 def _gram(x: Any, y: Any, s: list[int], t: list[int], n: int) -> Any:
     return (
         tf.matmul(x, x, transpose_a=n % 2 == 1, transpose_b=n % 2 == 0) if n % 3 else tf.einsum("...i,...i->...", x, x)
@@ -206,7 +213,7 @@ SMOOTH: list[Kind] = [
     lambda x, y, s, t, n: tf.expand_dims(x, n % (len(s) + 1) - n // 7 % 2 * (len(s) + 1)),
     lambda x, y, s, t, n: tf.squeeze(x) if n % 2 else tf.squeeze(tf.expand_dims(x, -1), [-1]),
     lambda x, y, s, t, n: tf.tile(x, [1 + (n + number) % 2 for number in range(len(s))]),
-    lambda x, y, s, t, n: tf.gather(x, [[0, s[_axis(s, n)] - 1], [0, 0]], axis=_axis(s, n)),
+    _gather,
     lambda x, y, s, t, n: tf.gather_nd(x, [[0] * (1 + n % len(s)), [size - 1 for size in s[: 1 + n % len(s)]]]),
     lambda x, y, s, t, n: tf.reverse(x, [_axis(s, n)]),
     lambda x, y, s, t, n: tf.cumsum(x, _axis(s, n), exclusive=n % 3 == 0, reverse=n % 4 == 0),
