@@ -42,13 +42,13 @@ class TensorFlow:
     in the TensorFlow process.
     """
 
-    def __init__(self, kind: str, *arguments: Any) -> None:
+    def __init__(self, kind: str, *arguments: Any, environment: Mapping[str, str] = _ENVIRONMENT) -> None:
         self._process = subprocess.Popen(
             [sys.executable, str(_PEER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **_ENVIRONMENT},
+            env={**os.environ, **environment},
         )
         self.call("prepare", kind, list(arguments))
 

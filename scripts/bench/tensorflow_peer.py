@@ -6,8 +6,10 @@ the operation itself took, without the pipe and the check of the result.
 
 import json
 import sys
+import time
 from typing import Any, Literal
 
+import graph_models
 import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import workload
@@ -20,9 +22,13 @@ class Peer:
     def __init__(self) -> None:
         self._arrays: workload.Arrays = {}
         self._tensors: list[Any] = []
+        self._graph: tuple[str, Any, Any] = ("", None, None)
 
-    def prepare(self, kind: Literal["large", "tiny"], arguments: list[Any]) -> float:
-        """Create the tensors that later calls save, or expect to find."""
+    def prepare(self, kind: Literal["large", "tiny", "graph"], arguments: list[Any]) -> float:
+        """Create the tensors that later calls save, or expect to find; or the model that later calls run."""
+        if kind == "graph":
+            self._export(*arguments)
+            return 0.0
         self._arrays = workload.make(kind, arguments)
         self._tensors = [tf.constant(array) for array in self._arrays.values()]
         return 0.0
@@ -84,6 +90,28 @@ class Peer:
         if listed != [(name, list(array.shape)) for name, array in self._arrays.items()]:
             raise ValueError("list_variables: names or shapes differ")
         return seconds
+
+    def _export(self, name: str, folder: str) -> None:
+        """Export a model, with an input and its output, and load it; from now on TensorFlow has one thread."""
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        model = graph_models.make(name)
+        model.export(f"{folder}/model", verbose=False)
+        signature = tf.saved_model.load(f"{folder}/model").signatures["serving_default"]
+        given = np.random.default_rng(0).standard_normal(graph_models.INPUTS[name]).astype(np.float32)
+        feeds = {next(iter(signature.structured_input_signature[1])): tf.constant(given)}
+        np.save(f"{folder}/input.npy", given)
+        np.save(f"{folder}/output.npy", next(iter(signature(**feeds).values())).numpy())
+        self._graph = (name, signature, feeds)
+
+    def run_graph(self) -> float:
+        """CPU seconds of one call of the signature."""
+        name, signature, feeds = self._graph
+        begin = time.process_time()
+        for _ in range(graph_models.CALLS[name]):
+            for value in signature(**feeds).values():
+                value.numpy()
+        return (time.process_time() - begin) / graph_models.CALLS[name]
 
     def _check(self, values: dict[str, Any]) -> None:
         if values.keys() != self._arrays.keys():
