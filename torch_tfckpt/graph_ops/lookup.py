@@ -226,6 +226,8 @@ def fill_from_text(
     if vocab_size >= 0 and len(lines) < vocab_size:
         raise InvalidArgumentError(f"Invalid vocab_size: the file has {len(lines)} lines, expected {vocab_size}")
     lines = lines[:vocab_size] if vocab_size >= 0 else lines
+    if b"" in lines:
+        raise InvalidArgumentError(f"line {offset + lines.index(b'')} is empty")
     needed = max(key_index, value_index)
     mark = delimiter.encode("utf-8", "surrogateescape")
     if needed >= 0 and len(mark) != 1:
