@@ -1,4 +1,4 @@
-"""Lookup tables of imported graphs have the contents that TensorFlow gives them, and are filled before the first use."""
+"""Lookup tables of imported graphs have the contents that TensorFlow gives them, and are filled before their use."""
 
 import shutil
 from pathlib import Path

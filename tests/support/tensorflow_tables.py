@@ -46,9 +46,7 @@ class _Model(tf.Module):  # type: ignore[misc]
     def __init__(self, vocabulary: str) -> None:
         super().__init__()
         self.file = tf.lookup.StaticHashTable(
-            tf.lookup.TextFileInitializer(
-                vocabulary, tf.string, 0, tf.float32, 1, delimiter=","
-            ),
+            tf.lookup.TextFileInitializer(vocabulary, tf.string, 0, tf.float32, 1, delimiter=","),
             -1.0,
         )
         self.changing = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, 7)

@@ -59,6 +59,7 @@ a number among the inputs before `limits.check_size` has approved it.
     hashing       numbers of buckets for strings
     numbers_as_text    numbers to strings and back
     ragged        ragged tensors
+    sets          sets along the last axis
     regular_expressions    RE2's syntax in Python's re
     strings, text_arrays    arrays of strings
     unicode       strings from and to the numbers of their characters
@@ -107,6 +108,7 @@ from torch_tfckpt.graph_ops import regular_expressions as regular_expressions
 from torch_tfckpt.graph_ops import reordering as reordering
 from torch_tfckpt.graph_ops import scatter as scatter
 from torch_tfckpt.graph_ops import segments as segments
+from torch_tfckpt.graph_ops import sets as sets
 from torch_tfckpt.graph_ops import shapes as shapes
 from torch_tfckpt.graph_ops import slicing as slicing
 from torch_tfckpt.graph_ops import sparse as sparse

@@ -38,6 +38,7 @@ def ragged_tensor_to_tensor(
     first = partitions[0]
     if first[0] == "FIRST_DIM_SIZE":
         count = _single(first[1])
+        check_size((count,))
         partitions = partitions[1:]
     elif first[0] == "ROW_SPLITS":
         count = first[1].shape[0] - 1

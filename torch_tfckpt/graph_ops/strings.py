@@ -201,7 +201,6 @@ def decode_raw(bytes: Strings, *, out_type: torch.dtype, little_endian: bool = T
 def unsorted_segment_join(inputs: Strings, segment_ids: Tensor, num_segments: int, *, separator: str = "") -> Strings:
     """Join the strings with the same number."""
     count = num_segments
-    check_size((count,))
     rank = segment_ids.dim()
     if inputs.shape[:rank] != tuple(segment_ids.shape) or not rank:
         raise InvalidArgumentError(
@@ -212,8 +211,12 @@ def unsorted_segment_join(inputs: Strings, segment_ids: Tensor, num_segments: in
     if any(not 0 <= number < count for number in numbers):
         raise InvalidArgumentError(f"segment_ids must be in [0, {count})")
     width = int(np.prod(inner))
-    rows: list[list[bytes]] = [[] for _ in range(count * width)]
+    check_size((count, *inner))
+    rows: dict[int, list[bytes]] = {}
     for number, row in zip(numbers, inputs.reshape(len(numbers), width).tolist(), strict=True):
         for column, text in enumerate(row):
-            rows[number * width + column].append(text)
-    return array_of((as_text(separator).join(row) for row in rows), (count, *inner))
+            rows.setdefault(number * width + column, []).append(text)
+    found = np.full(count * width, b"", dtype=object)
+    for place, texts in rows.items():
+        found[place] = as_text(separator).join(texts)
+    return found.reshape(count, *inner)
