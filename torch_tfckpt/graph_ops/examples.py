@@ -50,7 +50,7 @@ def parse_example(
         raise InvalidArgumentError(f"serialized must be a vector, found the shape {list(serialized.shape)}")
     sparse = [single(each, "a key") for each in sparse_keys]
     dense = [single(each, "a key") for each in dense_keys]
-    records = _Records(elements(serialized), _names(names, serialized))
+    records = _Examples(elements(serialized), _names(names, serialized))
     return (*records.sparse(sparse, sparse_types), records.dense(dense, dense_defaults, dense_shapes))
 
 
@@ -76,7 +76,7 @@ def parse_example_v2(
         raise InvalidArgumentError(f"serialized must be a vector, found the shape {list(serialized.shape)}")
     if len(elements(sparse_keys)) != num_sparse:
         raise InvalidArgumentError(f"num_sparse is {num_sparse}, but there are {sparse_keys.size} keys")
-    records = _Records(elements(serialized), _names(names, serialized), is_single=not serialized.ndim)
+    records = _Examples(elements(serialized), _names(names, serialized), is_single=not serialized.ndim)
     return (
         *records.sparse(elements(sparse_keys), sparse_types),
         records.dense(elements(dense_keys), dense_defaults, dense_shapes),
@@ -97,7 +97,7 @@ def parse_single_example(
 ) -> tuple[Listed, Listed, Listed, Listed]:
     if len(sparse_keys) != num_sparse:
         raise InvalidArgumentError(f"num_sparse is {num_sparse}, but there are {len(sparse_keys)} keys")
-    records = _Records([single(serialized, "serialized")], None, is_single=True)
+    records = _Examples([single(serialized, "serialized")], None, is_single=True)
     return (
         *records.sparse([_key(each) for each in sparse_keys], sparse_types),
         records.dense([_key(each) for each in dense_keys], dense_defaults, dense_shapes),
@@ -116,7 +116,7 @@ def _names(names: Strings, serialized: Strings) -> list[bytes] | None:
 
 
 @dataclass(slots=True)
-class _Column:
+class _FeatureLists:
     """The lists of one key in all records; None where a record has none."""
 
     key: bytes
@@ -130,7 +130,7 @@ class _Column:
         return _joined([each for each in self.lists if each is not None], self.kind)
 
 
-class _Records:
+class _Examples:
     """Decoded records.
 
     Args:
@@ -210,7 +210,7 @@ class _Records:
                 found.append(listed)
         return _joined(found, kind).reshape((*rows, *shape))
 
-    def _variable(self, column: _Column, default: AnyTensor, shape: Ints, rows: list[int]) -> AnyTensor:
+    def _variable(self, column: _FeatureLists, default: AnyTensor, shape: Ints, rows: list[int]) -> AnyTensor:
         """Return rows of different lengths, filled with the default value."""
         width = math.prod(shape[1:])
         sizes = column.sizes()
@@ -233,7 +233,7 @@ class _Records:
             padded.append(_repeated(filler, longest - size))
         return _joined(padded, column.kind).reshape((*rows, longest // width if width else 0, *shape[1:]))
 
-    def _column(self, key: bytes, kind: ElementType) -> _Column:
+    def _column(self, key: bytes, kind: ElementType) -> _FeatureLists:
         wanted = _KINDS.get(kind)
         if wanted is None:
             raise InvalidArgumentError(f"examples have no lists of {kind}")
@@ -252,7 +252,7 @@ class _Records:
                 lists.append(values_of(feature))
             except CheckpointError as error:
                 raise located(error, f"{self._place(number)}, feature {quoted(_text(key))}") from error
-        return _Column(key, kind, lists)
+        return _FeatureLists(key, kind, lists)
 
     def _place(self, number: int) -> str:
         return f"record {_text(self._names[number]) if self._names else number}"
