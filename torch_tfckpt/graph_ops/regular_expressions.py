@@ -63,7 +63,7 @@ _MAX_REPEAT: Final = 1000
 _MAX_PATTERN: Final = 1 << 16
 
 
-class _Translation:
+class _PatternTranslator:
     """One pass over a pattern."""
 
     def __init__(self, pattern: str) -> None:
@@ -327,7 +327,7 @@ def compiled(pattern: bytes) -> "re.Pattern[str]":
     if len(text) > _MAX_PATTERN:
         raise UnimplementedError(f"a pattern of {len(text)} characters")
     try:
-        return re.compile(_Translation(text).translated(), re.ASCII)
+        return re.compile(_PatternTranslator(text).translated(), re.ASCII)
     except (re.error, RecursionError, OverflowError) as error:
         raise InvalidArgumentError(f"Invalid pattern: {quoted(text)}, error: {error}") from error
 
