@@ -17,7 +17,7 @@ HARMLESS = {
     "use_cudnn_on_gpu", "grad_x", "grad_y", "message", "validate_indices", "validate_shape", "use_locking", "container",
     "shared_name", "_cloned", "half_to_float", "swap_memory", "parallel_iterations", "name", "debug_name",
     "allowed_devices", "seed", "seed2", "config_proto", "executor_type", "config", "data", "summarize",
-    "grad_a", "grad_b", "sparse_gradient",
+    "grad_a", "grad_b", "sparse_gradient", "Tkeys", "Tvalues",
 }  # fmt: skip
 
 

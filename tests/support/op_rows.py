@@ -172,7 +172,7 @@ def _fault(each: Row, computed: Computed) -> str:
         if parameter in operation.integers:
             converted = [_nested(part.tolist()) for part in converted]
         arguments.append(converted if is_list else converted[0])
-    attributes = {name: value for name, value in each.attributes.items() if name in operation.attributes}
+    attributes = {name: _python(value) for name, value in each.attributes.items() if name in operation.attributes}
     before = [tensor.detach().clone() for tensor in tensors]
     try:
         found = operation.function(*arguments, **attributes)
@@ -180,7 +180,10 @@ def _fault(each: Row, computed: Computed) -> str:
         return "" if computed.error else f"raised {type(error).__name__}: {error}"
     if computed.error:
         return f"TensorFlow refuses it: {computed.error[:200]}"
-    outputs = list(found) if operation.several else [found]
+    listed = list(found) if operation.several else [found]
+    outputs = [part for each in listed for part in (each if isinstance(each, tuple | list) else [each])]
+    if operation.gives_integers:
+        outputs = listed
     if len(outputs) != len(computed.outputs):
         return f"{len(outputs)} outputs, expected {len(computed.outputs)}"
     for number, (output, theirs) in enumerate(zip(outputs, computed.outputs, strict=True)):
@@ -245,6 +248,15 @@ def torch_of(raw: RawTensor) -> torch.Tensor:
 
 def _nested(value: Any) -> Any:
     return tuple(map(_nested, value)) if isinstance(value, list) else value
+
+
+def _python(value: Any) -> Any:
+    """Return an attribute as functions get it: names of types as types, lists as tuples."""
+    if isinstance(value, list):
+        return tuple(-1 if each is None else _python(each) for each in value)
+    if value == "string":
+        return DataType.DT_STRING
+    return getattr(torch, value) if value in ("int32", "int64", "float32") else value
 
 
 def _for_tensorflow(value: Any) -> Any:

@@ -43,6 +43,7 @@ a number among the inputs before `limits.check_size` has approved it.
     lists         TensorArray and TensorList
     matrix        products, inverses and factors of matrices, Einsum
     diagonals     diagonals and bands of matrices
+    lookup        tables of keys and values
     losses        cross entropies
     complex_numbers    parts of complex numbers, Fourier transforms
     passing       identities, checks, boundaries of gradients
@@ -53,6 +54,15 @@ a number among the inputs before `limits.check_size` has approved it.
     scatter       rows written to given places, rows sorted into several tensors
     segments      reductions over rows with the same number
     sparse        sparse tensors
+    buckets       numbers of buckets for numbers
+    examples      tf.train.Example
+    hashing       numbers of buckets for strings
+    numbers_as_text    numbers to strings and back
+    ragged        ragged tensors
+    sets          sets along the last axis
+    regular_expressions    RE2's syntax in Python's re
+    strings, text_arrays    arrays of strings
+    unicode       strings from and to the numbers of their characters
     normalization FusedBatchNorm, LRN, Softmax
     random        random numbers of torch
     stateless_random    random numbers that follow from a seed
@@ -67,6 +77,7 @@ from torch_tfckpt.graph_ops import arithmetic as arithmetic
 from torch_tfckpt.graph_ops import arrays as arrays
 from torch_tfckpt.graph_ops import bits as bits
 from torch_tfckpt.graph_ops import blocks as blocks
+from torch_tfckpt.graph_ops import buckets as buckets
 from torch_tfckpt.graph_ops import casts as casts
 from torch_tfckpt.graph_ops import cells as cells
 from torch_tfckpt.graph_ops import comparing as comparing
@@ -75,23 +86,32 @@ from torch_tfckpt.graph_ops import convolutions as convolutions
 from torch_tfckpt.graph_ops import detection as detection
 from torch_tfckpt.graph_ops import diagonals as diagonals
 from torch_tfckpt.graph_ops import elementwise as elementwise
+from torch_tfckpt.graph_ops import examples as examples
+from torch_tfckpt.graph_ops import hashing as hashing
 from torch_tfckpt.graph_ops import images as images
 from torch_tfckpt.graph_ops import integer_arithmetic as integer_arithmetic
 from torch_tfckpt.graph_ops import integer_arrays as integer_arrays
 from torch_tfckpt.graph_ops import joining as joining
 from torch_tfckpt.graph_ops import lists as lists
+from torch_tfckpt.graph_ops import lookup as lookup
 from torch_tfckpt.graph_ops import losses as losses
 from torch_tfckpt.graph_ops import matrix as matrix
 from torch_tfckpt.graph_ops import normalization as normalization
+from torch_tfckpt.graph_ops import numbers_as_text as numbers_as_text
 from torch_tfckpt.graph_ops import passing as passing
 from torch_tfckpt.graph_ops import pooling as pooling
 from torch_tfckpt.graph_ops import quantized as quantized
+from torch_tfckpt.graph_ops import ragged as ragged
 from torch_tfckpt.graph_ops import random as random
 from torch_tfckpt.graph_ops import reductions as reductions
+from torch_tfckpt.graph_ops import regular_expressions as regular_expressions
 from torch_tfckpt.graph_ops import reordering as reordering
 from torch_tfckpt.graph_ops import scatter as scatter
 from torch_tfckpt.graph_ops import segments as segments
+from torch_tfckpt.graph_ops import sets as sets
 from torch_tfckpt.graph_ops import shapes as shapes
 from torch_tfckpt.graph_ops import slicing as slicing
 from torch_tfckpt.graph_ops import sparse as sparse
 from torch_tfckpt.graph_ops import stateless_random as stateless_random
+from torch_tfckpt.graph_ops import strings as strings
+from torch_tfckpt.graph_ops import unicode as unicode

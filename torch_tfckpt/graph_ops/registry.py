@@ -22,11 +22,12 @@ from torch_tfckpt.graph_ops.values import (
     NestedInts,
     NestedIntsList,
     Scalar,
+    StringsList,
     Tensors,
 )
 from torch_tfckpt.text import quoted
 
-_LISTS: Final = (Tensors, AnyTensors, IntsList, NestedIntsList)
+_LISTS: Final = (Tensors, AnyTensors, StringsList, IntsList, NestedIntsList)
 _INTEGERS: Final = (int, Ints, IntMatrix, Axes, NestedInts, IntsList, NestedIntsList)
 _SEVERAL_INTEGERS: Final = (tuple[Ints, ...], tuple[Ints, Ints], tuple[NestedInts, ...])
 

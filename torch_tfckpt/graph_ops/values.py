@@ -14,6 +14,7 @@ Tensors = Sequence[Tensor]  # an input that is a list of tensors, as of ConcatV2
 Strings = npt.NDArray[np.object_]  # a tensor of strings: elements are bytes
 AnyTensor = Tensor | Strings
 AnyTensors = Sequence[AnyTensor]
+StringsList = Sequence[Strings]
 
 # Values that must be known when a result's shape is computed. They are Python integers, or SymInts of torch.export.
 # A parameter with one of these annotations, or `int`, gets Python integers.

@@ -18,7 +18,8 @@ From steps to torch.fx:
     building       the order in which steps are built
     bodies         fx graphs under construction: the module's, and those of loops and branches
     calls          steps that are calls of registered operations
-    handlers       constants, identities, variables, assignments
+    handlers       constants, identities, variables, assignments, tables
+    tables         lookup tables, and where their contents come from
     control_flow_v1, control_flow_v2, carried       loops and conditions
     runtime, state                                  what the modules call
     prepared       what depends only on variables, computed once; convolutions with the steps after them

@@ -28,6 +28,7 @@ from torch_tfckpt.graph_run.steps import (
     Source,
     needed,
 )
+from torch_tfckpt.graph_run.tables import LookupTables
 from torch_tfckpt.graph_run.variable_source import VariableSource
 
 Handler = Callable[["ModuleBuilder", Body, GraphStep], StepOutputs]
@@ -40,6 +41,7 @@ class ModuleBuilder:
     Args:
         variables: Binds variables to tensors.
         declarations: Of the graph's operations.
+        tables: The lookup tables of the graph.
         handlers: Operation -> function that builds its steps; other operations are calls of registered functions.
 
     Attributes:
@@ -51,11 +53,13 @@ class ModuleBuilder:
         self,
         variables: VariableSource,
         declarations: Declarations,
+        tables: LookupTables,
         handlers: Mapping[str, Handler],
         default: Handler,
     ) -> None:
-        self.variables, self.declarations = variables, declarations
+        self.variables, self.declarations, self.tables = variables, declarations, tables
         self._handlers, self._default = handlers, default
+        self.used_tables: dict[str, None] = {}  # their names
         self.read: dict[str, None] = {}  # names of the variables whose values are used
         self.assigned: set[str] | None = set()
         self.set: dict[str, None] = {}

@@ -28,6 +28,7 @@ from torch_tfckpt.graph_run.steps import (
     LEAST_INPUTS,
     MERGES,
     NEXT_ITERATIONS,
+    TABLE_CHANGES,
     GraphStep,
     Region,
     Source,
@@ -279,7 +280,9 @@ class _RegionWalk:
         """Return the nodes that run in every call of a function."""
         assert call.function is not None
         found = [each for each in call.function.control_results if each in call.nodes]
-        return found or [node.name for node in call.nodes.values() if node.op in ASSIGNMENTS]
+        return found or [
+            node.name for node in call.nodes.values() if node.op in ASSIGNMENTS or node.op in TABLE_CHANGES
+        ]
 
     def results(self, call: _FunctionCall) -> tuple[list[Source], list[GraphStep]]:
         """Return the results of a function whose nodes were visited, and the steps that run in every call."""

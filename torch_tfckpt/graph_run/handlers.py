@@ -1,4 +1,4 @@
-"""Steps that are not calls of registered operations: constants, identities, variables, assignments."""
+"""Steps that are not calls of registered operations: constants, identities, variables, assignments, tables."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -7,6 +7,7 @@ from typing import Final
 import torch
 
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, UnimplementedError
+from torch_tfckpt.graph_run.attributes import python_value
 from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, ValueKind, known_integers, known_value
 from torch_tfckpt.graph_run.building import Handler, ModuleBuilder
 from torch_tfckpt.graph_run.calls import call_operation
@@ -26,13 +27,16 @@ from torch_tfckpt.graph_run.steps import (
     MERGES,
     NEXT_ITERATIONS,
     SWITCHES,
+    TABLES,
     VARIABLES,
     GraphStep,
 )
+from torch_tfckpt.graph_run.tables import initialize_from_file
 from torch_tfckpt.text import quoted
 
 # Operations that must be fed if they are needed.
 INPUTS: Final = frozenset({"Placeholder", "PlaceholderV2"})
+_OF_FILES: Final = frozenset({"key_index", "value_index", "vocab_size", "delimiter", "offset"})
 
 
 def _constant(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
@@ -108,6 +112,19 @@ def _changed(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs
     return StepOutputs({0: target})
 
 
+def _table(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    table = builder.tables.of(step)
+    builder.used_tables[table.name] = None
+    return StepOutputs({0: BuiltValue(ValueKind.VALUE, constant=table)})
+
+
+def _initialized_from_file(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
+    table, filename = (body.tensor(builder.reading(body, value)) for value in builder.inputs(body, step))
+    attributes = {name: python_value(value, name) for name, value in step.attributes.items() if name in _OF_FILES}
+    body.call(initialize_from_file, table, filename, body.constant(builder.tables.sources.read), at=step, **attributes)
+    return StepOutputs()
+
+
 _TABLE: dict[str, Handler] = {
     "Const": _constant,
     "PlaceholderWithDefault": _read,
@@ -129,6 +146,8 @@ _TABLE |= dict.fromkeys(INPUTS | {FED, ARGUMENT}, _unfed)
 _TABLE |= dict.fromkeys(("Identity", "RefIdentity", "Snapshot"), _read)
 _TABLE |= dict.fromkeys(VARIABLES, _variable)
 _TABLE |= dict.fromkeys(CHANGES, _changed)
+_TABLE |= dict.fromkeys(TABLES, _table)
+_TABLE |= dict.fromkeys(("InitializeTableFromTextFile", "InitializeTableFromTextFileV2"), _initialized_from_file)
 _TABLE |= dict.fromkeys(SWITCHES, _switch)
 _TABLE |= dict.fromkeys(ENTERS | NEXT_ITERATIONS, _passed_on)
 _TABLE |= dict.fromkeys(MERGES, build_condition)

@@ -28,6 +28,7 @@ from torch_tfckpt.graph_run.requests import Requirements, assigned_variables, ch
 from torch_tfckpt.graph_run.runtime import TrainingBranches, require_branch
 from torch_tfckpt.graph_run.steps import FED, NO_GUARDS, GraphStep, Region
 from torch_tfckpt.graph_run.structure import guards_of
+from torch_tfckpt.graph_run.tables import LookupTables, TableSources, asset_feeds, changes_of, stored_tables
 from torch_tfckpt.graph_run.variable_source import VariableSource
 from torch_tfckpt.values import Value
 
@@ -43,6 +44,7 @@ class GraphRequest:
         when_training, when_evaluating: Constants of a module in training, and of one in evaluation.
         targets: Nodes to run for their effects.
         inference: Turn off what the graph does only in training.
+        filled_tables: Of the steps behind `targets`, run only those that fill these tables.
         names: Names of the module's inputs; default: from the tensors' names.
     """
 
@@ -52,6 +54,7 @@ class GraphRequest:
     when_training: Mapping[TensorName, Value] = field(default_factory=dict)
     when_evaluating: Mapping[TensorName, Value] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
+    filled_tables: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     inference: bool = False
 
@@ -67,6 +70,7 @@ class Built:
         assigned: Names of the variables that it sets to values that are not computed from them.
         turned_off: What `inference` has changed in the graph, a line each.
         changed: The attributes of the variables that it changes; None if they are not known.
+        tables: Names of the lookup tables that it uses.
     """
 
     module: fx.GraphModule
@@ -75,6 +79,7 @@ class Built:
     assigned: tuple[str, ...]
     changed: frozenset[str] | None
     turned_off: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
 
     def is_fixed(self, attribute: str) -> bool:
         """Return whether the module does not change an attribute."""
@@ -88,11 +93,28 @@ class GraphProgram:
         graph: Its nodes and functions.
         ops: The declarations of its operations, if the file has them.
         variables: Binds the nodes of variables to tensors.
+        tables: Where lookup tables get their contents.
     """
 
-    def __init__(self, graph: Graph, ops: Iterable[OpDef], variables: VariableSource) -> None:
+    def __init__(
+        self, graph: Graph, ops: Iterable[OpDef], variables: VariableSource, tables: TableSources | None = None
+    ) -> None:
         self.graph, self.variables = graph, variables
         self.declarations = Declarations(ops)
+        self.tables = LookupTables(tables or TableSources())
+
+    def stored_tables(self) -> Mapping[str, tuple[str, str]]:
+        """Return name of a table -> keys in the checkpoint of its keys and values."""
+        restore = self.tables.sources.restore
+        if restore not in self.graph.nodes:
+            return {}
+        flattener = Flattener(self.graph, self.declarations)
+        return stored_tables(flattener.graph_region((), (restore,), {}))
+
+    def asset_feeds(self) -> Mapping[TensorName, Any]:
+        """Return tensor -> path of an asset to feed when tables are filled."""
+        nodes = ((node.name, node.op, node.inputs) for node in self.graph.nodes.values())
+        return asset_feeds(nodes, self.tables.sources.paths)
 
     def requirements(self, request: GraphRequest) -> Requirements:
         """Return what a request needs, besides its inputs and constants."""
@@ -117,7 +139,7 @@ class GraphProgram:
             # In the order of TrainingBranches.
             choices = [{**request.constants, **each} for each in (request.when_training, request.when_evaluating)]
         prepared = [self._regions(request, constants) for constants in choices]
-        builder = ModuleBuilder(self.variables, self.declarations, HANDLERS, call_operation)
+        builder = ModuleBuilder(self.variables, self.declarations, self.tables, HANDLERS, call_operation)
         changing: set[str] | None = set()
         for _, regions in prepared:
             check(regions, requirements_of(regions))
@@ -177,6 +199,7 @@ class GraphProgram:
             tuple(builder.set),
             changed,
             tuple(turned_off),
+            tuple(builder.used_tables),
         )
 
     def _regions(
@@ -197,6 +220,8 @@ class GraphProgram:
         flattener = Flattener(self.graph, self.declarations)
         region = flattener.graph_region(request.outputs, request.targets, fed)
         turned_off = turn_off_training(region, self.graph.nodes) if request.inference else []
+        if request.filled_tables:
+            region.targets = changes_of(region, request.filled_tables)
         regions = regions_of(flattener, region)
         if request.inference:
             check_inference(regions)

@@ -1,7 +1,7 @@
 """Run requests, and keep the built modules for the next call with the same fetches and feeds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value
 
 _SHAPED = frozenset({"Placeholder", "PlaceholderV2"})
+FAILURES: Final = (CheckpointError, RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
 
 
 class GraphSession:
@@ -29,6 +30,7 @@ class GraphSession:
     def __init__(self, program: GraphProgram) -> None:
         self._program, self._variables = program, program.variables
         self._known: dict[Any, tuple[Built, Preparation]] = {}
+        self._stored: Mapping[str, tuple[str, str]] | None = None  # see `GraphProgram.stored_tables`
         self._expected: dict[TensorName, tuple[Any, Any]] = {}
 
     def run(
@@ -45,25 +47,46 @@ class GraphSession:
         built, preparation = known
         values = [self._fed(name, value) for name, value in feeds.items()]
         self._variables.require(built.read)
+        self.fill_tables(built)
         preparation.refresh()
         with torch.no_grad():
             try:
                 found = built.module.forward(*values)
-            except (
-                CheckpointError,
-                RuntimeError,
-                ValueError,
-                TypeError,
-                IndexError,
-                KeyError,
-                ArithmeticError,
-            ) as error:
+            except FAILURES as error:
                 raise named_failure(built.module, error) from error
         if built.assigned:
             self._variables.changed(built.assigned)
         kept = {id(value) for value in values}
         kept |= {id(value) for value in built.module.buffers()}
         return [_own(value, kept) for value in found]
+
+    def fill_tables(self, built: Built) -> None:
+        """Fill the lookup tables that a module uses: from the restored checkpoint, or as the graph initialises them.
+
+        Raises:
+            NotFoundError: a file with a vocabulary is missing.
+        """
+        if not built.tables:
+            return
+        tables, sources = self._program.tables, self._program.tables.sources
+        if self._stored is None:
+            self._stored = self._program.stored_tables()
+        for name in built.tables:
+            if name in self._stored:
+                tables.restore(name, sources.stored(self._stored[name]))
+        empty = tuple(name for name in built.tables if not tables.named(name).is_filled)
+        nodes = [node for node in sources.initializers if node in self._program.graph.nodes]
+        if not empty or not nodes:
+            return
+        feeds = self._program.asset_feeds()
+        request = GraphRequest((), tuple(feeds), targets=tuple(nodes), filled_tables=empty)
+        initializer = self._program.build(request)
+        self._variables.require(initializer.read)
+        with torch.no_grad():
+            try:
+                initializer.module.forward(*feeds.values())
+            except FAILURES as error:
+                raise named_failure(initializer.module, error) from error
 
     def _fed(self, name: TensorName, value: Any) -> Value:
         expected = self._expected.get(name)

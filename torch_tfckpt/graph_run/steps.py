@@ -43,6 +43,21 @@ LEAST_INPUTS: Final[Mapping[str, int]] = {
     **dict.fromkeys(ASSIGNMENTS, 2),
     **dict.fromkeys((name for name in ASSIGNMENTS if "Scatter" in name), 3),
 }
+# Operation that gives a lookup table -> whether the table may change after it was filled.
+TABLES: Final[Mapping[str, bool]] = {
+    "HashTable": False,
+    "HashTableV2": False,
+    "MutableHashTable": True,
+    "MutableHashTableV2": True,
+    "MutableHashTableOfTensors": True,
+    "MutableHashTableOfTensorsV2": True,
+    "MutableDenseHashTable": True,
+    "MutableDenseHashTableV2": True,
+}
+TABLE_CHANGES: Final = frozenset({
+    "InitializeTable", "InitializeTableV2", "InitializeTableFromTextFile", "InitializeTableFromTextFileV2",
+    "LookupTableImport", "LookupTableImportV2", "LookupTableInsert", "LookupTableInsertV2", "LookupTableRemoveV2",
+})  # fmt: skip
 
 
 @dataclass(eq=False, slots=True)

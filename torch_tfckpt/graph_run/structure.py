@@ -18,6 +18,7 @@ from torch_tfckpt.graph_run.steps import (
     EXITS,
     MERGES,
     NO_GUARDS,
+    TABLE_CHANGES,
     GraphStep,
     Guard,
     LoopFrame,
@@ -28,6 +29,7 @@ from torch_tfckpt.graph_run.steps import (
 )
 
 _STATEFUL_REGIONS = frozenset({"If", "While", "Case"})
+_CHANGES = ASSIGNMENTS | TABLE_CHANGES
 
 
 def analyse(region: Region) -> None:
@@ -48,8 +50,8 @@ def analyse(region: Region) -> None:
 
 
 def _set_effects(region: Region) -> None:
-    """Mark what changes variables, and what comes after it. A loop does if anything inside it does."""
-    changing = [step for step in region.steps if step.op in ASSIGNMENTS or step.op in _STATEFUL_REGIONS]
+    """Mark what changes variables and tables, and what comes after it. A loop does if anything inside it does."""
+    changing = [step for step in region.steps if step.op in _CHANGES or step.op in _STATEFUL_REGIONS]
     loops = set()
     for step in changing:
         frame = step.frame

@@ -83,6 +83,13 @@ class VariableBindings:
         """Return whether a variable has been restored or set, or has a value other than zeros."""
         return self._tensors.is_set(name)
 
+    def read_unless_restored(self) -> bool:
+        """Read the values of a SavedModel, unless a checkpoint was restored; return whether they were read."""
+        if self._read is None or self._tensors.are_restored:
+            return False
+        self._read([name for name in self._tensors.values if not self._tensors.is_set(name)])
+        return True
+
     def require(self, names: Iterable[str]) -> None:
         """Make sure that variables have values. Call this before each run, with all variables that it reads.
 
@@ -98,8 +105,7 @@ class VariableBindings:
         unset = [name for name in dict.fromkeys(names) if not self._tensors.is_set(name)]
         if not unset:
             return
-        if self._read is not None and not self._tensors.are_restored:
-            self._read([name for name in self._tensors.values if not self._tensors.is_set(name)])
+        if self.read_unless_restored():
             unset = [name for name in unset if not self._tensors.is_set(name)]
         if unset:
             raise FailedPreconditionError(

@@ -32,6 +32,7 @@ from torch_tfckpt.errors import (
 from torch_tfckpt.imported_graph.bindings import VariableBindings
 from torch_tfckpt.imported_graph.runnable import RunsInTorch
 from torch_tfckpt.imported_graph.running import GraphRunner, NodeVariables
+from torch_tfckpt.imported_graph.tables import table_sources
 from torch_tfckpt.imported_graph.tensors import GraphTensor, GraphTensors
 from torch_tfckpt.imported_graph.values import GraphValues
 from torch_tfckpt.meta_graph import rescoping, rewriting
@@ -95,6 +96,7 @@ class ImportedMetaGraph(ExportsMetaGraph, RunsInTorch):
         *,
         _saved_model: str | None = None,
         _is_graph_def: bool = False,
+        _directory: str = "",
     ) -> None:
         """Private: `import_meta_graph` calls it with a decoded file, and the directory if it is of a SavedModel."""
         self.import_scope = (check_scope(import_scope) or "").rstrip("/")
@@ -109,6 +111,7 @@ class ImportedMetaGraph(ExportsMetaGraph, RunsInTorch):
         self.signatures: dict[str, SignatureDef] = dict(meta.signatures)
         self.assets: dict[str, str] = {asset.tensor_info.name: asset.filename for asset in meta.assets}
         self._saved_model = _saved_model
+        self._directory = _saved_model or _directory
 
     @cached_property
     def op_counts(self) -> Counter[str]:
@@ -126,7 +129,17 @@ class ImportedMetaGraph(ExportsMetaGraph, RunsInTorch):
 
     @cached_property
     def _runner(self) -> GraphRunner:
-        return GraphRunner(self._meta, NodeVariables(self._bindings, self._meta.graph), self.import_scope)
+        tables = table_sources(self._meta, self._directory, self._stored)
+        variables = NodeVariables(self._bindings, self._meta.graph)
+        return GraphRunner(self._meta, variables, self.import_scope, tables)
+
+    def _stored(self, keys: Sequence[str]) -> list[Value | None]:
+        """Return values of the graph's tables that were restored from a checkpoint, by their keys in it."""
+        found = [self._graph.tensors.held(key) for key in keys]
+        if any(value is None for value in found):
+            self._bindings.read_unless_restored()
+            found = [self._graph.tensors.held(key) for key in keys]
+        return found
 
     @cached_property
     def _bindings(self) -> VariableBindings:
@@ -180,16 +193,20 @@ def import_meta_graph(
         >>> imported.variables["w"]
         tensor([1., 1.])
     """
-    saved_model = None
+    saved_model, directory = None, ""
     if isinstance(file_or_proto, Message):
         meta = chosen([meta_graph_of(file_or_proto)], tags, "MetaGraphDef")
     else:
         meta = open_meta_graph(file_or_proto, tags)
+        directory = os.path.dirname(meta.place)
         if meta.around is not None:
             saved_model = saved_model_directory(file_or_proto)
     rescoping.check_unbound(meta)
     return ImportedMetaGraph(
-        rewriting.clear_devices(meta) if clear_devices else meta, import_scope, _saved_model=saved_model
+        rewriting.clear_devices(meta) if clear_devices else meta,
+        import_scope,
+        _saved_model=saved_model,
+        _directory=directory,
     )
 
 

@@ -23,6 +23,7 @@ from torch_tfckpt.graph_run.likely_outputs import graph_inputs, likely_outputs
 from torch_tfckpt.graph_run.modules import GraphProgram, GraphRequest
 from torch_tfckpt.graph_run.requests import Requirements
 from torch_tfckpt.graph_run.sessions import GraphSession, expected_of
+from torch_tfckpt.graph_run.tables import TableSources
 from torch_tfckpt.imported_graph.bindings import VariableBindings
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.meta_graph.saver_values import VARIABLE_OPS
@@ -117,11 +118,14 @@ class GraphRunner:
         meta: The graph, without the import scope.
         variables: Binds variables.
         scope: The import scope: names of callers include it.
+        tables: Where lookup tables get their contents.
     """
 
-    def __init__(self, meta: RawMetaGraph, variables: NodeVariables, scope: str) -> None:
+    def __init__(
+        self, meta: RawMetaGraph, variables: NodeVariables, scope: str, tables: TableSources | None = None
+    ) -> None:
         self._meta, self._scope, self._variables = meta, scope, variables
-        self._program = GraphProgram(meta.graph, meta.info.stripped_op_list.op, variables)
+        self._program = GraphProgram(meta.graph, meta.info.stripped_op_list.op, variables, tables)
         self._session = GraphSession(self._program)
 
     def run(self, fetches: Any, feed_dict: Mapping[Any, Any] | None) -> Any:
@@ -229,6 +233,7 @@ class GraphRunner:
     def _module(self, request: GraphRequest, allow_assign: bool) -> fx.GraphModule:
         built = self._program.build(request, as_parameters=True, allow_changes=allow_assign)
         self._variables.require(built.read)
+        self._session.fill_tables(built)
         for line in built.turned_off:
             _log.info("%s", line)
         built.module.meta["inference"] = list(built.turned_off)

@@ -168,6 +168,11 @@ class GraphTensors:
                     keys[self.name(node)] = value.key
         return {name: key for name, key in keys.items() if name in self.values}
 
+    def held(self, key: str) -> Value | None:
+        """Return the value without a variable that was restored under this key; None if there is none."""
+        found = self._held.get((key, ""))
+        return None if found is None else found.value
+
     def leave_out(self, node: str, reason: str) -> None:
         """Record that there is no tensor for the variable with this node name, and log a warning."""
         _log.warning("variable %s is omitted: %s", quoted(prepend_name_scope(node, self._scope)), reason)

@@ -1,0 +1,420 @@
+r"""Regular expressions of RE2 in Python's `re`.
+
+Both search for the leftmost match and prefer alternatives from left to right. The pattern is translated, so that it
+means the same in `re`:
+
+    $              the end of the text, not also before a last newline: \Z, unless (?m)
+    \s             without \v
+    \z \Q..\E      \Z, and the characters themselves
+    [[:alpha:]]    the characters of the ASCII class
+    a(?i)b         a(?i:b), to the end of the group
+    {,3}           the characters themselves
+
+Text is UTF-8; bytes that are not match nothing. What only `re` has (backreferences, lookahead, possessive repetition)
+is refused as RE2 does; what only RE2 has or what differs (\pL, \C, \B, (?U)) raises UnimplementedError.
+
+Source: https://github.com/google/re2/wiki/Syntax; RE2::GlobalReplace in re2/re2.cc.
+"""
+
+import functools
+import re
+from typing import Final
+
+import torch
+
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
+from torch_tfckpt.graph_ops.registry import op
+from torch_tfckpt.graph_ops.text_arrays import as_text, elements, mapped, single
+from torch_tfckpt.graph_ops.values import Strings, Tensor
+from torch_tfckpt.text import quoted
+
+_CLASSES: Final = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "ascii": r"\x00-\x7f",
+    "blank": r"\t ",
+    "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r"\t\n\v\f\r ",
+    "upper": "A-Z",
+    "word": "0-9A-Za-z_",
+    "xdigit": "0-9A-Fa-f",
+}
+_INVALID: Final = "\\udc80-\\udcff"  # bytes that are not UTF-8: nothing matches them
+_OTHERS: Final = r"\ud7ff\ue000-\U0010ffff"
+_SETS: Final = {
+    "s": r"\t\n\f\r ",
+    "S": r"\x00-\x08\x0b\x0e-\x1f!-" + _OTHERS,
+    "D": r"\x00-/:-" + _OTHERS,
+    "W": r"\x00-/:-@\[-\^`{-" + _OTHERS,
+}
+_PLACES: Final = ("^", "$", r"\Z", r"\A", r"\b")
+_COUNTS: Final = re.compile(r"\{([0-9]+)(,([0-9]*))?\}")
+_FLAGS: Final = re.compile(r"\(\?([imsU]*)(-([imsU]+))?([:)])")
+_NAME: Final = re.compile(r"\(\?P<([A-Za-z_][0-9A-Za-z_]*)>")
+_HEX: Final = re.compile(r"x(?:([0-9A-Fa-f]{2})|\{([0-9A-Fa-f]{1,6})\})")
+_OCTAL: Final = re.compile(r"0[0-7]{0,2}|[1-7][0-7]{2}")
+_POSIX: Final = re.compile(r"\[:(\^?)([a-z]+):\]")
+_MAX_REPEAT: Final = 1000
+_MAX_PATTERN: Final = 1 << 16
+
+
+class _PatternTranslator:
+    """One pass over a pattern."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern, self._at = pattern, 0
+        self._out: list[str] = []
+        self._multiline = [False]  # of each open group
+        self._any_line = [False]  # whether . matches a line break, in each open group
+        self._closing = [""]  # what closes a group besides its own parenthesis
+        self._begins = [0]  # where the items of a group begin
+        self._ignores_case = False
+
+    def translated(self) -> str:
+        can_repeat = False
+        pattern = self._pattern
+        while self._at < len(pattern):
+            character = pattern[self._at]
+            if character in "*+?" or (character == "{" and _COUNTS.match(pattern, self._at)):
+                if not can_repeat:
+                    raise self._error("there is nothing to repeat")
+                self._repeat()
+                can_repeat = False
+                continue
+            can_repeat = self._item(character)
+        if len(self._multiline) > 1:
+            raise self._error("missing )")
+        self._out.append(self._closing[0])
+        if self._ignores_case and not pattern.isascii():
+            raise UnimplementedError(f"pattern {quoted(pattern)}: (?i) with letters outside of ASCII is not supported")
+        return "".join(self._out)
+
+    def _item(self, character: str) -> bool:
+        """Translate one item; return whether it can be repeated."""
+        if character == "(":
+            self._open()
+            return False
+        if character == ")":
+            if len(self._multiline) == 1:
+                raise self._error("unexpected )")
+            self._out.append(self._closing.pop() + ")")
+            self._multiline.pop()
+            self._any_line.pop()
+            self._begins.pop()
+            self._at += 1
+            return True
+        self._at += 1
+        if character == "|":
+            if self._closing[-1] and self._begins[-1] >= 0:
+                raise UnimplementedError(
+                    f"pattern {quoted(self._pattern)}: flags in the middle of alternatives are not supported"
+                )
+            self._out.append("|")
+            return False
+        if character == "[":
+            self._class()
+        elif character == "\\":
+            return self._escape()
+        elif character == "$":
+            self._out.append("$" if self._multiline[-1] else r"\Z")
+        elif character == ".":
+            self._out.append(f"[^{_INVALID}]" if self._any_line[-1] else f"[^\\n{_INVALID}]")
+        elif character == "^":
+            self._out.append(character)
+        else:
+            self._out.append(re.escape(character))
+        return True
+
+    def _open(self) -> None:
+        pattern = self._pattern
+        self._at += 1
+        if pattern.startswith("?", self._at):
+            flags = _FLAGS.match(pattern, self._at - 1)
+            name = _NAME.match(pattern, self._at - 1)
+            if flags is not None:
+                self._flags(flags)
+                return
+            if name is None:
+                raise self._error("it has a group that RE2 does not know")
+            self._at = name.end()
+        self._out.append("(")
+        self._begin(self._multiline[-1], self._any_line[-1])
+
+    def _begin(self, multiline: bool, any_line: bool) -> None:
+        self._multiline.append(multiline)
+        self._any_line.append(any_line)
+        self._closing.append("")
+        self._begins.append(len(self._out))
+
+    def _flags(self, found: "re.Match[str]") -> None:
+        given, removed = found[1], found[3] or ""
+        if "U" in given or "U" in removed:
+            raise UnimplementedError(f"pattern {quoted(self._pattern)}: the flag U is not supported")
+        if not given and not removed and found[4] == ")":
+            raise self._error("missing flags")
+        self._at = found.end()
+        self._ignores_case |= "i" in given
+        multiline = (self._multiline[-1] or "m" in given) and "m" not in removed
+        any_line = (self._any_line[-1] or "s" in given) and "s" not in removed
+        opened = f"(?{given}-{removed}:" if removed else f"(?{given}:"
+        if found[4] == ":":
+            self._out.append(opened)
+            self._begin(multiline, any_line)
+            return
+        # Flags hold until the group ends. At its beginning, the new group has all alternatives.
+        if len(self._out) == self._begins[-1]:
+            self._begins[-1] = -1
+        self._out.append(opened)
+        self._closing[-1] += ")"
+        self._multiline[-1], self._any_line[-1] = multiline, any_line
+
+    def _repeat(self) -> None:
+        pattern = self._pattern
+        if self._out[-1] in _PLACES:
+            self._out[-1] = f"(?:{self._out[-1]})"
+        counts = _COUNTS.match(pattern, self._at)
+        if counts is not None:
+            low, high = int(counts[1]), int(counts[3] or counts[1])
+            if max(low, high) > _MAX_REPEAT or high < low:
+                raise self._error("a repetition is out of range")
+            self._at = counts.end()
+            self._out.append(counts[0])
+        else:
+            self._out.append(pattern[self._at])
+            self._at += 1
+        if pattern.startswith("?", self._at):
+            self._out.append("?")
+            self._at += 1
+
+    def _escape(self) -> bool:
+        pattern = self._pattern
+        if self._at >= len(pattern):
+            raise self._error("it ends with a backslash")
+        character = pattern[self._at]
+        if character == "Q":
+            end = pattern.find("\\E", self._at + 1)
+            text = pattern[self._at + 1 : end if end >= 0 else None]
+            self._at = end + 2 if end >= 0 else len(pattern)
+            self._out.extend(map(re.escape, text))
+            return bool(text)
+        single_character = self._character(character)
+        if single_character is not None:
+            self._out.append(re.escape(single_character))
+            return True
+        self._at += 1
+        if character in "dwbA":
+            self._out.append("\\" + character)
+        elif character in _SETS:
+            self._out.append(f"[{_SETS[character]}]")
+        elif character == "z":
+            self._out.append(r"\Z")
+        elif character in "pPCB":
+            raise UnimplementedError(f"pattern {quoted(pattern)}: \\{character} is not supported")
+        else:
+            raise self._error(f"RE2 does not know \\{character}")
+        return True
+
+    def _character(self, character: str) -> str | None:
+        """Return the character that an escape stands for, and go behind it; None if it is something else."""
+        pattern = self._pattern
+        simple = dict(zip("aftnrv", "\a\f\t\n\r\v", strict=True)).get(character)
+        if simple is not None:
+            self._at += 1
+            return simple
+        found = _HEX.match(pattern, self._at)
+        if found is not None:
+            self._at = found.end()
+            return self._numbered(int(found[1] or found[2], 16))
+        found = _OCTAL.match(pattern, self._at)
+        if found is not None:
+            self._at = found.end()
+            return self._numbered(int(found[0], 8))
+        if character.isascii() and not character.isalnum():
+            self._at += 1
+            return character
+        return None
+
+    def _numbered(self, number: int) -> str:
+        if number > 0x10FFFF:
+            raise self._error("a character is out of range")
+        return chr(number)
+
+    def _class(self) -> None:
+        pattern, parts = self._pattern, ["["]
+        if pattern.startswith("^", self._at):
+            parts += "^", _INVALID
+            self._at += 1
+        first = True
+        while first or not pattern.startswith("]", self._at):
+            if self._at >= len(pattern):
+                raise self._error("missing ]")
+            posix = _POSIX.match(pattern, self._at)
+            if posix is not None:
+                if posix[2] not in _CLASSES:
+                    raise self._error(f"there is no class {posix[2]}")
+                if posix[1]:
+                    raise UnimplementedError(f"pattern {quoted(pattern)}: {posix[0]} is not supported")
+                parts.append(_CLASSES[posix[2]])
+                self._at = posix.end()
+            else:
+                parts.append(self._range())
+            first = False
+        self._at += 1
+        self._out.append("".join(parts) + "]")
+
+    def _range(self) -> str:
+        """Translate a character, a range of characters or an escape in a class."""
+        pattern = self._pattern
+        is_plain = pattern[self._at] == "-"
+        begin = self._member()
+        if len(begin) != 1:
+            return begin
+        if pattern.startswith("-", self._at) and pattern[self._at + 1 : self._at + 2] not in ("]", ""):
+            self._at += 1
+            end = self._member()
+            if len(end) != 1 or end < begin:
+                raise self._error("a range in a class is out of order")
+            return f"{re.escape(begin)}-{re.escape(end)}"
+        if is_plain and pattern[self._at - 2] not in "[^" and not pattern.startswith("]", self._at):
+            raise self._error("a - in the middle of a class")
+        return re.escape(begin)
+
+    def _member(self) -> str:
+        """Return one character, or a translated escape of several characters."""
+        pattern = self._pattern
+        if self._at >= len(pattern):
+            raise self._error("missing ]")
+        character = pattern[self._at]
+        self._at += 1
+        if character != "\\":
+            return character
+        if self._at >= len(pattern):
+            raise self._error("it ends with a backslash")
+        character = pattern[self._at]
+        found = self._character(character)
+        if found is not None:
+            return found
+        self._at += 1
+        if character in "dw":
+            return "\\" + character
+        if character in _SETS:
+            return _SETS[character]
+        if character in "pP":
+            raise UnimplementedError(f"pattern {quoted(pattern)}: \\{character} in a class is not supported")
+        raise self._error(f"RE2 does not know \\{character} in a class")
+
+    def _error(self, reason: str) -> InvalidArgumentError:
+        return InvalidArgumentError(f"Invalid pattern: {quoted(self._pattern)}, error: {reason}")
+
+
+@functools.lru_cache(256)
+def compiled(pattern: bytes) -> "re.Pattern[str]":
+    """Return a pattern of RE2 as one for text that `decoded` returns.
+
+    Raises:
+        InvalidArgumentError: RE2 does not accept it.
+        UnimplementedError: it has something that `re` lacks.
+    """
+    try:
+        text = pattern.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"Invalid pattern: {pattern!r}, error: invalid UTF-8") from error
+    if len(text) > _MAX_PATTERN:
+        raise UnimplementedError(f"a pattern of {len(text)} characters")
+    try:
+        return re.compile(_PatternTranslator(text).translated(), re.ASCII)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise InvalidArgumentError(f"Invalid pattern: {quoted(text)}, error: {error}") from error
+
+
+def decoded(text: bytes) -> str:
+    """Return UTF-8 as text; each byte that is not UTF-8 becomes one character."""
+    return text.decode("utf-8", "surrogateescape")
+
+
+def encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _replaced(text: str, pattern: "re.Pattern[str]", rewrite: str, everywhere: bool) -> str:
+    parts, is_valid = _rewrite_parts(rewrite)
+    if not is_valid and not everywhere:
+        return text
+    if any(isinstance(part, int) and part > pattern.groups for part in parts):
+        return text  # RE2 refuses to replace
+    found: list[str] = []
+    at, last = 0, -1
+    while at <= len(text):
+        match = pattern.search(text, at)
+        if match is None:
+            break
+        found.append(text[at : match.start()])
+        if match.start() == last and not match[0]:
+            # An empty match directly behind another one does not count.
+            found.append(text[last : last + 1])
+            at = last + 1
+            continue
+        found.extend(part if isinstance(part, str) else match[part] or "" for part in parts)
+        at = last = match.end()
+        if not everywhere:
+            break
+    return "".join([*found, text[at:]])
+
+
+@functools.lru_cache(256)
+def _rewrite_parts(rewrite: str) -> tuple[list[str | int], bool]:
+    """Return the texts and numbers of groups that a match is replaced by, and whether the whole text was understood."""
+    parts: list[str | int] = []
+    at = 0
+    while at < len(rewrite):
+        if rewrite[at] != "\\":
+            end = rewrite.find("\\", at)
+            end = len(rewrite) if end < 0 else end
+            parts.append(rewrite[at:end])
+            at = end
+            continue
+        following = rewrite[at + 1 : at + 2]
+        if following == "\\":
+            parts.append("\\")
+        elif following.isascii() and following.isdigit():
+            parts.append(int(following))
+        else:
+            return parts, False  # RE2 logs it, and goes on
+        at += 2
+    return parts, True
+
+
+def _replace(strings: Strings, pattern: bytes, rewrite: bytes, everywhere: bool) -> Strings:
+    found, text = compiled(pattern), decoded(rewrite)
+    return mapped(strings, lambda each: encoded(_replaced(decoded(each), found, text, everywhere)))
+
+
+@op("StaticRegexReplace")
+def static_regex_replace(input: Strings, *, pattern: str, rewrite: str, replace_global: bool = True) -> Strings:
+    return _replace(input, as_text(pattern), as_text(rewrite), replace_global)
+
+
+@op("RegexReplace")
+def regex_replace(input: Strings, pattern: Strings, rewrite: Strings, *, replace_global: bool = True) -> Strings:
+    return _replace(input, single(pattern, "pattern"), single(rewrite, "rewrite"), replace_global)
+
+
+@op("StaticRegexFullMatch")
+def static_regex_full_match(input: Strings, *, pattern: str) -> Tensor:
+    return _full_match(input, as_text(pattern))
+
+
+@op("RegexFullMatch")
+def regex_full_match(input: Strings, pattern: Strings) -> Tensor:
+    return _full_match(input, single(pattern, "pattern"))
+
+
+def _full_match(strings: Strings, pattern: bytes) -> Tensor:
+    found = compiled(pattern)
+    results = [found.fullmatch(decoded(each)) is not None for each in elements(strings)]
+    return torch.tensor(results, dtype=torch.bool).reshape(strings.shape)
