@@ -1,4 +1,4 @@
-"""Read, write, convert and train with TensorFlow checkpoints in PyTorch, without TensorFlow.
+"""Read, write, convert, train with and run TensorFlow checkpoints and graphs in PyTorch, without TensorFlow.
 
 Only the names listed in `__all__` are public; modules and their other names may change. Names are imported from their
 modules on first use, so that `import torch_tfckpt` and the parts of the command line that need no tensors start without
