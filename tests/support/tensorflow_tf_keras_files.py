@@ -22,6 +22,23 @@ def write(
     model: str, directory: str, forms: Sequence[str] = FORMS, *, optimizer: str = "Adam", **settings: Any
 ) -> tuple[Named, Named]:
     """Train a model for one step and write it in some forms. Returns the variables of the model and the optimizer."""
+    made = trained(model, optimizer, settings)
+    for form in forms:
+        (made.save if form in ("m.keras", "m.h5") else made.save_weights)(os.path.join(directory, form))
+    trained_by = made.optimizer.variables
+    return _named(made.weights), _named(trained_by() if callable(trained_by) else trained_by)
+
+
+def load_weights(model: str, path: str) -> Named:
+    """Load weights into a model after a step of training, when it has metrics. Returns its variables."""
+    made = trained(model, "Adam", {})
+    for variable in made.weights:
+        variable.assign(np.zeros(variable.shape))
+    made.load_weights(path)
+    return _named(made.weights)
+
+
+def trained(model: str, optimizer: str, settings: dict[str, Any]) -> Model:
     tf_keras.backend.clear_session()
     tf_keras.utils.set_random_seed(3)
     made = MODELS[model]()
@@ -30,10 +47,7 @@ def write(
     given = inputs if len(inputs) > 1 else inputs[0]
     made.compile(optimizer_of(optimizer, settings), "mse", run_eagerly=True)  # no graphs: a third of the time
     made.fit(given, np.zeros_like(np.asarray(made(given))), verbose=0)
-    for form in forms:
-        (made.save if form in ("m.keras", "m.h5") else made.save_weights)(os.path.join(directory, form))
-    trained_by = made.optimizer.variables
-    return _named(made.weights), _named(trained_by() if callable(trained_by) else trained_by)
+    return made
 
 
 def optimizer_of(name: str, settings: dict[str, Any]) -> Any:

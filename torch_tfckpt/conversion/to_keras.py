@@ -32,7 +32,6 @@ from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import listed, printable, quoted
 
 _LISTED: Final = 8  # names in an error
-_METRICS: Final = "metrics/"
 _STATES: Final = (torch.int64, torch.uint64)  # of random numbers, as Dropout has them, which Keras's files omit
 
 
@@ -153,13 +152,8 @@ def _check_dtypes(source: TensorSource, template: WeightsTemplate, keys: Mapping
 
 def _weights_among(source: TensorSource, names: Iterable[str]) -> list[str]:
     kinds = variable_kinds(reader_of(source))
-    is_keras = isinstance(source, CheckpointSource) and source.reader.keras is not None
     return [
-        key
-        for key in names
-        if kinds.get(key) is VariableKind.WEIGHT
-        and source.info(key).type.dtype not in _STATES
-        and not (is_keras and key.startswith(_METRICS))
+        key for key in names if kinds.get(key) is VariableKind.WEIGHT and source.info(key).type.dtype not in _STATES
     ]
 
 

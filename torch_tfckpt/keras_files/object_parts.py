@@ -17,8 +17,8 @@ from typing import Final
 
 from torch_tfckpt.keras_files.contents import SavedGroup
 from torch_tfckpt.keras_files.layers import INPUT_LAYER, KerasLayer
-from torch_tfckpt.keras_files.names import OLD_LAYERS, VARS, configs_in_list, inner_config
-from torch_tfckpt.keras_files.template import OPTIMIZER, WeightsTemplate
+from torch_tfckpt.keras_files.names import METRICS, OLD_LAYERS, OPTIMIZER, VARS, configs_in_list, inner_config
+from torch_tfckpt.keras_files.template import WeightsTemplate
 
 _LAYERS: Final = ("layers", OLD_LAYERS)
 # Attributes that have another name than the variable in them.
@@ -76,7 +76,7 @@ def _parts(
             yield ObjectPart(known, f"{below}{VARS}/{number}", name)
     for name, inner in group.groups.items():
         here = f"{below}{name}"
-        if name == VARS or here in (OPTIMIZER, "metrics"):
+        if name == VARS or here in (OPTIMIZER, METRICS):
             continue
         if VARS in inner.groups:
             other = (f"_{name}",) if name.endswith("_dense") and not name.startswith("_") else ()

@@ -120,7 +120,7 @@ class KerasReader(TensorReader):
 
     @property
     def places(self) -> dict[str, str]:
-        """Name -> path in the file, for the variables of the model; empty for the older form of .h5 files."""
+        """Name -> path in the file, for variables of the model and metrics; empty for the older form of .h5 files."""
         return dict(self._places)
 
     def template(self) -> WeightsTemplate:
@@ -136,7 +136,7 @@ class KerasReader(TensorReader):
             )
         variables = {name: TemplateVariable(name, place, *self.describe(name)) for name, place in self._places.items()}
         unnamed = self.unnamed & variables.keys()
-        return WeightsTemplate(self.path, self._contents.root, variables, unnamed, self.config)
+        return WeightsTemplate(self.path, self._contents.root, variables, unnamed, self.of_metrics, self.config)
 
     def keys(self) -> list[str]:
         """Return the names of all tensors, sorted by their bytes."""

@@ -11,15 +11,12 @@ Keras wrote has all places, also those of custom layers, so they are copied and 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.keras_files.contents import SavedGroup
 from torch_tfckpt.keras_files.layers import KerasConfig, KerasLayer
-
-OPTIMIZER: Final = "optimizer"
-_METRICS: Final = "metrics/"
+from torch_tfckpt.keras_files.names import OPTIMIZER
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +41,10 @@ class WeightsTemplate:
     Attributes:
         path: The file that it is from, in printable form.
         root: The groups.
-        variables: The variables of the model by name, in the order in which Keras saves them.
+        variables: The variables of the model, and the states of metrics, by name, in the order in which Keras saves
+            them.
         unnamed: Those whose names are only their places.
+        metrics: The states of metrics, which no model outside of Keras has.
         config: The configuration of the model; None if the file has none.
     """
 
@@ -53,12 +52,8 @@ class WeightsTemplate:
     root: SavedGroup
     variables: Mapping[str, TemplateVariable]
     unnamed: frozenset[str]
+    metrics: frozenset[str]
     config: KerasConfig | None
-
-    @property
-    def metrics(self) -> list[str]:
-        """The variables of metrics, which no model outside of Keras has."""
-        return [each.name for each in self.variables.values() if each.place.startswith(_METRICS)]
 
     def groups(self) -> Iterator[tuple[str, str]]:
         """Yield the path of each group, and its attribute `name`, or ""; a group comes after the one it is in."""

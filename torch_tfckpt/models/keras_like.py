@@ -75,7 +75,7 @@ def like_model(
     shapes = {variable.name: variable.shape for variable in template.variables.values()}
     made = inverse_of(plan.loads, plan.filled, shapes)
     kept = [name for name in template.variables if name not in made]
-    if set(kept) - set(template.metrics):
+    if set(kept) - template.metrics:
         _log.warning("%s: rules omit these variables, which keep their values: %s", reader.path, listed(kept, _LISTED))
     return {name: made.get(name) or _stored(reader, name) for name in template.variables}
 
