@@ -249,3 +249,23 @@ def test_keras_2(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
     memory = [("LSTM", {"units": 4, "name": "memory", "recurrent_activation": "hard_sigmoid"})]
     [finding] = _findings(Recurrent(nn.LSTM(3, 4)), written(memory, 5, 3))
     assert "recurrent_activation=hard_sigmoid" in finding.message
+
+
+def test_forward_runs_once() -> None:
+    """All findings are from one symbolic run of the forward method."""
+    runs: list[object] = []
+
+    class Digits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(1, 4, 3, stride=2, bias=False), nn.BatchNorm2d(4, eps=1e-5)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            runs.append(x)
+            x = functional.relu(self.norm(self.stem(functional.pad(x, (0, 1, 0, 1)))))
+            result: torch.Tensor = self.head(x.mean((2, 3)))
+            return result
+
+    assert _findings(Digits(), Path(__file__).parent / "golden" / "cnn.keras") == []
+    assert len(runs) == 1
