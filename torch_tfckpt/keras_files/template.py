@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.keras_files.contents import SavedGroup
-from torch_tfckpt.keras_files.layers import KerasConfig, KerasLayer
+from torch_tfckpt.keras_files.layers import KerasConfig, KerasLayer, LayersByVariable
 from torch_tfckpt.keras_files.names import OPTIMIZER
 
 
@@ -71,11 +71,4 @@ class WeightsTemplate:
         """Return the layer that has a variable; None if it is not known."""
         if self.config is None or name in self.unnamed:
             return None
-        paths = {layer.path: layer for layer in self.config.model.walk()}
-        scope = name.rpartition("/")[0]
-        while scope:
-            found = paths.get(scope) or paths.get(scope.removeprefix(f"{self.config.model.name}/"))
-            if found is not None:
-                return found
-            scope = scope.rpartition("/")[0]
-        return None
+        return LayersByVariable(self.config.model).find(name)

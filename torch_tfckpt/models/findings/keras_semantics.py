@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from torch_tfckpt.keras_files.layer_graph import LayerGraph
-from torch_tfckpt.keras_files.layers import KerasConfig, KerasLayer
+from torch_tfckpt.keras_files.layers import KerasConfig, KerasLayer, LayersByVariable
 from torch_tfckpt.keras_files.reader import KerasReader
 from torch_tfckpt.models.findings.activations import (
     Activation,
@@ -110,11 +110,7 @@ class KerasLayers:
 
     def __init__(self, keras: KerasReader) -> None:
         self._names = keras.paths
-        self._by_path: dict[str, KerasLayer] = {}
-        self._model = ""
-        if keras.config is not None:
-            self._by_path = {layer.path: layer for layer in keras.config.model.walk()}
-            self._model = keras.config.model.name
+        self._layers = None if keras.config is None else LayersByVariable(keras.config.model)
 
     def of(self, keys: Sequence[str]) -> KerasLayer | None:
         """Return the layer that stores all of these variables; None if it is unknown."""
@@ -122,13 +118,10 @@ class KerasLayers:
         return found[0] if found and all(each is found[0] for each in found) else None
 
     def _layer(self, key: str) -> KerasLayer | None:
-        for name in dict.fromkeys((self._names.get(key, key), key)):
-            scope = name.rpartition("/")[0]
-            while scope:
-                layer = self._by_path.get(scope) or self._by_path.get(scope.removeprefix(f"{self._model}/"))
-                if layer is not None:
-                    return _unwrapped(layer)
-                scope = scope.rpartition("/")[0]
+        for name in (self._names.get(key, key), key):
+            layer = None if self._layers is None else self._layers.find(name)
+            if layer is not None:
+                return _unwrapped(layer)
         return None
 
 
