@@ -42,8 +42,8 @@ VARS: Final = "vars"
 OPTIMIZER: Final = "optimizer"
 METRICS: Final = "metrics"
 _CLASSES: Final = {"GroupQueryAttention": "GroupedQueryAttention"}  # name in the configuration -> name of the class
-OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
-_LAYERS: Final = ("layers", OLD_LAYERS)
+_OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
+LAYERS: Final = ("layers", _OLD_LAYERS)
 
 
 @dataclass(slots=True)
@@ -242,7 +242,7 @@ class _Walk:
             config = configs.get(item)
             kind = _kind_of(config) if config is not None else class_in(item)
             made = self._made(layer, kind, config, inner, inside, _joined(place, item))
-            if is_model and name in _LAYERS:
+            if is_model and name in LAYERS:
                 attributes = _below(layer.attributes, made.name)
             else:
                 attributes = _below(_below(layer.attributes, name), numbers.get(item, ""))
@@ -282,7 +282,7 @@ def configs_in_list(config: KerasLayer, attribute: str, group: SavedGroup) -> di
         config: The object that has the list.
         group: The list in the file.
     """
-    described = config.inner.get("layers" if attribute == OLD_LAYERS else attribute, ())
+    described = config.inner.get("layers" if attribute == _OLD_LAYERS else attribute, ())
     if "sequential" in snake_case(config.class_name):
         described = [each for each in described if each.class_name != INPUT_LAYER]
     counts: Counter[str] = Counter()
@@ -318,7 +318,7 @@ def _name_of(group: SavedGroup, config: KerasLayer | None) -> str:
 
 
 def _is_functional(group: SavedGroup) -> bool:
-    layers = group.groups.get("layers") or group.groups.get(OLD_LAYERS)
+    layers = group.groups.get("layers") or group.groups.get(_OLD_LAYERS)
     return layers is not None and any(class_in(name) == snake_case(INPUT_LAYER) for name in layers.groups)
 
 
