@@ -11,6 +11,13 @@ Package = Any
 Model = Any
 
 
+def keras_2() -> Package:
+    """Return Keras 2, which not every program needs."""
+    import tf_keras  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    return tf_keras
+
+
 def train_a_step(model: Model, optimizer: Any) -> None:
     """Train a model for one step, on whole numbers, which embeddings take."""
     shapes = model.input_shape if isinstance(model.input_shape, list) else [model.input_shape]
