@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 import torch
+from golden_files import KERAS_FILES
 from tensorflow_process import TensorFlowProcess
 from torch import nn
 from torch.nn import functional
@@ -184,7 +185,7 @@ class Flat(nn.Module):
 def test_orders_of_flattened_maps(
     tensorflow: TensorFlowProcess, tmp_path: Path, conv: dict[str, Any], between: Layers, layout: str
 ) -> None:
-    """The configuration tells where the channels are. Flatten moves them to the end if it knows that they are first."""
+    """The configuration has the axis of the channels. Flatten moves them to the end if it knows that they are first."""
     path = tmp_path / "m.keras"
     first = ("Conv2D", {"filters": 4, "kernel_size": 3, "name": "conv", **conv})
     shape = (2, 4, 4) if conv else (4, 4, 2)
@@ -267,5 +268,5 @@ def test_forward_runs_once() -> None:
             result: torch.Tensor = self.head(x.mean((2, 3)))
             return result
 
-    assert _findings(Digits(), Path(__file__).parent / "golden" / "cnn.keras") == []
+    assert _findings(Digits(), KERAS_FILES / "cnn.keras") == []
     assert len(runs) == 1
