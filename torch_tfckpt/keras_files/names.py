@@ -179,8 +179,8 @@ class _Walk:
             path = inside = layer.above
         elif layer.above is not None and layer.name:
             own, whole = (_joined(above, layer.name) for above in layer.above)
-            unscoped = self._is_unscoped(layer)
-            path, inside = (own, whole), ("" if unscoped else own, "" if unscoped and is_root else whole)
+            is_omitted = self._omits_name(layer)
+            path, inside = (own, whole), ("" if is_omitted else own, "" if is_omitted and is_root else whole)
         elif is_root and _is_functional(group):
             inside = ("", "")
         yield from self._own(layer, path)
@@ -190,7 +190,7 @@ class _Walk:
         for name in inner:
             yield from self._member(layer, name, group.groups[name], inside, _joined(place, name))
 
-    def _is_unscoped(self, layer: _PlacedLayer) -> bool:
+    def _omits_name(self, layer: _PlacedLayer) -> bool:
         """Return whether Keras omits the name of a model from the names of its layers."""
         return _is_functional(layer.group) or (self.keras_2 and layer.kind == "sequential")
 
