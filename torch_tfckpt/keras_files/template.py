@@ -61,7 +61,7 @@ class WeightsTemplate:
         while waiting:
             path, group = waiting.pop()
             if path:
-                yield path, "".join(group.texts("name")[:1])
+                yield path, group.name
             below = f"{path}/" if path else ""
             waiting += [
                 (f"{below}{name}", inner) for name, inner in reversed(group.groups.items()) if path or name != OPTIMIZER

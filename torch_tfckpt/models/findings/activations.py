@@ -155,7 +155,7 @@ def _of_relu(settings: Mapping[str, Any]) -> Activation | None:
 def activation_after_layer(layer: KerasLayer, graph: LayerGraph, *, keras_2: bool) -> Activation | None:
     """Return the function of a layer of Keras, or that of the only layer that takes its output."""
     own = activation_of_layer(layer, keras_2=keras_2)
-    if own is None or own != LINEAR:
+    if own != LINEAR:
         return own
     transparent = takewhile(lambda each: each.class_name in _TRANSPARENT_LAYERS, graph.line_after(layer))
     *_, last = layer, *transparent

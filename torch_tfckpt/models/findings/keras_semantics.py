@@ -1,4 +1,4 @@
-"""Findings on settings that the configuration of a Keras model tells: compared with the module, not suspected.
+"""Findings on settings that are in the configuration of a Keras model: compared with the module, not suspected.
 
     compare_settings(findings, model, parts, keras, run)     the findings, without those that the configuration refutes
 
