@@ -142,6 +142,18 @@ def test_metrics_are_not_weights(written: Written, capsys: pytest.CaptureFixture
     assert torch.equal(hidden.weight.T, tfckpt.load_variable(path, "hidden/kernel"))
 
 
+def test_trained_models_load_weights(keras_2: TensorFlowProcess, written: Written, tmp_path: Path) -> None:
+    """A model that was trained, and so has metrics, takes files that were written with the order of its file."""
+    directory, weights, _ = written("mlp")
+    like, target = directory / "m.keras", tmp_path / "new.weights.h5"
+    tfckpt.convert(directory / "m.weights.h5", target, like=like)
+    assert keras_2.call("tensorflow_tf_keras_files.load_weights", "mlp", str(target)) == weights
+    module = torch.nn.ModuleDict({"hidden": torch.nn.Linear(6, 5), "dense": torch.nn.Linear(5, 3, bias=False)})
+    tfckpt.load_model(module, like)
+    tfckpt.save_model(module, target, like=like)
+    assert keras_2.call("tensorflow_tf_keras_files.load_weights", "mlp", str(target)) == weights
+
+
 @pytest.mark.parametrize("model", ["mlp", "cnn", "recurrent"])
 def test_unnamed_variables_are_not_mapped(written: Written, model: str, tmp_path: Path) -> None:
     """load_model and infer never use the variables of a .weights.h5 file of Keras 2, and say why."""

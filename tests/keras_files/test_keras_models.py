@@ -135,7 +135,7 @@ def test_optimizers(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_ambiguous_variables_have_no_names(written: Written, form: str) -> None:
-    """BatchNormalization without center, or without scale, has three variables: only the configuration tells which."""
+    """BatchNormalization without center, or without scale, has three variables: only the configuration shows which."""
     names = {name for name, _ in tfckpt.list_variables(written("cnn")[0] / form)}
     named = {"bn0/gamma", "bn0/beta", "bn0/moving_mean", "bn3/moving_mean", "bn3/moving_variance", "stem/kernel"}
     ambiguous = {"bn1/gamma", "bn1/moving_mean", "bn2/beta", "bn2/moving_variance"}
@@ -191,7 +191,7 @@ def test_kinds_of_variables(written: Written, capsys: pytest.CaptureFixture[str]
 
 
 def test_unnamed_variables_are_not_mapped(written: Written) -> None:
-    """load_model says that the file does not tell which variables they are."""
+    """load_model says that the file does not record which variables they are."""
     module = torch.nn.ModuleDict({"bn1": torch.nn.BatchNorm2d(4)})
     with pytest.raises(tfckpt.NotFoundError, match=r"does not record which variables these are.*Load the \.keras file"):
         tfckpt.load_model(module, written("cnn")[0] / "m.weights.h5")

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 import torch
+from golden_files import KERAS_FILES
 from tensorflow_process import TensorFlowProcess
 from torch import nn
 from torch.nn import functional
@@ -184,7 +185,7 @@ class Flat(nn.Module):
 def test_orders_of_flattened_maps(
     tensorflow: TensorFlowProcess, tmp_path: Path, conv: dict[str, Any], between: Layers, layout: str
 ) -> None:
-    """The configuration tells where the channels are. Flatten moves them to the end if it knows that they are first."""
+    """The configuration has the axis of the channels. Flatten moves them to the end if it knows that they are first."""
     path = tmp_path / "m.keras"
     first = ("Conv2D", {"filters": 4, "kernel_size": 3, "name": "conv", **conv})
     shape = (2, 4, 4) if conv else (4, 4, 2)
@@ -249,3 +250,23 @@ def test_keras_2(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
     memory = [("LSTM", {"units": 4, "name": "memory", "recurrent_activation": "hard_sigmoid"})]
     [finding] = _findings(Recurrent(nn.LSTM(3, 4)), written(memory, 5, 3))
     assert "recurrent_activation=hard_sigmoid" in finding.message
+
+
+def test_forward_runs_once() -> None:
+    """All findings are from one symbolic run of the forward method."""
+    runs: list[object] = []
+
+    class Digits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(1, 4, 3, stride=2, bias=False), nn.BatchNorm2d(4, eps=1e-5)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            runs.append(x)
+            x = functional.relu(self.norm(self.stem(functional.pad(x, (0, 1, 0, 1)))))
+            result: torch.Tensor = self.head(x.mean((2, 3)))
+            return result
+
+    assert _findings(Digits(), KERAS_FILES / "cnn.keras") == []
+    assert len(runs) == 1

@@ -158,7 +158,7 @@ def test_connections_of_layers() -> None:
 
 
 def test_cyclic_connections_end() -> None:
-    """A configuration in which layers take their own outputs tells nothing."""
+    """Nothing follows from a configuration in which layers take their own outputs."""
     layers = [
         _called("Dropout", "a", "b"),
         _called("Dropout", "b", "a"),

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import h5py  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -14,6 +15,7 @@ from keras import layers  # type: ignore[import-untyped, import-not-found, unuse
 from keras.src.legacy.saving import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
     legacy_h5_format,
 )
+from tensorflow_keras_models import SHARED, train_a_step
 from tensorflow_process import RawTensor
 
 Model = Any
@@ -38,12 +40,8 @@ def write(
     keras.utils.clear_session()
     keras.utils.set_random_seed(3)
     made = MODELS[model]()
-    shapes = made.input_shape if isinstance(made.input_shape, list) else [made.input_shape]
-    inputs = [np.random.default_rng(1).integers(0, 5, (4, *shape[1:])).astype("float32") for shape in shapes]
-    given = inputs if len(inputs) > 1 else inputs[0]
     if train:
-        made.compile(optimizer_of(optimizer, dict(settings or {})), "mse", run_eagerly=True)
-        made.fit(given, np.zeros_like(np.asarray(made(given))), verbose=0)
+        train_a_step(made, optimizer_of(optimizer, dict(settings or {})))
     for form in forms:
         save(made, os.path.join(directory, form))
     return {variable.path: value_of(variable) for variable in variables_of(made)}
@@ -101,23 +99,6 @@ def value_of(variable: Any) -> RawTensor:
     return RawTensor.of(np.asarray(keras.ops.convert_to_numpy(variable)))
 
 
-def mlp() -> Model:
-    return keras.Sequential(
-        [keras.Input((6,)), layers.Dense(5, activation="relu", name="hidden"), layers.Dense(3, use_bias=False)]
-    )
-
-
-def cnn() -> Model:
-    """Layers named after other classes, and BatchNormalization with every combination of its flags."""
-    x = given = keras.Input((8, 8, 3))
-    x = layers.Conv2D(4, 3, padding="same", name="stem")(x)
-    x = layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False, name="conv2d")(x)
-    for number, (center, scale) in enumerate([(True, True), (False, True), (True, False), (False, False)]):
-        x = layers.BatchNormalization(center=center, scale=scale, epsilon=1e-5, name=f"bn{number}")(x)
-    x = layers.Flatten()(x)
-    return keras.Model(given, layers.Dense(2, name="head")(x))
-
-
 def separable() -> Model:
     x = given = keras.Input((8, 8, 2))
     x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="depth")(x)
@@ -134,20 +115,6 @@ def conv_1d_3d() -> Model:
     return keras.Model([a, b], layers.Concatenate()([x, y, z]))
 
 
-def recurrent() -> Model:
-    x = given = keras.Input((7, 3))
-    x = layers.LSTM(4, return_sequences=True, name="memory")(x)
-    x = layers.GRU(4, return_sequences=True)(x)
-    x = layers.GRU(4, return_sequences=True, reset_after=False, name="old_gru")(x)
-    x = layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="both")(x)
-    x = layers.Bidirectional(layers.GRU(3, return_sequences=True))(x)
-    x = layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)], return_sequences=True, name="stack")(x)
-    x = layers.SimpleRNN(2, use_bias=False, return_sequences=True)(x)
-    x = layers.RNN(layers.SimpleRNNCell(6, name="own_cell"), return_sequences=True, name="wrapped")(x)
-    x = layers.ConvLSTM1D(2, 2, return_sequences=True, name="conv")(layers.Reshape((7, 3, 2))(x))
-    return keras.Model(given, layers.Bidirectional(layers.ConvLSTM1D(2, 1), name="both_conv")(x))
-
-
 def attention() -> Model:
     tokens = keras.Input((6,))
     x = layers.Embedding(11, 8, name="tokens")(tokens)
@@ -160,17 +127,6 @@ def attention() -> Model:
     x = layers.EinsumDense("abc,cd->abd", output_shape=(None, 3), bias_axes="d", name="mix")(x)
     x = layers.Attention(use_scale=True, score_mode="concat", name="dot")([x, x])
     return keras.Model(tokens, layers.AdditiveAttention(name="sum")([x, x]))
-
-
-def nested() -> Model:
-    inner_input = keras.Input((5,))
-    inner = keras.Model(inner_input, layers.Dense(4, name="inner_dense")(inner_input), name="body")
-    tower = keras.Sequential(
-        [keras.Input((4,)), layers.Dense(3, name="dense"), layers.Dense(3, name="again")], name="tower"
-    )
-    deferred = keras.Sequential([layers.Dense(2, name="late"), layers.BatchNormalization(name="bn")], name="deferred")
-    given = keras.Input((5,))
-    return keras.Model(given, deferred(tower(inner(given))))
 
 
 class Block(layers.Layer):  # type: ignore[misc, unused-ignore]
@@ -221,15 +177,6 @@ def custom_layer() -> Model:
     return keras.Model(given, layers.Dense(2)(Block(3, name="block")(given)))
 
 
-def distributed() -> Model:
-    given = keras.Input((3, 5, 2))
-    x = layers.TimeDistributed(layers.Conv1D(3, 2, name="inner"), name="times")(given)
-    x = layers.TimeDistributed(layers.LayerNormalization())(x)
-    tower = keras.Sequential([keras.Input((4, 3)), layers.Conv1D(2, 2, name="deep")], name="tower")
-    x = layers.TimeDistributed(tower, name="towers")(x)
-    return keras.Model(given, layers.TimeDistributed(layers.Bidirectional(layers.GRU(2, name="rows")))(x))
-
-
 def normalized() -> Model:
     x = given = keras.Input((4, 4, 6))
     x = layers.GroupNormalization(3, name="groups")(x)
@@ -239,14 +186,6 @@ def normalized() -> Model:
     x = layers.BatchNormalization(renorm=True, name="renorm")(norm(x))
     x = layers.SpectralNormalization(layers.Conv2D(3, 3, name="inner_conv"), name="spectral")(x)
     return keras.Model(given, x)
-
-
-def mixed() -> Model:
-    """Variables of bfloat16 and of float16 among those of float32."""
-    given = keras.Input((4,))
-    x = layers.Dense(3, dtype="bfloat16", name="brain")(given)
-    x = layers.Dense(3, dtype="float16", name="half")(x)
-    return keras.Model(given, layers.Dense(2, dtype="mixed_bfloat16")(x))
 
 
 def frozen() -> Model:
@@ -267,9 +206,9 @@ def quantized() -> Model:
 
 
 MODELS: dict[str, Callable[[], Model]] = {
-    function.__name__: function
-    for function in (
-        *(mlp, cnn, separable, conv_1d_3d, recurrent, attention, nested, subclassed, custom_layer, distributed),
-        *(normalized, mixed, frozen, quantized),
-    )
+    **{function.__name__: partial(function, keras) for function in SHARED},
+    **{
+        function.__name__: function
+        for function in (separable, conv_1d_3d, attention, subclassed, custom_layer, normalized, frozen, quantized)
+    },
 }

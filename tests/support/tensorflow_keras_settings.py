@@ -5,6 +5,7 @@ from typing import Any
 
 import keras  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from keras import layers  # type: ignore[import-untyped, import-not-found, unused-ignore]
+from tensorflow_keras_models import keras_2
 
 
 def custom(x: Any) -> Any:
@@ -19,7 +20,7 @@ def write(
     Args:
         old: Write with tf_keras, which is Keras 2.
     """
-    made = _tf_keras() if old else keras
+    made = keras_2() if old else keras
     made.backend.clear_session()
     x = given = made.Input(tuple(shape))
     for kind, arguments in described:
@@ -34,9 +35,3 @@ def write_branches(path: str) -> None:
     given = keras.Input((6,))
     x = layers.Dense(5, name="fc1")(given)
     keras.Model(given, layers.Dense(3, name="fc2")(layers.Add()([x, layers.ReLU()(x)]))).save(path)
-
-
-def _tf_keras() -> Any:
-    import tf_keras  # type: ignore[import-untyped, import-not-found, unused-ignore]
-
-    return tf_keras

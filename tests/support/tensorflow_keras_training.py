@@ -5,6 +5,7 @@ from typing import Any
 
 import keras  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import numpy as np
+from tensorflow_keras_models import keras_2
 from tensorflow_process import RawTensor
 
 
@@ -13,7 +14,7 @@ def train(path: str, kind: str, steps: int) -> tuple[RawTensor, RawTensor, list[
 
     A file called old.* is written by tf_keras, which is Keras 2.
     """
-    made = _keras_2() if path.rpartition("/")[2].startswith("old.") else keras
+    made = keras_2() if path.rpartition("/")[2].startswith("old.") else keras
     made.backend.clear_session()
     made.utils.set_random_seed(1)
     layers = made.layers
@@ -45,9 +46,3 @@ def _optimizers(made: Any) -> dict[str, Callable[[], Any]]:
         found["legacy_adam"] = lambda: all_of.legacy.Adam(0.01, beta_1=0.8, beta_2=0.99)
         found["legacy_momentum"] = lambda: all_of.legacy.SGD(0.05, momentum=0.9)
     return found
-
-
-def _keras_2() -> Any:
-    import tf_keras  # type: ignore[import-untyped, import-not-found, unused-ignore]
-
-    return tf_keras

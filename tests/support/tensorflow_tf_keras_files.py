@@ -5,10 +5,12 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tf_keras  # type: ignore[import-untyped, import-not-found, unused-ignore]
+from tensorflow_keras_models import SHARED, train_a_step
 from tensorflow_process import RawTensor
 from tf_keras import layers  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
@@ -22,18 +24,28 @@ def write(
     model: str, directory: str, forms: Sequence[str] = FORMS, *, optimizer: str = "Adam", **settings: Any
 ) -> tuple[Named, Named]:
     """Train a model for one step and write it in some forms. Returns the variables of the model and the optimizer."""
-    tf_keras.backend.clear_session()
-    tf_keras.utils.set_random_seed(3)
-    made = MODELS[model]()
-    shapes = made.input_shape if isinstance(made.input_shape, list) else [made.input_shape]
-    inputs = [np.random.default_rng(1).integers(0, 5, (4, *shape[1:])).astype("float32") for shape in shapes]
-    given = inputs if len(inputs) > 1 else inputs[0]
-    made.compile(optimizer_of(optimizer, settings), "mse", run_eagerly=True)  # no graphs: a third of the time
-    made.fit(given, np.zeros_like(np.asarray(made(given))), verbose=0)
+    made = trained(model, optimizer, settings)
     for form in forms:
         (made.save if form in ("m.keras", "m.h5") else made.save_weights)(os.path.join(directory, form))
     trained_by = made.optimizer.variables
     return _named(made.weights), _named(trained_by() if callable(trained_by) else trained_by)
+
+
+def load_weights(model: str, path: str) -> Named:
+    """Load weights into a model after a step of training, when it has metrics. Returns its variables."""
+    made = trained(model, "Adam", {})
+    for variable in made.weights:
+        variable.assign(np.zeros(variable.shape))
+    made.load_weights(path)
+    return _named(made.weights)
+
+
+def trained(model: str, optimizer: str, settings: dict[str, Any]) -> Model:
+    tf_keras.backend.clear_session()
+    tf_keras.utils.set_random_seed(3)
+    made = MODELS[model]()
+    train_a_step(made, optimizer_of(optimizer, settings))
+    return made
 
 
 def optimizer_of(name: str, settings: dict[str, Any]) -> Any:
@@ -45,23 +57,6 @@ def optimizer_of(name: str, settings: dict[str, Any]) -> Any:
 
 def _named(variables: Sequence[Any]) -> Named:
     return [(variable.name.removesuffix(":0"), RawTensor.of(np.asarray(variable))) for variable in variables]
-
-
-def mlp() -> Model:
-    return tf_keras.Sequential(
-        [tf_keras.Input((6,)), layers.Dense(5, activation="relu", name="hidden"), layers.Dense(3, use_bias=False)]
-    )
-
-
-def cnn() -> Model:
-    """Layers named after other classes, and BatchNormalization with every combination of its flags."""
-    x = given = tf_keras.Input((8, 8, 3))
-    x = layers.Conv2D(4, 3, padding="same", name="stem")(x)
-    x = layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False, name="conv2d")(x)
-    for number, (center, scale) in enumerate([(True, True), (False, True), (True, False), (False, False)]):
-        x = layers.BatchNormalization(center=center, scale=scale, epsilon=1e-5, name=f"bn{number}")(x)
-    x = layers.Dense(2, name="head")(layers.Flatten()(x))
-    return tf_keras.Model(given, x)
 
 
 def separable() -> Model:
@@ -81,20 +76,6 @@ def conv_1d_3d() -> Model:
     return tf_keras.Model([a, b], layers.Concatenate()([layers.Flatten()(each) for each in (x, y, z)]))
 
 
-def recurrent() -> Model:
-    x = given = tf_keras.Input((7, 3))
-    x = layers.LSTM(4, return_sequences=True, name="memory")(x)
-    x = layers.GRU(4, return_sequences=True)(x)
-    x = layers.GRU(4, return_sequences=True, reset_after=False, name="old_gru")(x)
-    x = layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="both")(x)
-    x = layers.Bidirectional(layers.GRU(3, return_sequences=True))(x)
-    x = layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)], return_sequences=True, name="stack")(x)
-    x = layers.SimpleRNN(2, use_bias=False, return_sequences=True)(x)
-    x = layers.RNN(layers.SimpleRNNCell(6, name="own_cell"), return_sequences=True, name="wrapped")(x)
-    x = layers.ConvLSTM1D(2, 2, return_sequences=True, name="conv")(layers.Reshape((7, 3, 2))(x))
-    return tf_keras.Model(given, layers.Bidirectional(layers.ConvLSTM1D(2, 1), name="both_conv")(x))
-
-
 def attention() -> Model:
     tokens = tf_keras.Input((6,))
     x = layers.Embedding(11, 8, name="tokens")(tokens)
@@ -105,19 +86,6 @@ def attention() -> Model:
     x = layers.EinsumDense("abc,cd->abd", output_shape=(None, 3), bias_axes="d", name="mix")(x)
     x = layers.Attention(use_scale=True, name="dot")([x, x])
     return tf_keras.Model(tokens, layers.AdditiveAttention(name="sum")([x, x]))
-
-
-def nested() -> Model:
-    inner_input = tf_keras.Input((5,))
-    inner = tf_keras.Model(inner_input, layers.Dense(4, name="inner_dense")(inner_input), name="body")
-    tower = tf_keras.Sequential(
-        [tf_keras.Input((4,)), layers.Dense(3, name="dense"), layers.Dense(3, name="again")], name="tower"
-    )
-    deferred = tf_keras.Sequential(
-        [layers.Dense(2, name="late"), layers.BatchNormalization(name="bn")], name="deferred"
-    )
-    given = tf_keras.Input((5,))
-    return tf_keras.Model(given, deferred(tower(inner(given))))
 
 
 def twice() -> Model:
@@ -185,15 +153,6 @@ def custom_layer() -> Model:
     return tf_keras.Model(given, layers.Dense(2)(Block(3, name="block")(given)))
 
 
-def distributed() -> Model:
-    given = tf_keras.Input((3, 5, 2))
-    x = layers.TimeDistributed(layers.Conv1D(3, 2, name="inner"), name="times")(given)
-    x = layers.TimeDistributed(layers.LayerNormalization())(x)
-    tower = tf_keras.Sequential([tf_keras.Input((4, 3)), layers.Conv1D(2, 2, name="deep")], name="tower")
-    x = layers.TimeDistributed(tower, name="towers")(x)
-    return tf_keras.Model(given, layers.TimeDistributed(layers.Bidirectional(layers.GRU(2, name="rows")))(x))
-
-
 def normalized() -> Model:
     x = given = tf_keras.Input((4, 4, 6))
     x = layers.GroupNormalization(3, name="groups")(x)
@@ -202,14 +161,6 @@ def normalized() -> Model:
     norm.adapt(np.random.default_rng(0).normal(size=(5, 4, 4, 6)))
     x = layers.BatchNormalization(renorm=True, name="renorm")(norm(x))
     return tf_keras.Model(given, layers.LocallyConnected2D(2, 3, name="local")(x))
-
-
-def mixed() -> Model:
-    """Variables of bfloat16 and of float16 among those of float32."""
-    given = tf_keras.Input((4,))
-    x = layers.Dense(3, dtype="bfloat16", name="brain")(given)
-    x = layers.Dense(3, dtype="float16", name="half")(x)
-    return tf_keras.Model(given, layers.Dense(2, dtype="mixed_bfloat16")(x))
 
 
 def frozen() -> Model:
@@ -228,9 +179,19 @@ def long_names() -> Model:
 
 
 MODELS: dict[str, Callable[[], Model]] = {
-    function.__name__: function
-    for function in (
-        *(mlp, cnn, separable, conv_1d_3d, recurrent, attention, nested, twice, subclassed, custom_layer, distributed),
-        *(normalized, mixed, frozen, long_names),
-    )
+    **{function.__name__: partial(function, tf_keras) for function in SHARED},
+    **{
+        function.__name__: function
+        for function in (
+            separable,
+            conv_1d_3d,
+            attention,
+            twice,
+            subclassed,
+            custom_layer,
+            normalized,
+            frozen,
+            long_names,
+        )
+    },
 }

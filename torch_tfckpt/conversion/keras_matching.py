@@ -57,8 +57,7 @@ def match_weights(template: WeightsTemplate, weights: Weights) -> dict[str, str]
     Raises:
         InvalidArgumentError: variables are not found, or not in one way.
     """
-    metrics = set(template.metrics)
-    wanted = {name: each for name, each in template.variables.items() if name not in metrics}
+    wanted = {name: each for name, each in template.variables.items() if name not in template.metrics}
     given = {weights.names[key][0]: key for key in weights.names if key in weights.renamed}
     fixed = {name: given[name] for name in wanted if name in given}
     rest = {name: each for name, each in wanted.items() if name not in fixed}

@@ -17,11 +17,10 @@ from torch_tfckpt.conversion.keras_matching import Weights, match_weights
 from torch_tfckpt.conversion.selection import Selection
 from torch_tfckpt.dtypes import torch_dtype
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.foreign_files.keras_weights import ENDING, KerasWeightsSink, is_weights_name
+from torch_tfckpt.foreign_files.keras_weights import ENDING, KerasWeightsSink, info_of, is_weights_name
 from torch_tfckpt.foreign_files.protocols import TensorSource, names_of
 from torch_tfckpt.foreign_files.tensorflow import CheckpointSource
-from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
-from torch_tfckpt.format.tensor_slice import element_count
+from torch_tfckpt.foreign_files.values import FileValue, TensorInfo
 from torch_tfckpt.keras_files.template import WeightsTemplate
 from torch_tfckpt.models.auxiliary.named_kinds import VariableKind
 from torch_tfckpt.models.auxiliary.recognition import variable_kinds
@@ -32,7 +31,6 @@ from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.text import listed, printable, quoted
 
 _LISTED: Final = 8  # names in an error
-_METRICS: Final = "metrics/"
 _STATES: Final = (torch.int64, torch.uint64)  # of random numbers, as Dropout has them, which Keras's files omit
 
 
@@ -61,9 +59,7 @@ class KerasOrderSource:
 
     def info(self, name: str) -> TensorInfo:
         """Return the properties of a variable in the target."""
-        variable = self._template.variables[name]
-        size = element_count(variable.shape) * variable.dtype.itemsize
-        return TensorInfo(ElementType.of_tensorflow(variable.dtype), variable.shape, size)
+        return info_of(self._template.variables[name])
 
     def read(self, names: Iterable[str]) -> dict[str, FileValue]:
         """Return values, in the dtypes of the source. Raises like `TensorSource.read`."""
@@ -153,13 +149,8 @@ def _check_dtypes(source: TensorSource, template: WeightsTemplate, keys: Mapping
 
 def _weights_among(source: TensorSource, names: Iterable[str]) -> list[str]:
     kinds = variable_kinds(reader_of(source))
-    is_keras = isinstance(source, CheckpointSource) and source.reader.keras is not None
     return [
-        key
-        for key in names
-        if kinds.get(key) is VariableKind.WEIGHT
-        and source.info(key).type.dtype not in _STATES
-        and not (is_keras and key.startswith(_METRICS))
+        key for key in names if kinds.get(key) is VariableKind.WEIGHT and source.info(key).type.dtype not in _STATES
     ]
 
 

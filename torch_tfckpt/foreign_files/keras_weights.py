@@ -22,8 +22,8 @@ import torch
 from torch_tfckpt.dtypes import cast_counted, torch_dtype
 from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.foreign_files.publishing import publish_files
-from torch_tfckpt.foreign_files.values import FileValue, TensorInfo
-from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.foreign_files.values import ElementType, FileValue, TensorInfo
+from torch_tfckpt.format.tensor_slice import element_count, shape_text
 from torch_tfckpt.keras_files.template import TemplateVariable, WeightsTemplate
 from torch_tfckpt.storage.names import refuse_url
 from torch_tfckpt.storage.protocol import Buffer
@@ -189,6 +189,12 @@ class _FileForHdf5:
 
     def close(self) -> None:
         self._file.close()
+
+
+def info_of(variable: TemplateVariable) -> TensorInfo:
+    """Return the properties of a variable in the file."""
+    size = element_count(variable.shape) * variable.dtype.itemsize
+    return TensorInfo(ElementType.of_tensorflow(variable.dtype), variable.shape, size)
 
 
 def as_variable(value: torch.Tensor, variable: TemplateVariable) -> torch.Tensor:

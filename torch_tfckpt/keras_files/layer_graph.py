@@ -3,12 +3,13 @@
     graph = LayerGraph(config.model)
     graph.after(layer)         the layers that take its output
     graph.before(layer)        the layers whose outputs it takes
+    graph.line_before(layer)   the layer before it, the one before that, and so on
 
 They are known for the layers of functional and Sequential models, also of models inside of a model. The first and the
 last layers of such an inner model have no neighbors outside of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch_tfckpt.keras_files.layers import KerasLayer
 
@@ -31,6 +32,23 @@ class LayerGraph:
     def before(self, layer: KerasLayer) -> Sequence[KerasLayer]:
         """Return the layers whose outputs a layer takes; empty if none is known."""
         return self._before.get(layer.path, ())
+
+    def line_after(self, layer: KerasLayer) -> Iterator[KerasLayer]:
+        """Yield the only layer after a layer, the only one after that, and so on. No layer is yielded twice."""
+        return _line(layer, self.after)
+
+    def line_before(self, layer: KerasLayer) -> Iterator[KerasLayer]:
+        """Yield the layers before a layer, as `line_after`."""
+        return _line(layer, self.before)
+
+
+def _line(layer: KerasLayer, next_to: Callable[[KerasLayer], Sequence[KerasLayer]]) -> Iterator[KerasLayer]:
+    seen: set[str] = set()
+    found = next_to(layer)
+    while len(found) == 1 and found[0].path not in seen:
+        seen.add(found[0].path)
+        yield found[0]
+        found = next_to(found[0])
 
 
 def _connections(model: KerasLayer) -> Iterator[tuple[KerasLayer, KerasLayer]]:

@@ -69,6 +69,24 @@ class KerasLayer:
                 yield from layer.walk()
 
 
+class LayersByVariable:
+    """Finds the layer of a variable, whose name begins with the path of the layer or with the model and this path."""
+
+    def __init__(self, model: KerasLayer) -> None:
+        self._model = model.name
+        self._by_path = {layer.path: layer for layer in model.walk()}
+
+    def find(self, name: str) -> KerasLayer | None:
+        """Return the innermost layer that has the variable of this name; None if there is none."""
+        scope = name.rpartition("/")[0]
+        while scope:
+            found = self._by_path.get(scope) or self._by_path.get(scope.removeprefix(f"{self._model}/"))
+            if found is not None:
+                return found
+            scope = scope.rpartition("/")[0]
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class KerasConfig:
     """The configuration of a model and its optimizer.

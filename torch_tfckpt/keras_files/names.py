@@ -39,11 +39,11 @@ from torch_tfckpt.keras_files.variables import (
 )
 
 VARS: Final = "vars"
-_OPTIMIZER: Final = "optimizer"
-_METRICS: Final = "metrics/"
+OPTIMIZER: Final = "optimizer"
+METRICS: Final = "metrics"
 _CLASSES: Final = {"GroupQueryAttention": "GroupedQueryAttention"}  # name in the configuration -> name of the class
-OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
-_LAYERS: Final = ("layers", OLD_LAYERS)
+_OLD_LAYERS: Final = "_layer_checkpoint_dependencies"  # "layers" in TensorFlow 2.12
+LAYERS: Final = ("layers", _OLD_LAYERS)
 
 
 @dataclass(slots=True)
@@ -54,7 +54,8 @@ class NamedArrays:
         arrays: Name -> dataset.
         unnamed: The names that are only paths in the file, because the variables are not known.
         of_optimizer: The names of the variables of the optimizer.
-        places: Name -> path in the file, for the variables of the model, in the order in which Keras saves them.
+        places: Name -> path in the file, for the variables of the model, in the order in which Keras saves them, and
+            for the states of metrics.
         paths: Name -> name by attributes, if known.
         of_metrics: The names of the states of metrics.
     """
@@ -96,9 +97,8 @@ class _PlacedLayer(NamedTuple):
 def name_arrays(contents: KerasContents) -> NamedArrays:
     """Return the datasets of a .keras or .weights.h5 file by name."""
     config = contents.config.model if contents.config is not None else None
-    walked = _Walk(contents.keras_2).variables(contents.root, config)
-    found = [each for each in walked if not each.place.startswith(_METRICS)]
-    optimizer = contents.root.groups.get(_OPTIMIZER)
+    found = list(_Walk(contents.keras_2).variables(contents.root, config))
+    optimizer = contents.root.groups.get(OPTIMIZER)
     counts = Counter(each.names[0] for each in found if each.names is not None)
     full = Counter(each.names[1] for each in found if each.names is not None)
     result = NamedArrays()
@@ -124,17 +124,18 @@ def name_arrays(contents: KerasContents) -> NamedArrays:
         for place, name in names.items():
             array = optimizer.groups[VARS].arrays[place]
             if not name or counts[name] > 1 or name in result.arrays:
-                name = f"{_OPTIMIZER}/{VARS}/{place}"
+                name = f"{OPTIMIZER}/{VARS}/{place}"
                 result.unnamed.add(name)
             result.arrays[name] = array
             result.of_optimizer.add(name)
     for place, array in _others(contents.root, result):
         result.arrays[place] = array
         result.unnamed.add(place)
-        if place.startswith(f"{_OPTIMIZER}/"):
+        if place.startswith(f"{OPTIMIZER}/"):
             result.of_optimizer.add(place)
-        if place.startswith(_METRICS):
+        if place.startswith(f"{METRICS}/"):
             result.of_metrics.add(place)
+            result.places[place] = place
     return result
 
 
@@ -178,18 +179,18 @@ class _Walk:
             path = inside = layer.above
         elif layer.above is not None and layer.name:
             own, whole = (_joined(above, layer.name) for above in layer.above)
-            unscoped = self._is_unscoped(layer)
-            path, inside = (own, whole), ("" if unscoped else own, "" if unscoped and is_root else whole)
+            is_omitted = self._omits_name(layer)
+            path, inside = (own, whole), ("" if is_omitted else own, "" if is_omitted and is_root else whole)
         elif is_root and _is_functional(group):
             inside = ("", "")
         yield from self._own(layer, path)
         order = parts_in_order(layer.kind)
-        inner = [name for name in group.groups if name != VARS and not (is_root and name in (_OPTIMIZER, _METRICS))]
+        inner = [name for name in group.groups if name != VARS and not (is_root and name in (OPTIMIZER, METRICS))]
         inner.sort(key=lambda name: order.index(name) if name in order else -1)
         for name in inner:
             yield from self._member(layer, name, group.groups[name], inside, _joined(place, name))
 
-    def _is_unscoped(self, layer: _PlacedLayer) -> bool:
+    def _omits_name(self, layer: _PlacedLayer) -> bool:
         """Return whether Keras omits the name of a model from the names of its layers."""
         return _is_functional(layer.group) or (self.keras_2 and layer.kind == "sequential")
 
@@ -241,7 +242,7 @@ class _Walk:
             config = configs.get(item)
             kind = _kind_of(config) if config is not None else class_in(item)
             made = self._made(layer, kind, config, inner, inside, _joined(place, item))
-            if is_model and name in _LAYERS:
+            if is_model and name in LAYERS:
                 attributes = _below(layer.attributes, made.name)
             else:
                 attributes = _below(_below(layer.attributes, name), numbers.get(item, ""))
@@ -281,7 +282,7 @@ def configs_in_list(config: KerasLayer, attribute: str, group: SavedGroup) -> di
         config: The object that has the list.
         group: The list in the file.
     """
-    described = config.inner.get("layers" if attribute == OLD_LAYERS else attribute, ())
+    described = config.inner.get("layers" if attribute == _OLD_LAYERS else attribute, ())
     if "sequential" in snake_case(config.class_name):
         described = [each for each in described if each.class_name != INPUT_LAYER]
     counts: Counter[str] = Counter()
@@ -317,7 +318,7 @@ def _name_of(group: SavedGroup, config: KerasLayer | None) -> str:
 
 
 def _is_functional(group: SavedGroup) -> bool:
-    layers = group.groups.get("layers") or group.groups.get(OLD_LAYERS)
+    layers = group.groups.get("layers") or group.groups.get(_OLD_LAYERS)
     return layers is not None and any(class_in(name) == snake_case(INPUT_LAYER) for name in layers.groups)
 
 

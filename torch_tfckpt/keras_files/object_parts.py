@@ -17,10 +17,9 @@ from typing import Final
 
 from torch_tfckpt.keras_files.contents import SavedGroup
 from torch_tfckpt.keras_files.layers import INPUT_LAYER, KerasLayer
-from torch_tfckpt.keras_files.names import OLD_LAYERS, VARS, configs_in_list, inner_config
-from torch_tfckpt.keras_files.template import OPTIMIZER, WeightsTemplate
+from torch_tfckpt.keras_files.names import LAYERS, METRICS, OPTIMIZER, VARS, configs_in_list, inner_config
+from torch_tfckpt.keras_files.template import WeightsTemplate
 
-_LAYERS: Final = ("layers", OLD_LAYERS)
 # Attributes that have another name than the variable in them.
 _ATTRIBUTES: Final[Mapping[str, tuple[str, ...]]] = {
     "kernel": ("kernel", "_kernel"),
@@ -76,13 +75,13 @@ def _parts(
             yield ObjectPart(known, f"{below}{VARS}/{number}", name)
     for name, inner in group.groups.items():
         here = f"{below}{name}"
-        if name == VARS or here in (OPTIMIZER, "metrics"):
+        if name == VARS or here in (OPTIMIZER, METRICS):
             continue
         if VARS in inner.groups:
             other = (f"_{name}",) if name.endswith("_dense") and not name.startswith("_") else ()
             parts = tuple(_parts(template, inner, here, inner_config(config, name), names))
             yield ObjectPart((name, *other), here, parts=parts)
-        elif name in _LAYERS and config is not None and config.layers:
+        elif name in LAYERS and config is not None and config.layers:
             yield from _layers(template, inner, here, config, names)
         else:
             yield from _items(template, inner, here, config, name, names)
@@ -133,7 +132,7 @@ def _items(
         number = numbers.get(item, "")
         if not found and len(classes) == 1:
             number = item.removeprefix(_class_of(item, group)).removeprefix("_") or "0"
-        own = (f"{attribute}/{number}",) if number and attribute not in _LAYERS else ()
+        own = (f"{attribute}/{number}",) if number and attribute not in LAYERS else ()
         parts = tuple(_parts(template, inner, f"{place}/{item}", found.get(item), names))
         yield ObjectPart(own, f"{place}/{item}", parts=parts, is_listed=True)
 

@@ -48,6 +48,7 @@ class KerasReader(TensorReader):
             variables they are. They can be read, but must not be matched with others by name.
         of_optimizer: Tensors of the optimizer.
         paths: Name -> name by the attributes of the program and the names of all models, if known.
+        places: Name -> path in the file, for variables of the model and metrics; empty for the older form of .h5 files.
         of_metrics: States of metrics, which Keras 2 stores.
 
     Raises:
@@ -84,7 +85,7 @@ class KerasReader(TensorReader):
         self.unnamed = frozenset(named.unnamed & self._arrays.keys())
         self.of_optimizer = frozenset(named.of_optimizer & self._arrays.keys())
         self.paths: Mapping[str, str] = {name: path for name, path in named.paths.items() if name in self._arrays}
-        self._places = {name: place for name, place in named.places.items() if name in self._arrays}
+        self.places: Mapping[str, str] = {name: place for name, place in named.places.items() if name in self._arrays}
         self.of_metrics = frozenset(named.of_metrics & self._arrays.keys())
 
     def _named(self) -> NamedArrays:
@@ -118,25 +119,20 @@ class KerasReader(TensorReader):
         """The tensors in `unnamed` that are neither the optimizer's nor those of metrics."""
         return self.unnamed - self.of_optimizer - self.of_metrics
 
-    @property
-    def places(self) -> dict[str, str]:
-        """Name -> path in the file, for the variables of the model; empty for the older form of .h5 files."""
-        return dict(self._places)
-
     def template(self) -> WeightsTemplate:
         """Return the structure of the file, for another file of the same model.
 
         Raises:
             InvalidArgumentError: an .h5 file of the older form, which has another structure.
         """
-        if not self._places:
+        if not self.places:
             raise InvalidArgumentError(
                 f"{self.path}: {self.format}, without the structure that Keras 3 gives to files of weights. Open the "
                 f"model in Keras, save it with model.save({quoted('model.keras')}), and pass that file as `like`"
             )
-        variables = {name: TemplateVariable(name, place, *self.describe(name)) for name, place in self._places.items()}
+        variables = {name: TemplateVariable(name, place, *self.describe(name)) for name, place in self.places.items()}
         unnamed = self.unnamed & variables.keys()
-        return WeightsTemplate(self.path, self._contents.root, variables, unnamed, self.config)
+        return WeightsTemplate(self.path, self._contents.root, variables, unnamed, self.of_metrics, self.config)
 
     def keys(self) -> list[str]:
         """Return the names of all tensors, sorted by their bytes."""

@@ -11,15 +11,12 @@ Keras wrote has all places, also those of custom layers, so they are copied and 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.keras_files.contents import SavedGroup
-from torch_tfckpt.keras_files.layers import KerasConfig, KerasLayer
-
-OPTIMIZER: Final = "optimizer"
-_METRICS: Final = "metrics/"
+from torch_tfckpt.keras_files.layers import KerasConfig, KerasLayer, LayersByVariable
+from torch_tfckpt.keras_files.names import OPTIMIZER
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +41,10 @@ class WeightsTemplate:
     Attributes:
         path: The file that it is from, in printable form.
         root: The groups.
-        variables: The variables of the model by name, in the order in which Keras saves them.
+        variables: The variables of the model, and the states of metrics, by name, in the order in which Keras saves
+            them.
         unnamed: Those whose names are only their places.
+        metrics: The states of metrics, which no model outside of Keras has.
         config: The configuration of the model; None if the file has none.
     """
 
@@ -53,12 +52,8 @@ class WeightsTemplate:
     root: SavedGroup
     variables: Mapping[str, TemplateVariable]
     unnamed: frozenset[str]
+    metrics: frozenset[str]
     config: KerasConfig | None
-
-    @property
-    def metrics(self) -> list[str]:
-        """The variables of metrics, which no model outside of Keras has."""
-        return [each.name for each in self.variables.values() if each.place.startswith(_METRICS)]
 
     def groups(self) -> Iterator[tuple[str, str]]:
         """Yield the path of each group, and its attribute `name`, or ""; a group comes after the one it is in."""
@@ -66,7 +61,7 @@ class WeightsTemplate:
         while waiting:
             path, group = waiting.pop()
             if path:
-                yield path, "".join(group.texts("name")[:1])
+                yield path, group.name
             below = f"{path}/" if path else ""
             waiting += [
                 (f"{below}{name}", inner) for name, inner in reversed(group.groups.items()) if path or name != OPTIMIZER
@@ -76,11 +71,4 @@ class WeightsTemplate:
         """Return the layer that has a variable; None if it is not known."""
         if self.config is None or name in self.unnamed:
             return None
-        paths = {layer.path: layer for layer in self.config.model.walk()}
-        scope = name.rpartition("/")[0]
-        while scope:
-            found = paths.get(scope) or paths.get(scope.removeprefix(f"{self.config.model.name}/"))
-            if found is not None:
-                return found
-            scope = scope.rpartition("/")[0]
-        return None
+        return LayersByVariable(self.config.model).find(name)

@@ -70,12 +70,12 @@ def like_model(
     _check_values(targets)
     rules = with_paths(mapper, reader, targets)
     plan = plan_load(reader, targets, mapper=rules, ema="ignore", prefix=None)
-    _check_agree(model, template, plan)
+    _check_agree(type(model).__name__, targets, template, plan)
     _report_semantics(model, reader, plan, mapper)
     shapes = {variable.name: variable.shape for variable in template.variables.values()}
     made = inverse_of(plan.loads, plan.filled, shapes)
     kept = [name for name in template.variables if name not in made]
-    if set(kept) - set(template.metrics):
+    if set(kept) - template.metrics:
         _log.warning("%s: rules omit these variables, which keep their values: %s", reader.path, listed(kept, _LISTED))
     return {name: made.get(name) or _stored(reader, name) for name in template.variables}
 
@@ -105,11 +105,11 @@ def _stored(reader: CheckpointReader, name: str) -> Compute:
     return compute
 
 
-def _check_agree(model: nn.Module, template: WeightsTemplate, plan: LoadPlan) -> None:
+def _check_agree(kind: str, targets: Sequence[Target], template: WeightsTemplate, plan: LoadPlan) -> None:
     """Raise InvalidArgumentError if a tensor or a variable has no counterpart of the same shape."""
     report = plan.report
     stored = {id(target.tensor) for target, _ in plan.loads}
-    tensors = {place.name: place.tensor for target in targets_of(model) for place in target.places}
+    tensors = {target.name: target.tensor for target in targets}
     missing = [name for name in report.missing if id(tensors[name]) not in stored and not _is_counter(name)]
     of_loads = {key for _, source in plan.loads for key in source.keys}
     of_others = {part for each in report.mismatched for part in each.key.split(" + ")}
@@ -121,7 +121,7 @@ def _check_agree(model: nn.Module, template: WeightsTemplate, plan: LoadPlan) ->
     lines += [f"{quoted(name)} of the module has no variable in the Keras model" for name in missing]
     lines += [_without_tensor(template, name) for name in unmade]
     raise InvalidArgumentError(
-        f"this {type(model).__name__} and the Keras model in {template.path} do not agree:\n  "
+        f"this {kind} and the Keras model in {template.path} do not agree:\n  "
         + "\n  ".join(first_lines(lines, _LISTED))
         + f"\nNothing was written. {_fix(template, missing, unmade)}"
     )

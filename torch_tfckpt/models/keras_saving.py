@@ -17,9 +17,7 @@ from torch import nn
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.bundle.publish import saving
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
-from torch_tfckpt.foreign_files.keras_weights import KerasWeightsSink
-from torch_tfckpt.foreign_files.values import ElementType, TensorInfo
-from torch_tfckpt.format.tensor_slice import element_count
+from torch_tfckpt.foreign_files.keras_weights import KerasWeightsSink, info_of
 from torch_tfckpt.keras_files.template import WeightsTemplate
 from torch_tfckpt.models.extra_values import extra_values
 from torch_tfckpt.models.keras_like import like_model, open_like
@@ -83,16 +81,10 @@ def _save_objects(root: Trackable, prefix: AnyPath) -> str:
 
 
 def _write(sink: KerasWeightsSink, template: WeightsTemplate, values: Mapping[str, Compute]) -> None:
-    infos = {
-        each.name: TensorInfo(
-            ElementType.of_tensorflow(each.dtype), each.shape, element_count(each.shape) * each.dtype.itemsize
-        )
-        for each in template.variables.values()
-    }
     with saving(sink.path):
         remove_leftovers(LOCAL, os.path.dirname(sink.path))
         with closing(sink), Publication() as publication:
-            order = sink.plan(infos)
+            order = sink.plan({name: info_of(variable) for name, variable in template.variables.items()})
             sink.open(publication)
             for name in order:
                 sink.write({name: values[name]()})

@@ -9,6 +9,7 @@ never known, since many modules return logits instead.
 """
 
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from torch import fx, nn
@@ -154,13 +155,11 @@ def _of_relu(settings: Mapping[str, Any]) -> Activation | None:
 def activation_after_layer(layer: KerasLayer, graph: LayerGraph, *, keras_2: bool) -> Activation | None:
     """Return the function of a layer of Keras, or that of the only layer that takes its output."""
     own = activation_of_layer(layer, keras_2=keras_2)
-    if own is None or own != LINEAR:
+    if own != LINEAR:
         return own
-    seen: set[str] = set()
-    followers = graph.after(layer)
-    while len(followers) == 1 and followers[0].class_name in _TRANSPARENT_LAYERS and followers[0].path not in seen:
-        seen.add(followers[0].path)
-        followers = graph.after(followers[0])
+    transparent = takewhile(lambda each: each.class_name in _TRANSPARENT_LAYERS, graph.line_after(layer))
+    *_, last = layer, *transparent
+    followers = graph.after(last)
     if not followers:
         return None
     if all(each.is_builtin and each.class_name.endswith(_LAYERS_WITH_WEIGHTS) for each in followers):

@@ -22,7 +22,7 @@ from typing import Final
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from torch_tfckpt.models.findings.symbolic_run import SymbolicRun, symbolic_run
+from torch_tfckpt.models.findings.symbolic_run import Run, SymbolicRun, run_once
 from torch_tfckpt.saveables.wrappers import unwrapped
 
 # Modules of torch that keep the order of channels and positions are defined in these files.
@@ -87,15 +87,18 @@ _State = _FeatureMap | _Unknown | None
 _UNKNOWN: Final = _Unknown()
 
 
-def flattened_inputs(model: nn.Module) -> list[FlattenedInput]:
+def flattened_inputs(model: nn.Module, run: Run | None = None) -> list[FlattenedInput]:
     """Return the Linear layers of a module that multiply a flattened feature map, by the contract above.
+
+    Args:
+        run: The symbolic run of the module; None: it is made here.
 
     Cost: one symbolic run of the forward method, if the module has convolutions and Linear layers.
     """
-    return [finding for finding in inputs_of_linear_layers(model).values() if finding is not None]
+    return [finding for finding in inputs_of_linear_layers(model, run).values() if finding is not None]
 
 
-def inputs_of_linear_layers(model: nn.Module) -> dict[int, FlattenedInput | None]:
+def inputs_of_linear_layers(model: nn.Module, run: Run | None = None) -> dict[int, FlattenedInput | None]:
     """Return the id of each Linear -> what `flattened_inputs` finds on it; None if it multiplies no flattened map.
 
     Layers are left out if their input is not understood, and nothing suggests a map.
@@ -105,11 +108,11 @@ def inputs_of_linear_layers(model: nn.Module) -> dict[int, FlattenedInput | None
     if not any(isinstance(part, _ConvNd) for part in parts) or not any(isinstance(part, nn.Linear) for part in parts):
         return {}
     seen: dict[int, FlattenedInput | None] = {}
-    run = symbolic_run(root)
-    for linear, finding in () if run is None else _linear_layers(run):
+    made = (run or run_once(model))()
+    for linear, finding in () if made is None else _linear_layers(made):
         if seen.get(id(linear)) is None:
             seen[id(linear)] = finding
-    for finding in () if run is not None and run.is_complete else _by_order(parts):
+    for finding in () if made is not None and made.is_complete else _by_order(parts):
         seen.setdefault(id(finding.linear), finding)
     return {id(part): seen[id(part)] for part in parts if id(part) in seen}
 

@@ -39,12 +39,8 @@ class FlattenedMap(NamedTuple):
 
 def flattened_map(layer: KerasLayer, graph: LayerGraph) -> FlattenedMap | None:
     """Return the map that a Dense layer multiplies; None if it is not known."""
-    seen: set[str] = set()
-    before = _only(graph, layer)
-    while before is not None and before.class_name in _KEEPING and before.path not in seen:
-        seen.add(before.path)
-        before = _only(graph, before)
-    if before is None or not before.is_builtin or before.class_name in _KEEPING:
+    before = next((each for each in graph.line_before(layer) if each.class_name not in _KEEPING), None)
+    if before is None or not before.is_builtin:
         return None
     if before.class_name == "Dense" or (before.class_name.startswith("Global") and not before.settings.get("keepdims")):
         return FlattenedMap()
@@ -58,21 +54,12 @@ def flattened_map(layer: KerasLayer, graph: LayerGraph) -> FlattenedMap | None:
     return FlattenedMap(prod(known) // max(channels, 1), channels, moved)
 
 
-def _only(graph: LayerGraph, layer: KerasLayer) -> KerasLayer | None:
-    before = graph.before(layer)
-    return before[0] if len(before) == 1 else None
-
-
 def _data_format(graph: LayerGraph, layer: KerasLayer) -> str:
     """Return the format of the map that a layer takes: that of the last convolution or pooling; "" if unknown."""
-    seen: set[str] = set()
-    before = _only(graph, layer)
-    while before is not None and before.path not in seen:
-        seen.add(before.path)
+    for before in graph.line_before(layer):
         found = before.settings.get("data_format")
         if isinstance(found, str):
             return found
         if before.class_name not in _KEEPING:
-            return ""
-        before = _only(graph, before)
+            break
     return ""

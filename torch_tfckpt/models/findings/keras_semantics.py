@@ -1,6 +1,6 @@
-"""Findings on settings that the configuration of a Keras model tells: compared with the module, not suspected.
+"""Findings on settings that are in the configuration of a Keras model: compared with the module, not suspected.
 
-    compare_settings(findings, model, parts, keras)     the findings, without those that the configuration refutes
+    compare_settings(findings, model, parts, keras, run)     the findings, without those that the configuration refutes
 
 A part belongs to the layer whose path its stored names begin with. Contract:
 
@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from torch_tfckpt.keras_files.layer_graph import LayerGraph
-from torch_tfckpt.keras_files.layers import KerasConfig, KerasLayer
+from torch_tfckpt.keras_files.layers import KerasConfig, KerasLayer, LayersByVariable
 from torch_tfckpt.keras_files.reader import KerasReader
 from torch_tfckpt.models.findings.activations import (
     Activation,
@@ -34,11 +34,10 @@ from torch_tfckpt.models.findings.activations import (
 from torch_tfckpt.models.findings.flattened_maps import inputs_of_linear_layers
 from torch_tfckpt.models.findings.keras_flattening import FlattenedMap, flattened_map
 from torch_tfckpt.models.findings.norm_semantics import EPSILONS, kind_of_norm
-from torch_tfckpt.models.findings.symbolic_run import symbolic_run
+from torch_tfckpt.models.findings.symbolic_run import Run
 from torch_tfckpt.models.findings.tensorflow_parts import TensorFlowPart, findings_on
 from torch_tfckpt.models.layers.layouts import DENSE
 from torch_tfckpt.saveables.load_report import SemanticFinding
-from torch_tfckpt.saveables.wrappers import unwrapped
 from torch_tfckpt.text import quoted
 
 _PADDING: Final = ("same_padding_stride", "same_padding_transposed")
@@ -57,20 +56,21 @@ _CLOSE: Final = 1e-6  # relative; the configuration has the numbers of the progr
 
 
 def compare_settings(
-    findings: Sequence[SemanticFinding], model: nn.Module, parts: Sequence[TensorFlowPart], keras: KerasReader
+    findings: Sequence[SemanticFinding],
+    model: nn.Module,
+    parts: Sequence[TensorFlowPart],
+    keras: KerasReader,
+    run: Run,
 ) -> list[SemanticFinding]:
-    """Return the findings on a module that is loaded from a file with the configuration of its Keras model.
-
-    Cost: one symbolic run of the forward method.
-    """
+    """Return the findings on a module that is loaded from a file with the configuration of its Keras model."""
     assert keras.config is not None
     known = KerasLayers(keras)
     layers = {part.name: layer for part in parts if (layer := known.of(_keys(part))) is not None}
     norms = {name for name, layer in layers.items() if "epsilon" in layer.settings}
     padded = {name for name, layer in layers.items() if layer.settings.get("padding") == "valid"}
     reset = {name for name, layer in layers.items() if layer.settings.get("reset_after") is True}
-    following = list(_following(model, parts, layers, keras))
     graph = LayerGraph(keras.config.model)
+    following = list(_following(parts, layers, graph, run, keras_2=keras.keras_2))
     maps = {name: order for name, layer in layers.items() if (order := flattened_map(layer, graph)) is not None}
     confirmed = _confirmed_forms(keras.config, keras_2=keras.keras_2)
     compared = {part.name for part in parts if any(part.module is each.module for each in following)}
@@ -101,7 +101,7 @@ def compare_settings(
     for each in following:
         kept += _activation(each)
     if not any(finding.name == _FLATTENED for finding in kept):
-        kept += _flattened(model, parts, maps)
+        kept += _flattened(model, parts, maps, run)
     return kept
 
 
@@ -110,11 +110,7 @@ class KerasLayers:
 
     def __init__(self, keras: KerasReader) -> None:
         self._names = keras.paths
-        self._by_path: dict[str, KerasLayer] = {}
-        self._model = ""
-        if keras.config is not None:
-            self._by_path = {layer.path: layer for layer in keras.config.model.walk()}
-            self._model = keras.config.model.name
+        self._layers = None if keras.config is None else LayersByVariable(keras.config.model)
 
     def of(self, keys: Sequence[str]) -> KerasLayer | None:
         """Return the layer that stores all of these variables; None if it is unknown."""
@@ -122,13 +118,10 @@ class KerasLayers:
         return found[0] if found and all(each is found[0] for each in found) else None
 
     def _layer(self, key: str) -> KerasLayer | None:
-        for name in dict.fromkeys((self._names.get(key, key), key)):
-            scope = name.rpartition("/")[0]
-            while scope:
-                layer = self._by_path.get(scope) or self._by_path.get(scope.removeprefix(f"{self._model}/"))
-                if layer is not None:
-                    return _unwrapped(layer)
-                scope = scope.rpartition("/")[0]
+        for name in (self._names.get(key, key), key):
+            layer = None if self._layers is None else self._layers.find(name)
+            if layer is not None:
+                return _unwrapped(layer)
         return None
 
 
@@ -226,12 +219,12 @@ class _Compared(NamedTuple):
 
 
 def _flattened(
-    model: nn.Module, parts: Sequence[TensorFlowPart], maps: Mapping[str, FlattenedMap]
+    model: nn.Module, parts: Sequence[TensorFlowPart], maps: Mapping[str, FlattenedMap], run: Run
 ) -> list[SemanticFinding]:
     """Return the finding on Linear layers whose input is not understood, but is a flattened map in Keras."""
     if not any(isinstance(module, _ConvNd) for module in model.modules()):
         return []
-    understood = inputs_of_linear_layers(model)
+    understood = inputs_of_linear_layers(model, run)
     open_parts = [
         part
         for part in parts
@@ -246,18 +239,18 @@ def _flattened(
 
 
 def _following(
-    model: nn.Module, parts: Sequence[TensorFlowPart], layers: Mapping[str, KerasLayer], keras: KerasReader
+    parts: Sequence[TensorFlowPart], layers: Mapping[str, KerasLayer], graph: LayerGraph, run: Run, *, keras_2: bool
 ) -> Iterator[_Compared]:
     """Yield the functions after layers with weights, if they are known on both sides."""
     kinds = (_ConvNd, nn.Linear, *_NORMS)
     candidates = [part for part in parts if part.name in layers and isinstance(part.module, kinds)]
-    run = symbolic_run(unwrapped(model)) if candidates and keras.config is not None else None
-    if run is None or keras.config is None:
+    made = run() if candidates else None
+    if made is None:
         return
-    graph, after = LayerGraph(keras.config.model), activations_after(run)
+    after = activations_after(made)
     for part in candidates:
         layer = layers[part.name]
-        wanted = activation_after_layer(layer, graph, keras_2=keras.keras_2)
+        wanted = activation_after_layer(layer, graph, keras_2=keras_2)
         calls = after.get(id(part.module), [])
         own = {each.activation for each in calls}
         found = next(iter(own)) if len(own) == 1 else None

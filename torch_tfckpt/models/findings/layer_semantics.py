@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
 from torch_tfckpt.models.findings.flattened_maps import flattened_inputs
+from torch_tfckpt.models.findings.symbolic_run import Run
 from torch_tfckpt.models.findings.tensorflow_parts import TensorFlowPart, findings_on, those
 from torch_tfckpt.models.layers.layer_names import KERNELS
 from torch_tfckpt.models.layers.layouts import DENSE, LSTM_TF1
@@ -56,12 +57,12 @@ def layer_findings(parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
     ]
 
 
-def dense_after_flatten(model: nn.Module, parts: Sequence[TensorFlowPart]) -> list[SemanticFinding]:
+def dense_after_flatten(model: nn.Module, parts: Sequence[TensorFlowPart], run: Run) -> list[SemanticFinding]:
     """Return the finding on Linear layers whose inputs are flattened feature maps."""
     # A rule with a different layout, such as "dense_after_flatten", means that the user chose the order.
     linear = (part for part in parts if isinstance(part.module, nn.Linear))
     dense = {id(part.module): part for part in linear if DENSE.name in part.layouts}
-    found = [each for each in flattened_inputs(model) if id(each.linear) in dense] if dense else []
+    found = [each for each in flattened_inputs(model, run) if id(each.linear) in dense] if dense else []
     multiplies = "multiplies" if all(each.is_certain for each in found) else "may multiply"
     channels = f" of {found[0].channels} channels" if len(found) == 1 and found[0].channels is not None else ""
     return findings_on(

@@ -27,6 +27,7 @@ from torch_tfckpt.keras_files.reader import KerasReader
 from torch_tfckpt.models.findings.keras_semantics import compare_settings
 from torch_tfckpt.models.findings.layer_semantics import dense_after_flatten, layer_findings
 from torch_tfckpt.models.findings.norm_semantics import norm_findings
+from torch_tfckpt.models.findings.symbolic_run import run_once
 from torch_tfckpt.models.findings.tensorflow_parts import tensorflow_parts, those
 from torch_tfckpt.models.layers.assembly import Source
 from torch_tfckpt.models.targets import Target
@@ -83,15 +84,16 @@ def find_semantics(
         accept: Names of findings that the caller accepted; these are marked.
         keras: The file, if it is one of Keras.
 
-    Cost: visits all modules; one symbolic run of the forward method if a Linear may follow a feature map, one if the
+    Cost: visits all modules; one symbolic run of the forward method if a Linear may follow a feature map, or if the
         configuration of a Keras model is known.
     """
+    run = run_once(model)
     parts = tensorflow_parts(model, loads)
     findings = [*_averages(loads, unused_averages), *norm_findings(parts, trains=trains), *layer_findings(parts)]
-    findings += dense_after_flatten(model, parts)
+    findings += dense_after_flatten(model, parts, run)
     findings += _weight_order(loads, unknown_order)
     if keras is not None and keras.config is not None:
-        findings = compare_settings(findings, model, parts, keras)
+        findings = compare_settings(findings, model, parts, keras, run)
     findings.sort(key=lambda finding: SEMANTICS.index(finding.name))
     return [finding._replace(accepted=finding.name in accept) for finding in findings]
 

@@ -13,6 +13,7 @@ run other modules meanwhile. Side effects of a forward method, such as printing,
 import copy
 import inspect
 from collections.abc import Callable, Iterator
+from functools import cache, cached_property, partial
 from itertools import takewhile
 from typing import Any
 
@@ -22,6 +23,14 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.saveables.wrappers import unwrapped
+
+Run = Callable[[], "SymbolicRun | None"]
+"""Returns the symbolic run of a module; None if the module cannot be copied."""
+
+
+def run_once(model: nn.Module) -> Run:
+    """Return a function that runs a module, without wrappers around it, at its first call."""
+    return cache(partial(symbolic_run, unwrapped(model)))
 
 
 def symbolic_run(model: nn.Module) -> "SymbolicRun | None":
@@ -81,7 +90,11 @@ class SymbolicRun(fx.proxy.GraphAppendingTracer):
 
         A part whose forward method fails has an incomplete graph; its parts have graphs, too.
         """
-        yield from self._graphs_of(0)
+        yield from self._graphs
+
+    @cached_property
+    def _graphs(self) -> list[tuple[nn.Module, fx.Graph]]:
+        return list(self._graphs_of(0))
 
     def called(self, node: fx.Node) -> nn.Module | None:
         """Return the part of the module that an operation calls; None for other operations."""

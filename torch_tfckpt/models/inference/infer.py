@@ -106,10 +106,9 @@ class _Inference:
         self._given = self._apply(self._mapper)
         # Such a variable must not be taken for another of the same shape, such as beta for gamma.
         mapped = {key for source in self._given.sources.values() for key in source.keys}
-        unnamed = frozenset[str]() if reader.keras is None else reader.keras.unnamed - mapped
+        unnamed = frozenset[str]() if reader.keras is None else reader.keras.unnamed_weights - mapped
         left_out = {*self._given.omitted, *further_copies(reader), *unnamed}
-        weights = frozenset[str]() if reader.keras is None else reader.keras.unnamed_weights
-        self._unnamed = [(key, tuple(reader.shape(key))) for key in sorted(unnamed & weights)]
+        self._unnamed = [(key, tuple(reader.shape(key))) for key in sorted(unnamed)]
         self._weights = [
             key for key, kind in variable_kinds(reader).items() if kind is VariableKind.WEIGHT and key not in left_out
         ]
