@@ -13,7 +13,7 @@ Source: tensorflow/core/ops/lookup_ops.cc, tensorflow/core/kernels/lookup_util.c
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +22,8 @@ import torch
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.graph_ops.registry import op
-from torch_tfckpt.graph_ops.values import AnyTensor, Strings, Tensor
+from torch_tfckpt.graph_ops.text_arrays import array_of
+from torch_tfckpt.graph_ops.values import AnyTensor, Tensor
 from torch_tfckpt.text import quoted, shortened
 
 WHOLE_LINE: Final = -2  # a column of a text file: the whole line
@@ -121,7 +122,7 @@ class LookupTable:
         values = _taken(self._values, list(self._rows.values()))
         if isinstance(self.key_type, torch.dtype):
             return torch.tensor(keys, dtype=self.key_type), values
-        return _strings(keys), values
+        return array_of(keys), values
 
     def _require(self) -> None:
         if not self.is_filled and not self.is_mutable:
@@ -256,7 +257,7 @@ def _lines(text: bytes) -> Iterator[bytes]:
 
 def _parsed(texts: Sequence[bytes], kind: ElementType) -> AnyTensor:
     if kind == DataType.DT_STRING:
-        return _strings(texts)
+        return array_of(texts)
     if not isinstance(kind, torch.dtype):
         raise InvalidArgumentError(f"a table of {kind} cannot be filled from a text file")
     try:
@@ -312,10 +313,3 @@ def _equal(values: AnyTensor, first: int, second: int) -> bool:
     if isinstance(values, torch.Tensor):
         return bool((values[first] == values[second]).all())
     return bool(np.all(values[first] == values[second]))
-
-
-def _strings(values: Iterable[bytes]) -> Strings:
-    listed = list(values)
-    found = np.empty(len(listed), dtype=object)
-    found[:] = listed
-    return found
