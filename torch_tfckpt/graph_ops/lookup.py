@@ -103,17 +103,12 @@ class LookupTable:
             raise InvalidArgumentError(
                 f"the default value has the shape {list(default.shape)}, the values have {list(self.shape)}"
             )
-        get = self._rows.get
-        rows = [get(key, -1) for key in _list(keys)]
-        shape = (*keys.shape, *self.shape)
-        if tuple(default.shape) == self.shape:
-            # The default value is the row after all others.
-            place = len(self._values)
-            known = _joined(self._values, _flat(default, self.shape))
-            return _taken(known, [row if row >= 0 else place for row in rows]).reshape(shape)
-        place = len(self._values)
+        # Default values are the rows after all others: one for all keys, or one for each.
+        first, step = len(self._values), 0 if tuple(default.shape) == self.shape else 1
         known = _joined(self._values, _flat(default, self.shape))
-        return _taken(known, [row if row >= 0 else place + at for at, row in enumerate(rows)]).reshape(shape)
+        get = self._rows.get
+        rows = [get(key, first + step * at) for at, key in enumerate(_list(keys))]
+        return _taken(known, rows).reshape((*keys.shape, *self.shape))
 
     def contents(self) -> tuple[AnyTensor, AnyTensor]:
         """Return all keys and their values."""
@@ -173,18 +168,12 @@ def lookup_table_import(table_handle: LookupTable, keys: AnyTensor, values: AnyT
 
 @op("LookupTableInsert", "LookupTableInsertV2", outputs=(), pure=False)
 def lookup_table_insert(table_handle: LookupTable, keys: AnyTensor, values: AnyTensor) -> None:
-    table = _table(table_handle)
-    if not table.is_mutable:
-        raise InvalidArgumentError(f"table {quoted(table.name)} cannot be changed after it was initialised")
-    table.insert(keys, values)
+    _changeable(table_handle).insert(keys, values)
 
 
 @op("LookupTableRemoveV2", outputs=(), pure=False)
 def lookup_table_remove(table_handle: LookupTable, keys: AnyTensor) -> None:
-    table = _table(table_handle)
-    if not table.is_mutable:
-        raise InvalidArgumentError(f"table {quoted(table.name)} cannot be changed after it was initialised")
-    table.remove(keys)
+    _changeable(table_handle).remove(keys)
 
 
 @op("InitializeTable", "InitializeTableV2", outputs=(), pure=False)
@@ -275,6 +264,13 @@ def _table(value: Any) -> LookupTable:
     if not isinstance(value, LookupTable):
         raise InvalidArgumentError(f"expected a table, found {type(value).__name__}")
     return value
+
+
+def _changeable(value: Any) -> LookupTable:
+    table = _table(value)
+    if not table.is_mutable:
+        raise InvalidArgumentError(f"table {quoted(table.name)} cannot be changed after it was initialised")
+    return table
 
 
 def _type(value: AnyTensor) -> ElementType:
