@@ -23,10 +23,9 @@ from torch_tfckpt.format.example import Feature, FeatureKind, features_of, value
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.text_arrays import array_of, as_text, elements, single
-from torch_tfckpt.graph_ops.values import AnyTensor, AnyTensors, Ints, Strings, StringsList, Tensor
+from torch_tfckpt.graph_ops.values import AnyTensor, AnyTensors, ElementType, Ints, Strings, StringsList, Tensor
 from torch_tfckpt.text import quoted
 
-ElementType = torch.dtype | DataType
 _KINDS: Final[Mapping[ElementType, FeatureKind]] = {
     DataType.DT_STRING: FeatureKind.BYTES,
     torch.float32: FeatureKind.FLOATS,

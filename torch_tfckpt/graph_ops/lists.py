@@ -22,11 +22,10 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.graph_ops.joining import concat_v2, pack
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.registry import op
-from torch_tfckpt.graph_ops.values import AnyTensor, Axes, Ints
+from torch_tfckpt.graph_ops.values import AnyTensor, Axes, ElementType, Ints
 
 MAX_LENGTH: Final = 1 << 22
 Shape = Axes | None  # -1 is an unknown size; -1 instead of a tuple, or None, an unknown rank
-ElementType = torch.dtype | DataType
 
 
 class Unwritten(NamedTuple):

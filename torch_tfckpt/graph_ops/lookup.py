@@ -23,14 +23,12 @@ from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.text_arrays import array_of
-from torch_tfckpt.graph_ops.values import AnyTensor, Tensor
+from torch_tfckpt.graph_ops.values import AnyTensor, ElementType, Tensor
 from torch_tfckpt.text import quoted, shortened
 
 WHOLE_LINE: Final = -2  # a column of a text file: the whole line
 LINE_NUMBER: Final = -1
 _INTEGER: Final = re.compile(rb"\s*[+-]?[0-9]+\s*")
-
-ElementType = torch.dtype | DataType
 
 
 class LookupTable:
