@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.registry import op
-from torch_tfckpt.graph_ops.sliding import Windows, as_format, ceil_div, channels_first, is_channels_first, spatial
+from torch_tfckpt.graph_ops.sliding import (
+    Windows,
+    as_format,
+    ceil_div,
+    channel_axis,
+    channels_first,
+    is_channels_first,
+    spatial,
+)
 from torch_tfckpt.graph_ops.values import Ints, Tensor
 
 _MAX: Final[dict[int, Callable[..., Tensor]]] = {2: F.max_pool2d, 3: F.max_pool3d}
@@ -33,7 +41,7 @@ def max_pool(
     explicit_paddings: Ints = (),
     data_format: str = "NHWC",
 ) -> Tensor:
-    channels = 1 if is_channels_first(data_format) else len(ksize) - 1
+    channels = channel_axis(data_format, len(ksize))
     if len(ksize) == len(strides) == input.dim() and ksize[channels] != 1:
         return _max_of_channels(input.movedim(channels, -1), ksize, strides, channels).movedim(-1, channels)
     return _max(input, ksize, strides, padding, explicit_paddings, data_format)

@@ -34,6 +34,21 @@ def is_channels_first(data_format: str) -> bool:
     raise InvalidArgumentError(f"data_format {quoted(data_format)} is unknown: expected NHWC, NCHW, NDHWC or NCDHW")
 
 
+def channel_axis(data_format: str, rank: int) -> int:
+    return 1 if is_channels_first(data_format) else rank - 1
+
+
+def axes_without_channels(data_format: str, rank: int) -> list[int]:
+    """Return the axes of batch, height and width."""
+    channels = channel_axis(data_format, rank)
+    return [axis for axis in range(rank) if axis != channels]
+
+
+def per_channel(vector: Tensor, data_format: str, rank: int) -> Tensor:
+    """Return a view of a vector that broadcasts over the channels of a tensor of this rank."""
+    return vector.reshape(-1, *[1] * (rank - 2)) if is_channels_first(data_format) else vector
+
+
 def channels_first(x: Tensor, data_format: str) -> Tensor:
     """Return a view of images as [batch, channels, height, width], also for three dimensions."""
     if x.dim() != len(data_format):
@@ -54,7 +69,7 @@ def spatial(values: Sequence[int], data_format: str, what: str) -> Ints:
         raise InvalidArgumentError(f"{what} has {len(values)} entries, expected {len(data_format)} ({data_format})")
     first = 2 if is_channels_first(data_format) else 1
     inner = tuple(values[first : first + len(values) - 2])
-    batch, channels = values[0], values[1 if first == 2 else -1]
+    batch, channels = values[0], values[channel_axis(data_format, len(values))]
     if (batch, channels) != (1, 1):
         raise InvalidArgumentError(f"{what} is {list(values)}: the entries of batch and channels must be 1")
     if any(value < 1 for value in inner):
@@ -183,8 +198,7 @@ def _explicit(explicit: Sequence[int], data_format: str) -> list[tuple[int, int]
     if any(value < 0 for value in explicit):
         raise InvalidArgumentError(f"explicit_paddings are {list(explicit)}, which must not be negative")
     pairs = list(zip(explicit[::2], explicit[1::2], strict=True))
-    channels = 1 if is_channels_first(data_format) else len(pairs) - 1
-    outer = [pairs[0], pairs.pop(channels)]
+    outer = [pairs[0], pairs.pop(channel_axis(data_format, len(pairs)))]
     if outer != [(0, 0), (0, 0)]:
         raise InvalidArgumentError(f"explicit_paddings are {list(explicit)}: batch and channels cannot be padded")
     return pairs[1:]
