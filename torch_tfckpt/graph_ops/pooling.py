@@ -81,7 +81,7 @@ def max_pool_with_argmax(
     windows = _windows(x, ksize, strides, padding, (), "NHWC")
     batch, channels, height, width = x.shape
     values, places = _with_places(x, windows)
-    padded_width = width + windows.before[1] + windows.after[1]
+    padded_width = windows.padded_sizes[1]
     rows = places // padded_width - windows.before[0]
     columns = places % padded_width - windows.before[1]
     if include_batch_in_index:
@@ -294,7 +294,7 @@ def _max_slope(
             f"orig_output has the shape {list(orig_output.shape)}, expected that of grad, {list(grad.shape)}"
         )
     _, places = _with_places(x.detach(), windows)
-    sizes = _padded_sizes(windows)
+    sizes = windows.padded_sizes
     flat = slope.new_zeros((*x.shape[:2], math.prod(sizes)))
     spread = flat.scatter_add(2, places.reshape(*x.shape[:2], -1), slope.reshape(*x.shape[:2], -1))
     return as_format(_cut(spread.reshape(*x.shape[:2], *sizes), windows), data_format)
@@ -311,14 +311,10 @@ def _average_slope(sizes: Ints, grad: Tensor, ksize: Ints, strides: Ints, paddin
     if 0 in shape or windows.is_empty:
         return as_format(slope.new_zeros(shape), data_format)
     each = slope / _real_elements(windows, slope)
-    like = slope.new_zeros(1).expand(*shape[:2], *_padded_sizes(windows))
+    like = slope.new_zeros(1).expand(*shape[:2], *windows.padded_sizes)
     kernel, steps = list(windows.kernel), list(windows.strides)
     backward = torch.ops.aten.avg_pool2d_backward if len(windows.sizes) == 2 else torch.ops.aten.avg_pool3d_backward
     return as_format(_cut(backward(each, like, kernel, steps, [0], False, True, 1), windows), data_format)
-
-
-def _padded_sizes(windows: Windows) -> Ints:
-    return tuple(map(sum, zip(windows.before, windows.sizes, windows.after, strict=True)))
 
 
 def _cut(x: Tensor, windows: Windows) -> Tensor:

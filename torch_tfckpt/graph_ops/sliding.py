@@ -150,6 +150,10 @@ class Windows:
         return tuple(found)
 
     @property
+    def padded_sizes(self) -> Ints:
+        return tuple(map(sum, zip(self.before, self.sizes, self.after, strict=True)))
+
+    @property
     def is_empty(self) -> bool:
         """Whether there are no positions."""
         return any(isinstance(count, int) and count == 0 for count in self.counts)
@@ -174,9 +178,9 @@ class Windows:
 
     def _check_growth(self, x: Tensor) -> None:
         """Compare a result with the limit if it is more paddings, which are numbers of the file, than elements."""
-        padded = tuple(map(sum, zip(self.before, self.sizes, self.after, strict=True)))
-        if any(isinstance(new, int) and new > 2 * size + 64 for new, size in zip(padded, self.sizes, strict=True)):
-            check_size((*x.shape[:2], *padded))
+        padded = zip(self.padded_sizes, self.sizes, strict=True)
+        if any(isinstance(new, int) and new > 2 * size + 64 for new, size in padded):
+            check_size((*x.shape[:2], *self.padded_sizes))
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
