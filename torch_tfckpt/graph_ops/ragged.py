@@ -13,7 +13,7 @@ import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.limits import check_all, check_size
-from torch_tfckpt.graph_ops.moves import moves_elements
+from torch_tfckpt.graph_ops.moves import moves_elements, rows_at
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.values import AnyTensor, Axes, Tensor, Tensors
 
@@ -182,12 +182,7 @@ def ragged_gather(
         found.append(made)
     if chosen.numel() and int(chosen.max()) >= params_dense_values.shape[0]:
         raise InvalidArgumentError("Ragged splits must point past the last value")
-    return tuple(each.to(kind) for each in found), _rows(params_dense_values, chosen)
-
-
-@moves_elements
-def _rows(values: Any, places: Tensor) -> Any:
-    return values.index_select(0, places)
+    return tuple(each.to(kind) for each in found), rows_at(params_dense_values, chosen)
 
 
 @moves_elements
