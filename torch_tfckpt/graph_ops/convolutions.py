@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.graph_ops.limits import check_size
+from torch_tfckpt.graph_ops.limits import check_shape_of, check_size
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.sliding import (
     Windows,
@@ -424,11 +424,7 @@ def _filter_slope(
 
 
 def _check_slope(slope: Tensor, channels: int, windows: Windows) -> None:
-    expected = (slope.shape[0], channels, *windows.counts)
-    if tuple(slope.shape) != expected:
-        raise InvalidArgumentError(
-            f"out_backprop has the shape {list(slope.shape)} with channels first, expected {list(expected)}"
-        )
+    check_shape_of("out_backprop with channels first", slope, (slope.shape[0], channels, *windows.counts))
 
 
 def _in_floats(function: Callable[[Any, Any], Tensor], x: Tensor, weight: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.limits import check_shape_of
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.sliding import axes_without_channels, channel_axis, per_channel
 from torch_tfckpt.graph_ops.values import Ints, Tensor
@@ -209,8 +210,7 @@ def _check(x: Tensor, data_format: str, **vectors: Tensor) -> None:
         raise InvalidArgumentError(f"expected a tensor of rank 4 or 5, found the shape {list(x.shape)}")
     channels = x.shape[channel_axis(data_format, x.dim())]
     for name, vector in vectors.items():
-        if tuple(vector.shape) != (channels,):
-            raise InvalidArgumentError(f"{name} has the shape {list(vector.shape)}, expected {[channels]}")
+        check_shape_of(name, vector, (channels,))
 
 
 def _normalised(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.graph_ops.limits import check_size
+from torch_tfckpt.graph_ops.limits import check_shape_of, check_size
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.sliding import (
     Windows,
@@ -288,7 +288,7 @@ def _max_slope(
 ) -> Tensor:
     x, slope = channels_first(orig_input, data_format), channels_first(grad, data_format)
     windows = _windows(x, ksize, strides, padding, explicit, data_format)
-    _check_slope(slope, (*x.shape[:2], *windows.counts))
+    check_shape_of("grad with channels first", slope, (*x.shape[:2], *windows.counts))
     if orig_output.shape != grad.shape:
         raise InvalidArgumentError(
             f"orig_output has the shape {list(orig_output.shape)}, expected that of grad, {list(grad.shape)}"
@@ -307,7 +307,7 @@ def _average_slope(sizes: Ints, grad: Tensor, ksize: Ints, strides: Ints, paddin
     check_size(sizes)
     shape = sizes if is_channels_first(data_format) else (sizes[0], sizes[-1], *sizes[1:-1])
     windows = _windows(slope.new_zeros(1).expand(shape), ksize, strides, padding, (), data_format)
-    _check_slope(slope, (*shape[:2], *windows.counts))
+    check_shape_of("grad with channels first", slope, (*shape[:2], *windows.counts))
     if 0 in shape or windows.is_empty:
         return as_format(slope.new_zeros(shape), data_format)
     each = slope / _real_elements(windows, slope)
@@ -322,10 +322,3 @@ def _cut(x: Tensor, windows: Windows) -> Tensor:
     for axis, (before, size) in enumerate(zip(windows.before, windows.sizes, strict=True)):
         x = x.narrow(axis + 2, before, size)
     return x
-
-
-def _check_slope(slope: Tensor, expected: Ints) -> None:
-    if tuple(slope.shape) != tuple(expected):
-        raise InvalidArgumentError(
-            f"grad has the shape {list(slope.shape)} with channels first, expected {list(expected)}"
-        )
