@@ -34,5 +34,14 @@ def int32(value: Any) -> Array:
     return np.asarray(value, dtype=np.int32)
 
 
+def int64(value: Any) -> Array:
+    return np.asarray(value, dtype=np.int64)
+
+
 def float32(value: Any) -> Array:
     return np.asarray(value, dtype=np.float32)
+
+
+def strings(value: Any) -> Array:
+    """Return bytes, or nested lists of bytes, as an array."""
+    return np.array(value, dtype=object)
