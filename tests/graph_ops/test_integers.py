@@ -1,13 +1,13 @@
 """Operations on Python integers equal TensorFlow's on tensors: values and shapes, and what is refused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_rows import Computed, Row, check_integers, compute, operations, row
-from tensorflow_process import TensorFlowProcess
+from op_inputs import Results
+from op_rows import check_integers, operations, row
 
 from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.graph_ops.integers import INTEGER_OPS, as_integers, as_tensor, fits
@@ -241,13 +241,8 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def results(tensorflow: TensorFlowProcess) -> Mapping[str, Sequence[tuple[Row, Computed]]]:
-    return compute(tensorflow, ROWS)
-
-
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Every row of the table."""
     check_integers(name, results)
 
