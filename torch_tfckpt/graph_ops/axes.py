@@ -9,10 +9,15 @@ from torch_tfckpt.graph_ops.values import Axes
 
 def axes_of(axes: Axes, rank: int) -> tuple[int, ...]:
     """Return the axes as numbers from 0 to rank - 1, in ascending order."""
-    found = sorted(axis_of(axis, rank) for axis in ((axes,) if isinstance(axes, int) else axes))
+    return tuple(sorted(given_axes_of(axes, rank)))
+
+
+def given_axes_of(axes: Axes, rank: int) -> list[int]:
+    """Return the axes as numbers from 0 to rank - 1, in the order in which they are given."""
+    found = [axis_of(axis, rank) for axis in ((axes,) if isinstance(axes, int) else axes)]
     if len(set(found)) < len(found):
         raise InvalidArgumentError(f"an axis is given twice: {axes}")
-    return tuple(found)
+    return found
 
 
 def new_axis_of(dim: Axes, rank: int) -> int:

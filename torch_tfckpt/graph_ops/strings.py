@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.axes import given_axes_of
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.text_arrays import array_of, as_text, elements, mapped, single
@@ -112,10 +113,7 @@ def _checked_size(size: int) -> int:
 def reduce_join(inputs: Strings, reduction_indices: Axes, *, keep_dims: bool = False, separator: str = "") -> Strings:
     """Join the strings along axes: along the first axis, then the results along the second, and so on."""
     rank = inputs.ndim
-    given = [reduction_indices] if isinstance(reduction_indices, int) else list(reduction_indices)
-    axes = [axis + rank if axis < 0 else axis for axis in given]
-    if any(not 0 <= axis < rank for axis in axes) or len(set(axes)) != len(axes):
-        raise InvalidArgumentError(f"reduction_indices are {given}, but the tensor has {rank} axes")
+    axes = given_axes_of(reduction_indices, rank)
     if not axes:
         return inputs
     kept = [axis for axis in range(rank) if axis not in axes]
