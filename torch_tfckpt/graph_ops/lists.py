@@ -156,7 +156,7 @@ def tensor_list_stack(
     if num_elements not in (-1, len(input_handle)):
         raise InvalidArgumentError(f"the list has {len(input_handle)} elements, expected {num_elements}")
     elements = [_read(input_handle, at, element_shape, element_dtype) for at in range(len(input_handle))]
-    return _stacked(_checked(elements, element_shape), element_shape, element_dtype)
+    return _stacked(elements, element_shape, element_dtype)
 
 
 @op("TensorListGather")
@@ -166,7 +166,7 @@ def tensor_list_gather(
     for index in indices:
         _check_index(index, input_handle)
     elements = [_read(input_handle, at, element_shape, element_dtype) for at in indices]
-    return _stacked(_checked(elements, element_shape), element_shape, element_dtype)
+    return _stacked(elements, element_shape, element_dtype)
 
 
 @op("TensorListLength")
