@@ -77,7 +77,7 @@ ROWS = [
     ),
     *(row(name, normal(6), np.array([3, 2], np.int64), np.array([0, 0], np.int64)) for name in SPARSE),
     *(
-        # TensorFlow's gradient is memory that nobody has written.
+        # TensorFlow's gradient is uninitialised memory.
         row(f"{name}WithNumSegments", normal(6, 3), i([]), i([]), i(2), gradients=False)
         for name in SPARSE
     ),

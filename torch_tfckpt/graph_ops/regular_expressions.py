@@ -220,7 +220,7 @@ class _PatternTranslator:
         return True
 
     def _character(self, character: str) -> str | None:
-        """Return the character that an escape stands for, and go behind it; None if it is something else."""
+        """Return the character that an escape stands for, and move past it; None if it stands for something else."""
         pattern = self._pattern
         simple = dict(zip("aftnrv", "\a\f\t\n\r\v", strict=True)).get(character)
         if simple is not None:
@@ -368,7 +368,7 @@ def _replaced(text: str, pattern: "re.Pattern[str]", rewrite: str, everywhere: b
 
 @functools.lru_cache(256)
 def _rewrite_parts(rewrite: str) -> tuple[list[str | int], bool]:
-    """Return the texts and numbers of groups that a match is replaced by, and whether the whole text was understood."""
+    """Return what replaces a match, strings and numbers of groups, and whether `rewrite` was understood to its end."""
     parts: list[str | int] = []
     at = 0
     while at < len(rewrite):
