@@ -69,8 +69,7 @@ def transpose(x: Tensor, perm: Ints) -> Tensor:
 
 @op("ConjugateTranspose")
 def conjugate_transpose(x: Tensor, perm: Ints) -> Tensor:
-    moved = x.permute(permutation(perm, x.shape))
-    return moved.conj().resolve_conj() if moved.is_complex() else moved
+    return transpose(x, perm).conj().resolve_conj()
 
 
 def permutation(perm: Ints, sizes: Sequence[int]) -> tuple[int, ...]:

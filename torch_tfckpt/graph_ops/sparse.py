@@ -119,7 +119,7 @@ def sparse_tensor_dense_mat_mul(
     height, width = a_shape
     if adjoint_a:
         rows, columns, height, width = columns, rows, width, height
-        a_values = a_values.conj() if a_values.is_complex() else a_values
+        a_values = a_values.conj()
     if adjoint_b:
         b = b.mH
     if b.shape[0] != width:
