@@ -20,6 +20,11 @@ def given_axes_of(axes: Axes, rank: int) -> list[int]:
     return found
 
 
+def torch_pads(pairs: Sequence[Sequence[int]]) -> list[int]:
+    """Return paddings before and after each axis in the order of torch.nn.functional.pad: the last axis first."""
+    return [each for pair in reversed(pairs) for each in pair]
+
+
 def new_axis_of(dim: Axes, rank: int) -> int:
     """Return where ExpandDims puts its axis; a vector of one number stands for the number."""
     if isinstance(dim, tuple):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.axes import torch_pads
 from torch_tfckpt.graph_ops.limits import check_shape_of, check_size
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.sliding import (
@@ -393,7 +394,7 @@ def _transpose(
         return as_format(y, data_format)
     y = _in_floats(lambda a, b: transpose(a, b, None, windows.strides, 0, 0, groups, windows.dilations), slope, weight)
     cuts = [(-start, size + start - full) for start, size, full in zip(starts, inner, y.shape[2:], strict=True)]
-    return as_format(F.pad(y, [each for pair in reversed(cuts) for each in pair]), data_format)
+    return as_format(F.pad(y, torch_pads(cuts)), data_format)
 
 
 def _filter_slope(

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.axes import torch_pads
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.values import Ints, Tensor
 from torch_tfckpt.text import quoted
@@ -173,8 +174,7 @@ class Windows:
         if not any(self.before) and not any(self.after):
             return x
         self._check_growth(x)
-        pairs = list(zip(self.before, self.after, strict=True))
-        return F.pad(x, [each for pair in reversed(pairs) for each in pair], value=value)
+        return F.pad(x, torch_pads(list(zip(self.before, self.after, strict=True))), value=value)
 
     def _check_growth(self, x: Tensor) -> None:
         """Compare a result with the limit if it is more paddings, which are numbers of the file, than elements."""
