@@ -226,14 +226,18 @@ def fill(dims: Ints, value: NestedInts) -> NestedInts:
 
 @integer_op("Tile")
 def tile(input: NestedInts, multiples: Ints) -> NestedInts:
-    sizes = shape_of(input)
+    check_multiples(multiples, shape_of(input))
+    for at, count in reversed(list(enumerate(multiples))):
+        input = _at_depth(partial(mul, count), input, at)
+    return input
+
+
+def check_multiples(multiples: Ints, sizes: Sequence[int]) -> None:
+    """Raise InvalidArgumentError unless Tile can repeat a tensor of these sizes so often."""
     if len(multiples) != len(sizes):
         raise InvalidArgumentError(f"multiples {list(multiples)} for the shape {list(sizes)}")
     check_size(multiples)
     check_size([count * each for count, each in zip(multiples, sizes, strict=True)])
-    for at, count in reversed(list(enumerate(multiples))):
-        input = _at_depth(partial(mul, count), input, at)
-    return input
 
 
 @integer_op("BroadcastTo")

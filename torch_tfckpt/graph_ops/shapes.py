@@ -11,6 +11,7 @@ import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.axes import new_axis_of, squeezed_axes_of
+from torch_tfckpt.graph_ops.integer_arrays import check_multiples
 from torch_tfckpt.graph_ops.integers import axis_of
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.moves import moves_elements
@@ -119,8 +120,5 @@ def ones_like(x: Tensor) -> Tensor:
 @op("Tile")
 @moves_elements
 def tile(input: Tensor, multiples: Ints) -> Tensor:
-    if len(multiples) != input.dim():
-        raise InvalidArgumentError(f"multiples {list(multiples)} for the shape {list(input.shape)}")
-    check_size(multiples)
-    check_size([count * each for count, each in zip(multiples, input.shape, strict=True)])
+    check_multiples(multiples, input.shape)
     return input.repeat(multiples)
