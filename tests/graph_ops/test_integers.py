@@ -1,12 +1,11 @@
 """Operations on Python integers equal TensorFlow's on tensors: values and shapes, and what is refused."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_inputs import Results
+from op_inputs import Results, masks_of
 from op_rows import check_integers, operations, row
 
 from torch_tfckpt.errors import UnimplementedError
@@ -19,10 +18,6 @@ def i(value: Any, dtype: Any = np.int32) -> np.ndarray[Any, Any]:
 
 def b(value: Any) -> np.ndarray[Any, Any]:
     return np.array(value, np.bool_)
-
-
-def masks_of(masks: Mapping[str, int]) -> dict[str, Any]:
-    return {f"{name}_mask": mask for name, mask in masks.items()}
 
 
 VECTOR, MATRIX, SCALAR = i([7, -3, 0, 2]), i([[1, 2, 3], [-4, 5, -6]]), i(-3)

@@ -1,12 +1,12 @@
 """Slices, splits and gathers equal TensorFlow's: values, dtypes, shapes, gradients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_inputs import Inputs, Results
+from op_inputs import Inputs, Results, masks_of
 from op_inputs import int32 as i
 from op_rows import check, operations, row
 
@@ -18,10 +18,6 @@ normal = Inputs(2).normal
 
 WORDS = np.array([b"a", b"", b"ccc", b"dd", b"e", b"\xff"], dtype=object)
 MASKS = ["begin", "end", "ellipsis", "new_axis", "shrink_axis"]
-
-
-def masks_of(masks: Mapping[str, int]) -> dict[str, Any]:
-    return {f"{name}_mask": mask for name, mask in masks.items()}
 
 
 # Shape, begin, end, strides, masks.

@@ -45,3 +45,13 @@ def float32(value: Any) -> Array:
 def strings(value: Any) -> Array:
     """Return bytes, or nested lists of bytes, as an array."""
     return np.array(value, dtype=object)
+
+
+def masks_of(masks: Mapping[str, int]) -> dict[str, Any]:
+    """Return the attributes of StridedSlice: {"begin": 1} is begin_mask=1."""
+    return {f"{name}_mask": mask for name, mask in masks.items()}
+
+
+def output_size(size: int, kernel: int, stride: int, padding: str) -> int:
+    """Return how many positions a window has along an axis."""
+    return -(-size // stride) if padding == "SAME" else (size - kernel) // stride + 1
