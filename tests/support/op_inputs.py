@@ -20,6 +20,9 @@ class Inputs:
     def normal(self, *shape: int, dtype: str = "float32", scale: float = 1) -> Array:
         return (scale * self._random.normal(size=shape)).astype(dtype)
 
+    def complex(self, *shape: int, dtype: str = "complex64") -> Array:
+        return (self.normal(*shape) + 1j * self.normal(*shape)).astype(dtype)
+
     def uniform(self, *shape: int, dtype: str = "float32", low: float = 0, high: float = 1) -> Array:
         return self._random.uniform(low, high, shape).astype(dtype)
 
