@@ -12,7 +12,6 @@ key.
 Source: tensorflow/core/ops/lookup_ops.cc, tensorflow/core/kernels/lookup_util.cc.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ import torch
 
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.graph_ops.numbers_as_text import read_integer
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.text_arrays import array_of
 from torch_tfckpt.graph_ops.values import AnyTensor, ElementType, Tensor
@@ -28,7 +28,6 @@ from torch_tfckpt.text import quoted, shortened
 
 WHOLE_LINE: Final = -2  # a column of a text file: the whole line
 LINE_NUMBER: Final = -1
-_INTEGER: Final = re.compile(rb"\s*[+-]?[0-9]+\s*")
 
 
 class LookupTable:
@@ -250,10 +249,7 @@ def _parsed(texts: Sequence[bytes], kind: ElementType) -> AnyTensor:
     try:
         if kind.is_floating_point:
             return torch.tensor([float(text) for text in texts], dtype=torch.float64).to(kind)
-        for text in texts:
-            if not _INTEGER.fullmatch(text):
-                raise ValueError(f"{shortened(text)} is not an integer")
-        return torch.tensor([int(text) for text in texts], dtype=kind)
+        return torch.tensor([read_integer(text) for text in texts], dtype=kind)
     except (ValueError, RuntimeError) as error:
         raise InvalidArgumentError(f"an element of the file is not {kind}: {error}") from error
 
