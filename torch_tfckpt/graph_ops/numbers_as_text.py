@@ -104,7 +104,7 @@ def string_to_number(string_tensor: Strings, *, out_type: torch.dtype = torch.fl
 
 
 def read_integer(text: bytes) -> int:
-    """Return a decimal number; Python's `int` alone would also take 1_000. Raises ValueError if it is none."""
+    """Return a decimal number; Python's `int` alone would also take 1_000. Raises ValueError for other text."""
     if not _INTEGER.fullmatch(text):
         raise ValueError(f"{shortened(text)} is not an integer")
     return int(text)
