@@ -30,7 +30,7 @@ def function_rows() -> list[Row]:
         x = np.array([0, 1, 5, 6, 7, np.iinfo(dtype).max, np.iinfo(dtype).min], dtype)
         rows += [row("Relu", x), row("Relu6", x)]
     for dtype in ["complex64", "complex128"]:
-        rows.append(row("Sigmoid", (INPUTS.normal(4) + 1j * INPUTS.normal(4)).astype(dtype)))
+        rows.append(row("Sigmoid", INPUTS.complex(4, dtype=dtype)))
     return rows
 
 
@@ -51,7 +51,7 @@ def derivative_rows() -> list[Row]:
         if name in OF_INPUTS:
             rows.append(row(name, np.ones_like(KINKS), KINKS, gradients=gradients))
         else:
-            x = (INPUTS.normal(4) + 1j * INPUTS.normal(4)).astype("complex64")
+            x = INPUTS.complex(4)
             rows.append(row(name, x, x * 1j))
     rows += [row("LeakyReluGrad", np.ones_like(KINKS), KINKS, alpha=alpha) for alpha in (0.0, 0.01, 1.5)]
     for dtype in ["int32", "int64", "uint8"]:

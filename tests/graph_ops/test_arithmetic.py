@@ -110,8 +110,8 @@ def tie_rows() -> list[Row]:
 def complex_rows() -> list[Row]:
     rows = []
     for dtype in ["complex64", "complex128"]:
-        x = (floats(3, 1) + 1j * floats(3, 1)).astype(dtype)
-        y = (floats(4) + 1j * floats(4)).astype(dtype)
+        x = INPUTS.complex(3, 1, dtype=dtype)
+        y = INPUTS.complex(4, dtype=dtype)
         names = ["Add", "AddV2", "Sub", "Mul", "Div", "RealDiv", "Pow", "SquaredDifference", "DivNoNan", "MulNoNan"]
         rows += [row(name, x, y) for name in [*names, "Xdivy", "Xlogy"]]
         rows.append(row("DivNoNan", x, y * 0))

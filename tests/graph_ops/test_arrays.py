@@ -1,29 +1,19 @@
 """Sequences of numbers, one-hot vectors, largest and unique elements equal TensorFlow's."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_rows import Computed, Row, check, operations, row
+from op_inputs import Inputs, Results
+from op_inputs import float32 as f
+from op_inputs import int32 as i
+from op_rows import check, operations, row
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.registry import OPS
 
-RANDOM = np.random.default_rng(4)
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    return RANDOM.normal(size=shape).astype(np.float32)
-
-
-def i(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.int32)
-
-
-def f(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.float32)
+normal = Inputs(4).normal
 
 
 ROWS = [
@@ -121,7 +111,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Every row of the table."""
     check(name, results)
 

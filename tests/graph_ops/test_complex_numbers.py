@@ -3,19 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from op_inputs import Array, Inputs, Results, int32
+from op_inputs import Inputs, Results, int32
 from op_rows import Row, check, operations, row
 
 from torch_tfckpt.graph_ops.complex_numbers import complex_abs, complex_number, fft
 
 INPUTS = Inputs(11)
-floats = INPUTS.normal
+floats, numbers = INPUTS.normal, INPUTS.complex
 OF_RANK = {1: "", 2: "2D", 3: "3D"}
 KINDS = [("complex64", torch.float32), ("complex128", torch.float64)]
-
-
-def numbers(*shape: int, dtype: str = "complex64") -> Array:
-    return (floats(*shape) + 1j * floats(*shape)).astype(dtype)
 
 
 def part_rows() -> list[Row]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from op_inputs import Inputs, Results, float32, int32
+from op_inputs import Inputs, Results, float32, int32, output_size
 from op_rows import Row, check, operations, row
 
 from torch_tfckpt.graph_ops.convolutions import (
@@ -19,10 +19,6 @@ from torch_tfckpt.graph_ops.convolutions import (
 
 INPUTS = Inputs(2)
 floats, bfloats, integers = INPUTS.normal, INPUTS.bfloat16, INPUTS.integers
-
-
-def outputs(size: int, kernel: int, stride: int, padding: str) -> int:
-    return -(-size // stride) if padding == "SAME" else (size - kernel) // stride + 1
 
 
 def square(stride: int) -> list[int]:
@@ -42,56 +38,34 @@ def forward_rows() -> list[Row]:
         rows.append(row("Conv2D", x, w, **settings, gradients=False))  # TensorFlow's CPU has no gradient
     explicit: dict[str, Any] = {"padding": "EXPLICIT", "explicit_paddings": [0, 0, 1, 2, 0, 3, 0, 0]}
     strides = square(2)
+    same: dict[str, Any] = {"strides": strides, "padding": "SAME"}
     rows += [
         row("Conv2D", floats(2, 6, 5, 3), floats(3, 3, 3, 2), strides=strides, **explicit),
         row("Conv2D", floats(2, 6, 5, 3), floats(5, 3, 3, 2), strides=[1, 2, 3, 1], **explicit),
         row("DepthwiseConv2dNative", floats(2, 6, 6, 3), floats(3, 3, 3, 2), strides=strides, **explicit),
         # Groups: the filter has fewer input channels than the input. TensorFlow's CPU has no gradients of these.
-        row("Conv2D", floats(2, 6, 5, 6), floats(3, 3, 2, 9), strides=strides, padding="SAME", gradients=False),
+        row("Conv2D", floats(2, 6, 5, 6), floats(3, 3, 2, 9), **same, gradients=False),
         row("Conv2D", floats(2, 6, 5, 6), floats(3, 3, 1, 6), strides=square(1), padding="VALID", gradients=False),
-        row(
-            "Conv2D",
-            floats(2, 6, 5, 6),
-            floats(2, 3, 3, 4),
-            strides=strides,
-            padding="SAME",
-            view=True,
-            gradients=False,
-        ),
+        row("Conv2D", floats(2, 6, 5, 6), floats(2, 3, 3, 4), **same, view=True, gradients=False),
         row("Conv2D", floats(2, 6, 5, 3), floats(3, 3, 3, 2), strides=[1, 1, 3, 1], padding="SAME", view=True),
+        row("DepthwiseConv2dNative", floats(1, 5, 5, 2), floats(3, 2, 2, 3), **same, view=True),
         row(
-            "DepthwiseConv2dNative", floats(1, 5, 5, 2), floats(3, 2, 2, 3), strides=strides, padding="SAME", view=True
+            "Conv2D", floats(2, 6, 5, 3, dtype="float64"), floats(3, 3, 3, 2, dtype="float64"), **same, tolerance=1e-12
         ),
-        row(
-            "Conv2D",
-            floats(2, 6, 5, 3, dtype="float64"),
-            floats(3, 3, 3, 2, dtype="float64"),
-            strides=strides,
-            padding="SAME",
-            tolerance=1e-12,
-        ),
-        row(
-            "Conv2D",
-            floats(2, 6, 5, 3, dtype="float16"),
-            floats(3, 3, 3, 2, dtype="float16"),
-            strides=strides,
-            padding="SAME",
-            tolerance=5e-3,
-        ),
-        row("Conv2D", bfloats(2, 6, 5, 3), bfloats(3, 3, 3, 2), strides=strides, padding="SAME", tolerance=2e-2),
-        row("Conv2D", integers(2, 6, 5, 3), integers(3, 3, 3, 2), strides=strides, padding="SAME"),
+        row("Conv2D", floats(2, 6, 5, 3, dtype="float16"), floats(3, 3, 3, 2, dtype="float16"), **same, tolerance=5e-3),
+        row("Conv2D", bfloats(2, 6, 5, 3), bfloats(3, 3, 3, 2), **same, tolerance=2e-2),
+        row("Conv2D", integers(2, 6, 5, 3), integers(3, 3, 3, 2), **same),
         row(
             "DepthwiseConv2dNative",
             floats(2, 6, 5, 3, dtype="float64"),
             floats(3, 3, 3, 2, dtype="float64"),
-            strides=strides,
-            padding="SAME",
+            **same,
             tolerance=1e-12,
         ),
         # Nothing, or less than the window.
-        row("Conv2D", floats(0, 6, 5, 3), floats(3, 3, 3, 2), strides=strides, padding="SAME"),
+        row("Conv2D", floats(0, 6, 5, 3), floats(3, 3, 3, 2), **same),
         # TensorFlow leaves the filter's gradient uninitialised.
-        row("Conv2D", floats(2, 0, 5, 3), floats(3, 3, 3, 2), strides=strides, padding="SAME", gradients=False),
+        row("Conv2D", floats(2, 0, 5, 3), floats(3, 3, 3, 2), **same, gradients=False),
         row("Conv2D", floats(2, 2, 5, 3), floats(3, 3, 3, 2), strides=square(1), padding="VALID", gradients=False),
         row("Conv2D", floats(2, 2, 5, 3), floats(5, 3, 3, 2), strides=square(1), padding="VALID"),
         row("Conv2D", floats(2, 1, 1, 3), floats(3, 3, 3, 2), strides=square(1), padding="SAME"),
@@ -104,21 +78,14 @@ def forward_rows() -> list[Row]:
             gradients=False,
         ),
         # Refused.
-        row("Conv2D", floats(2, 6, 5, 3), floats(3, 3, 4, 2), strides=strides, padding="SAME"),
-        row("Conv2D", floats(2, 6, 5), floats(3, 3, 5, 2), strides=strides, padding="SAME"),
-        row("Conv2D", floats(2, 6, 5, 3), floats(3, 3, 3), strides=strides, padding="SAME"),
+        row("Conv2D", floats(2, 6, 5, 3), floats(3, 3, 4, 2), **same),
+        row("Conv2D", floats(2, 6, 5), floats(3, 3, 5, 2), **same),
+        row("Conv2D", floats(2, 6, 5, 3), floats(3, 3, 3), **same),
         row("Conv2D", floats(2, 6, 5, 3), floats(3, 3, 3, 2), strides=[1, 0, 1, 1], padding="SAME"),
         row("Conv2D", floats(2, 6, 5, 3), floats(3, 3, 3, 2), strides=[2, 1, 1, 1], padding="SAME"),
         row("Conv2D", floats(2, 6, 5, 3), floats(3, 3, 3, 2), strides=[1, 1, 1], padding="SAME"),
         row("Conv2D", floats(2, 6, 5, 3), floats(3, 3, 3, 2), strides=strides, padding="OTHER"),
-        row(
-            "Conv2D",
-            floats(2, 6, 5, 3),
-            floats(3, 3, 3, 2),
-            strides=strides,
-            padding="SAME",
-            explicit_paddings=[0, 0, 1, 1, 1, 1, 0, 0],
-        ),
+        row("Conv2D", floats(2, 6, 5, 3), floats(3, 3, 3, 2), **same, explicit_paddings=[0, 0, 1, 1, 1, 1, 0, 0]),
         row(
             "Conv2D",
             floats(2, 6, 5, 3),
@@ -127,7 +94,7 @@ def forward_rows() -> list[Row]:
             padding="EXPLICIT",
             explicit_paddings=[0, 0, 1, 1],
         ),
-        row("DepthwiseConv2dNative", floats(2, 6, 5, 3), floats(3, 3, 2, 2), strides=strides, padding="SAME"),
+        row("DepthwiseConv2dNative", floats(2, 6, 5, 3), floats(3, 3, 2, 2), **same),
     ]
     for padding, strides in product(["SAME", "VALID"], [[1] * 5, [1, 2, 2, 2, 1], [1, 1, 2, 3, 1]]):
         rows.append(row("Conv3D", floats(2, 5, 4, 6, 2), floats(3, 2, 3, 2, 3), strides=strides, padding=padding))
@@ -143,7 +110,7 @@ def gradient_rows() -> list[Row]:
     rows = []
     for padding, stride, kernel, size in product(["SAME", "VALID"], [1, 2, 3], [1, 2, 3, 4], [5, 6]):
         sizes, weight = int32([2, size, size + 1, 3]), floats(kernel, kernel, 3, 4)
-        height, width = (outputs(each, kernel, stride, padding) for each in (size, size + 1))
+        height, width = (output_size(each, kernel, stride, padding) for each in (size, size + 1))
         slope = floats(2, height, width, 4)
         settings: dict[str, Any] = {"strides": square(stride), "padding": padding}
         rows.append(row("Conv2DBackpropInput", sizes, weight, slope, **settings))
@@ -154,6 +121,7 @@ def gradient_rows() -> list[Row]:
             shape = int32([kernel, kernel, 3, 2])
             rows.append(row("DepthwiseConv2dNativeBackpropFilter", x, shape, depthwise, **settings))
             rows.append(row("DepthwiseConv2dNativeBackpropInput", sizes, floats(*shape), depthwise, **settings))
+    same: dict[str, Any] = {"strides": square(2), "padding": "SAME"}
     explicit: dict[str, Any] = {
         "padding": "EXPLICIT",
         "explicit_paddings": [0, 0, 1, 2, 0, 3, 0, 0],
@@ -163,14 +131,7 @@ def gradient_rows() -> list[Row]:
         row("Conv2DBackpropInput", int32([2, 6, 5, 3]), floats(3, 3, 3, 2), floats(2, 4, 3, 2), **explicit),
         row("Conv2DBackpropFilter", floats(2, 6, 5, 3), int32([3, 3, 3, 2]), floats(2, 4, 3, 2), **explicit),
         # Height and width only.
-        row(
-            "Conv2DBackpropInput",
-            int32([6, 6]),
-            floats(3, 3, 3, 2),
-            floats(2, 3, 3, 2),
-            strides=square(2),
-            padding="SAME",
-        ),
+        row("Conv2DBackpropInput", int32([6, 6]), floats(3, 3, 3, 2), floats(2, 3, 3, 2), **same),
         # More rows than the windows reach.
         row(
             "Conv2DBackpropInput",
@@ -185,80 +146,21 @@ def gradient_rows() -> list[Row]:
             int32([2, 6, 6, 3]),
             floats(3, 3, 3, 2, dtype="float64"),
             floats(2, 3, 3, 2, dtype="float64"),
-            strides=square(2),
-            padding="SAME",
+            **same,
             tolerance=1e-12,
         ),
-        row(
-            "Conv2DBackpropInput",
-            int32([0, 6, 6, 3]),
-            floats(3, 3, 3, 2),
-            floats(0, 3, 3, 2),
-            strides=square(2),
-            padding="SAME",
-        ),
-        row(
-            "Conv2DBackpropInput",
-            int32([2, 6, 6, 3]),
-            floats(3, 3, 3, 2),
-            floats(2, 3, 3, 2),
-            strides=square(2),
-            padding="SAME",
-            view=True,
-        ),
-        row(
-            "Conv2DBackpropFilter",
-            floats(0, 6, 6, 3),
-            int32([3, 3, 3, 2]),
-            floats(0, 3, 3, 2),
-            strides=square(2),
-            padding="SAME",
-        ),
-        row(
-            "Conv2DBackpropFilter",
-            floats(2, 6, 6, 3),
-            int32([3, 3, 3, 2]),
-            floats(2, 3, 3, 2),
-            strides=square(2),
-            padding="SAME",
-            view=True,
-        ),
+        row("Conv2DBackpropInput", int32([0, 6, 6, 3]), floats(3, 3, 3, 2), floats(0, 3, 3, 2), **same),
+        row("Conv2DBackpropInput", int32([2, 6, 6, 3]), floats(3, 3, 3, 2), floats(2, 3, 3, 2), **same, view=True),
+        row("Conv2DBackpropFilter", floats(0, 6, 6, 3), int32([3, 3, 3, 2]), floats(0, 3, 3, 2), **same),
+        row("Conv2DBackpropFilter", floats(2, 6, 6, 3), int32([3, 3, 3, 2]), floats(2, 3, 3, 2), **same, view=True),
         # Refused.
-        row(
-            "Conv2DBackpropInput",
-            int32([2, 6, 6, 3]),
-            floats(3, 3, 3, 2),
-            floats(2, 4, 3, 2),
-            strides=square(2),
-            padding="SAME",
-        ),
-        row(
-            "Conv2DBackpropInput",
-            int32([2, 6, 6, 3]),
-            floats(3, 3, 3, 2),
-            floats(1, 3, 3, 2),
-            strides=square(2),
-            padding="SAME",
-        ),
-        row(
-            "Conv2DBackpropInput",
-            int32([2, 6, 6, 4]),
-            floats(3, 3, 3, 2),
-            floats(2, 3, 3, 2),
-            strides=square(2),
-            padding="SAME",
-        ),
-        row(
-            "Conv2DBackpropFilter",
-            floats(2, 6, 6, 3),
-            int32([3, 3, 3, 2]),
-            floats(2, 3, 3, 3),
-            strides=square(2),
-            padding="SAME",
-        ),
+        row("Conv2DBackpropInput", int32([2, 6, 6, 3]), floats(3, 3, 3, 2), floats(2, 4, 3, 2), **same),
+        row("Conv2DBackpropInput", int32([2, 6, 6, 3]), floats(3, 3, 3, 2), floats(1, 3, 3, 2), **same),
+        row("Conv2DBackpropInput", int32([2, 6, 6, 4]), floats(3, 3, 3, 2), floats(2, 3, 3, 2), **same),
+        row("Conv2DBackpropFilter", floats(2, 6, 6, 3), int32([3, 3, 3, 2]), floats(2, 3, 3, 3), **same),
     ]
     for padding, strides in product(["SAME", "VALID"], [[1] * 5, [1, 2, 2, 2, 1]]):
-        inner = [outputs(size, 2, strides[1], padding) for size in (5, 4, 6)]
+        inner = [output_size(size, 2, strides[1], padding) for size in (5, 4, 6)]
         weight, slope = floats(2, 2, 2, 2, 3), floats(2, *inner, 3)
         settings = {"strides": strides, "padding": padding}
         rows.append(row("Conv3DBackpropInputV2", int32([2, 5, 4, 6, 2]), weight, slope, **settings))

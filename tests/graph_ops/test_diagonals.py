@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from op_inputs import Inputs, Results, float32, int32
+from op_inputs import Inputs, Results, float32, int32, int64
 from op_rows import Row, check, operations, row
 
 INPUTS = Inputs(9)
@@ -15,10 +15,6 @@ V2: dict[str, bool] = {"gradients": False}
 ALIGNMENTS = ["RIGHT_LEFT", "LEFT_RIGHT", "LEFT_LEFT", "RIGHT_RIGHT"]
 BANDS: list[object] = [0, 1, -2, [0, 0], [-1, 1], [-2, 0], [1, 2], [-2, 3], [-2, -1]]
 REFUSED: list[object] = [4, -3, [1, 0], [-3, 1], [0, 1, 2]]
-
-
-def int64(value: int) -> np.ndarray[tuple[()], np.dtype[np.int64]]:
-    return np.array(value, "int64")
 
 
 def band_rows() -> list[Row]:

@@ -68,7 +68,7 @@ def integer_rows() -> list[Row]:
 def complex_rows() -> list[Row]:
     rows = []
     for name in COMPLEX:
-        x = INPUTS.normal(3, 4) + 1j * INPUTS.normal(3, 4)
+        x = INPUTS.complex(3, 4)
         rows += [row(name, x.astype("complex64")), row(name, x.astype("complex128"))]
     return rows
 

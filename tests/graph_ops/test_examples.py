@@ -5,22 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from op_rows import Computed, Row, check, operations, row
+from op_inputs import Results
+from op_inputs import float32 as f32
+from op_inputs import int64 as i64
+from op_inputs import strings as s
+from op_rows import Row, check, operations, row
 
 from torch_tfckpt.format.coding import encode_varint
 from torch_tfckpt.format.wire import WireType, sized_tag, tag
-
-
-def s(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, dtype=object)
-
-
-def f32(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.float32)
-
-
-def i64(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.int64)
 
 
 def field(number: int, payload: bytes) -> bytes:
@@ -138,6 +130,6 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Equal to TensorFlow; what it refuses is refused."""
     check(name, results)

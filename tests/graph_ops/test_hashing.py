@@ -1,20 +1,15 @@
 """Hash functions give TensorFlow's buckets, for strings of all lengths around the bounds of each algorithm."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 import pytest
-from op_rows import Computed, Row, check, operations, row
+from op_inputs import Results
+from op_inputs import strings as s
+from op_rows import check, operations, row
 
 RANDOM = np.random.default_rng(5)
 LENGTHS = [*range(0, 140), 191, 192, 193, 255, 256, 257, 1000, 4096]
 TEXTS = np.array([RANDOM.integers(0, 256, size, dtype=np.uint8).tobytes() for size in LENGTHS], dtype=object)
 LARGE = (1 << 63) - 1
-
-
-def s(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, dtype=object)
 
 
 ROWS = [
@@ -35,6 +30,6 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Equal to TensorFlow."""
     check(name, results)

@@ -1,13 +1,12 @@
 """Operations on Python integers equal TensorFlow's on tensors: values and shapes, and what is refused."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_rows import Computed, Row, check_integers, compute, operations, row
-from tensorflow_process import TensorFlowProcess
+from op_inputs import Results, masks_of
+from op_rows import check_integers, operations, row
 
 from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.graph_ops.integers import INTEGER_OPS, as_integers, as_tensor, fits
@@ -19,10 +18,6 @@ def i(value: Any, dtype: Any = np.int32) -> np.ndarray[Any, Any]:
 
 def b(value: Any) -> np.ndarray[Any, Any]:
     return np.array(value, np.bool_)
-
-
-def masks_of(masks: Mapping[str, int]) -> dict[str, Any]:
-    return {f"{name}_mask": mask for name, mask in masks.items()}
 
 
 VECTOR, MATRIX, SCALAR = i([7, -3, 0, 2]), i([[1, 2, 3], [-4, 5, -6]]), i(-3)
@@ -241,13 +236,8 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def results(tensorflow: TensorFlowProcess) -> Mapping[str, Sequence[tuple[Row, Computed]]]:
-    return compute(tensorflow, ROWS)
-
-
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Every row of the table."""
     check_integers(name, results)
 

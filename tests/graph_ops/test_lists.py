@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from op_inputs import Inputs
+from op_inputs import int32 as i
 from op_programs import Program, Step, compute_programs, program, program_fault, step
 from op_rows import Computed
 from tensorflow_process import TensorFlowProcess
@@ -13,16 +15,8 @@ from tensorflow_process import TensorFlowProcess
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.registry import OPS
 
-RANDOM = np.random.default_rng(5)
+normal = Inputs(5).normal
 FLOAT = torch.float32
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    return RANDOM.normal(size=shape).astype(np.float32)
-
-
-def i(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.int32)
 
 
 def array(size: int, **attributes: Any) -> Step:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from op_inputs import strings as s
 
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.data_type import DataType
@@ -13,10 +13,6 @@ from torch_tfckpt.graph_ops.registry import OPS
 
 STRING = DataType.DT_STRING
 NUMBERS = torch.tensor([1, 2, 3])
-
-
-def s(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, dtype=object)
 
 
 def call(name: str, *inputs: Any) -> Any:

@@ -12,12 +12,8 @@ from op_rows import Row, check, operations, row
 from torch_tfckpt.graph_ops.matrix import cholesky, qr, self_adjoint_eig, svd
 
 INPUTS = Inputs(8)
-floats = INPUTS.normal
+floats, complex_numbers = INPUTS.normal, INPUTS.complex
 BATCHES = ["BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"]
-
-
-def complex_numbers(*shape: int, dtype: str = "complex64") -> Array:
-    return (floats(*shape) + 1j * floats(*shape)).astype(dtype)
 
 
 def invertible(*shape: int, dtype: str = "float64") -> Array:

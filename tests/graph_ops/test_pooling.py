@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from op_inputs import Inputs, Results, int32
+from op_inputs import Inputs, Results, int32, output_size
 from op_rows import Row, check, operations, row
 
 from torch_tfckpt.graph_ops.pooling import avg_pool, avg_pool_grad, max_pool, max_pool3d, max_pool_grad
@@ -18,10 +18,6 @@ floats, bfloats, integers = INPUTS.normal, INPUTS.bfloat16, INPUTS.integers
 def ties(*shape: int) -> np.ndarray[Any, Any]:
     """Floats with many equal neighbours."""
     return INPUTS.integers(*shape, low=-1, high=2).astype(np.float32)
-
-
-def outputs(size: int, kernel: int, stride: int, padding: str) -> int:
-    return -(-size // stride) if padding == "SAME" else (size - kernel) // stride + 1
 
 
 def plane(ksize: Any, strides: Any, padding: str, **others: Any) -> dict[str, Any]:
@@ -96,7 +92,7 @@ def gradient_rows() -> list[Row]:
     for padding, stride, kernel in product(["SAME", "VALID"], [1, 2, 3], [2, 3, 4]):
         settings = plane([kernel, kernel], [stride, stride], padding)
         x = ties(2, 6, 7, 3)
-        slope = floats(2, outputs(6, kernel, stride, padding), outputs(7, kernel, stride, padding), 3)
+        slope = floats(2, output_size(6, kernel, stride, padding), output_size(7, kernel, stride, padding), 3)
         pooled = max_pool(torch.from_numpy(x), **settings).numpy()
         rows.append(row("MaxPoolGrad", x, pooled, slope, **settings))
         rows.append(row("AvgPoolGrad", int32(x.shape), slope, **settings))
@@ -119,7 +115,7 @@ def gradient_rows() -> list[Row]:
     for padding, stride in product(["SAME", "VALID"], [1, 2]):
         settings = plane([2, 2, 3], [stride] * 3, padding)
         x = floats(2, 5, 4, 6, 2)
-        inner = [outputs(size, kernel, stride, padding) for size, kernel in [(5, 2), (4, 2), (6, 3)]]
+        inner = [output_size(size, kernel, stride, padding) for size, kernel in [(5, 2), (4, 2), (6, 3)]]
         slope = floats(2, *inner, 2)
         rows.append(row("AvgPool3DGrad", int32(x.shape), slope, **settings))
         pooled = max_pool3d(torch.from_numpy(x), **settings).numpy()

@@ -1,29 +1,14 @@
 """Ragged tensors equal TensorFlow's: values, shapes, gradients, refusals."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 import pytest
-from op_rows import Computed, Row, check, operations, row
+from op_inputs import Inputs, Results
+from op_inputs import float32 as f32
+from op_inputs import int32 as i32
+from op_inputs import int64 as i64
+from op_rows import check, operations, row
 
-RANDOM = np.random.default_rng(6)
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    return RANDOM.normal(size=shape).astype(np.float32)
-
-
-def i64(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.int64)
-
-
-def i32(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.int32)
-
-
-def f32(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.float32)
+normal = Inputs(6).normal
 
 
 WORDS = np.array([b"a", b"", b"ccc", b"d", b"e"], dtype=object)
@@ -111,6 +96,6 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Equal to TensorFlow; what it refuses is refused."""
     check(name, results)

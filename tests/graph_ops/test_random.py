@@ -1,12 +1,11 @@
 """Random numbers have TensorFlow's dtypes, shapes and distributions; stateless ones are TensorFlow's numbers."""
 
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_inputs import Array, Inputs, Results, int32
+from op_inputs import Array, Inputs, Results, int32, int64
 from op_rows import Row, check, operations, row
 
 from torch_tfckpt.graph_ops import random
@@ -19,10 +18,6 @@ INPUTS = Inputs(9)
 
 def unsigned(*values: int) -> Array:
     return np.array(values, dtype=np.uint64)
-
-
-def int64(value: Any) -> Array:
-    return np.asarray(value, dtype=np.int64)
 
 
 def stateless_rows() -> list[Row]:

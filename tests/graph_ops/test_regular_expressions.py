@@ -1,19 +1,13 @@
 """Regular expressions mean what they mean in RE2, or are refused."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 import pytest
-from op_rows import Computed, Row, check, operations, row
+from op_inputs import Results
+from op_inputs import strings as s
+from op_rows import check, operations, row
 
 from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.graph_ops.registry import OPS
-
-
-def s(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, dtype=object)
-
 
 TEXTS = s(
     [
@@ -184,7 +178,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Equal to TensorFlow; what RE2 refuses is refused."""
     check(name, results)
 

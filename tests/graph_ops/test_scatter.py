@@ -1,25 +1,18 @@
 """Scattered rows and partitions equal TensorFlow's: values, dtypes, shapes, gradients."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_rows import Computed, Row, check, operations, row
+from op_inputs import Inputs, Results
+from op_inputs import int32 as i
+from op_rows import check, operations, row
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.registry import OPS
 
-RANDOM = np.random.default_rng(7)
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    return RANDOM.normal(size=shape).astype(np.float32)
-
-
-def i(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.int32)
+normal = Inputs(7).normal
 
 
 WORDS = np.array([b"a", b"", b"ccc", b"dd", b"e", b"\xff"], dtype=object)
@@ -98,7 +91,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Every row of the table."""
     check(name, results)
 

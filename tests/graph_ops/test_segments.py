@@ -1,25 +1,18 @@
 """Reductions over segments equal TensorFlow's: values, dtypes, shapes, gradients."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_rows import Computed, Row, check, operations, row
+from op_inputs import Inputs, Results
+from op_inputs import int32 as i
+from op_rows import check, operations, row
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.registry import OPS
 
-RANDOM = np.random.default_rng(6)
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    return RANDOM.normal(size=shape).astype(np.float32)
-
-
-def i(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.int32)
+normal = Inputs(6).normal
 
 
 SORTED = ["SegmentSum", "SegmentMean", "SegmentProd", "SegmentMax", "SegmentMin"]
@@ -84,7 +77,7 @@ ROWS = [
     ),
     *(row(name, normal(6), np.array([3, 2], np.int64), np.array([0, 0], np.int64)) for name in SPARSE),
     *(
-        # TensorFlow's gradient is memory that nobody has written.
+        # TensorFlow's gradient is uninitialised memory.
         row(f"{name}WithNumSegments", normal(6, 3), i([]), i([]), i(2), gradients=False)
         for name in SPARSE
     ),
@@ -102,7 +95,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Every row of the table."""
     check(name, results)
 

@@ -1,12 +1,12 @@
 """Operations on sets, and places in sorted rows, equal TensorFlow's."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_rows import Computed, Row, check, operations, row
+from op_inputs import Results
+from op_rows import check, operations, row
 
 from torch_tfckpt.graph_ops.registry import OPS
 
@@ -55,7 +55,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Equal to TensorFlow; what it refuses is refused."""
     check(name, results)
 

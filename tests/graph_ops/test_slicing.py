@@ -1,33 +1,23 @@
 """Slices, splits and gathers equal TensorFlow's: values, dtypes, shapes, gradients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_rows import Computed, Row, check, operations, row
+from op_inputs import Inputs, Results, masks_of
+from op_inputs import int32 as i
+from op_rows import check, operations, row
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.registry import OPS
 
-RANDOM = np.random.default_rng(2)
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    return RANDOM.normal(size=shape).astype(np.float32)
-
-
-def i(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.int32)
+normal = Inputs(2).normal
 
 
 WORDS = np.array([b"a", b"", b"ccc", b"dd", b"e", b"\xff"], dtype=object)
 MASKS = ["begin", "end", "ellipsis", "new_axis", "shrink_axis"]
-
-
-def masks_of(masks: Mapping[str, int]) -> dict[str, Any]:
-    return {f"{name}_mask": mask for name, mask in masks.items()}
 
 
 # Shape, begin, end, strides, masks.
@@ -260,7 +250,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Every row of the table."""
     check(name, results)
 

@@ -1,25 +1,18 @@
 """Sparse tensors equal TensorFlow's: values, dtypes, shapes, gradients."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_rows import Computed, Row, check, operations, row
+from op_inputs import Inputs, Results
+from op_inputs import int64 as i64
+from op_rows import check, operations, row
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.registry import OPS
 
-RANDOM = np.random.default_rng(8)
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    return RANDOM.normal(size=shape).astype(np.float32)
-
-
-def i64(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.int64)
+normal = Inputs(8).normal
 
 
 WORDS = np.array([b"a", b"", b"ccc"], dtype=object)
@@ -124,7 +117,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Every row of the table."""
     check(name, results)
 

@@ -1,26 +1,15 @@
 """Operations on strings give the bytes that TensorFlow gives."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from op_rows import Computed, Row, check, operations, row
-
-
-def s(value: Any) -> np.ndarray[Any, Any]:
-    """Return nested lists of bytes as an array."""
-    return np.array(value, dtype=object)
-
-
-def i64(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.int64)
-
-
-def i32(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value, np.int32)
-
+from op_inputs import Results
+from op_inputs import int32 as i32
+from op_inputs import int64 as i64
+from op_inputs import strings as s
+from op_rows import check, operations, row
 
 NO_ATTRIBUTES: dict[str, Any] = {}
 NONE = np.zeros((0,), dtype=object)
@@ -339,6 +328,6 @@ ROWS = [*AS_STRING, *JOINS, *PARTS, *NUMBERS, *RAW, *UNICODE]
 
 
 @pytest.mark.parametrize("name", operations(ROWS))
-def test_operation(name: str, results: Mapping[str, Sequence[tuple[Row, Computed]]]) -> None:
+def test_operation(name: str, results: Results) -> None:
     """Equal to TensorFlow; what it refuses is refused."""
     check(name, results)

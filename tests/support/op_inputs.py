@@ -20,6 +20,9 @@ class Inputs:
     def normal(self, *shape: int, dtype: str = "float32", scale: float = 1) -> Array:
         return (scale * self._random.normal(size=shape)).astype(dtype)
 
+    def complex(self, *shape: int, dtype: str = "complex64") -> Array:
+        return (self.normal(*shape) + 1j * self.normal(*shape)).astype(dtype)
+
     def uniform(self, *shape: int, dtype: str = "float32", low: float = 0, high: float = 1) -> Array:
         return self._random.uniform(low, high, shape).astype(dtype)
 
@@ -34,5 +37,24 @@ def int32(value: Any) -> Array:
     return np.asarray(value, dtype=np.int32)
 
 
+def int64(value: Any) -> Array:
+    return np.asarray(value, dtype=np.int64)
+
+
 def float32(value: Any) -> Array:
     return np.asarray(value, dtype=np.float32)
+
+
+def strings(value: Any) -> Array:
+    """Return bytes, or nested lists of bytes, as an array."""
+    return np.array(value, dtype=object)
+
+
+def masks_of(masks: Mapping[str, int]) -> dict[str, Any]:
+    """Return the attributes of StridedSlice: {"begin": 1} is begin_mask=1."""
+    return {f"{name}_mask": mask for name, mask in masks.items()}
+
+
+def output_size(size: int, kernel: int, stride: int, padding: str) -> int:
+    """Return how many positions a window has along an axis."""
+    return -(-size // stride) if padding == "SAME" else (size - kernel) // stride + 1

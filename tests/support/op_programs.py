@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from op_rows import RAISED, Computed, Row, _difference, _for_tensorflow, _gradient_fault, _input, _nested
+from op_rows import RAISED, Computed, Row, difference, for_tensorflow, gradient_fault, input_of
 from tensorflow_process import RawTensor, TensorFlowProcess
 
+from torch_tfckpt.graph_ops.integers import as_integers
 from torch_tfckpt.graph_ops.registry import OPS
 
 
@@ -56,7 +57,7 @@ def compute_programs(tensorflow: TensorFlowProcess, programs: Sequence[Program])
                 (
                     each.op,
                     [value if isinstance(value, str) else RawTensor.of(value) for value in each.inputs],
-                    {name: _for_tensorflow(value) for name, value in each.attributes.items()},
+                    {name: for_tensorflow(value) for name, value in each.attributes.items()},
                     each.outputs,
                 )
                 for each in one.steps
@@ -81,10 +82,10 @@ def program_fault(one: Program, computed: Computed) -> str:
         return f"TensorFlow refuses it: {computed.error[:300]}"
     tensors = [value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.int32) for value in found]
     for name, output, theirs in zip(one.results, tensors, computed.outputs, strict=True):
-        if fault := _difference(output, theirs, each.tolerance):
+        if fault := difference(output, theirs, each.tolerance):
             return f"{name}: {fault}"
     if any(output.is_floating_point() for output in tensors):
-        return _gradient_fault(each, computed, tensors, leaves)
+        return gradient_fault(each, computed, tensors, leaves)
     return ""
 
 
@@ -94,9 +95,9 @@ def _results(one: Program, each: Row, leaves: list[torch.Tensor | None]) -> list
         operation = OPS[current.op]
         arguments = []
         for parameter, value in zip(operation.inputs, current.inputs, strict=True):
-            given = known[value] if isinstance(value, str) else _input(value, each, leaves, [])
+            given = known[value] if isinstance(value, str) else input_of(value, each, leaves, [])
             if parameter in operation.integers and isinstance(given, torch.Tensor):
-                given = _nested(given.tolist())
+                given = as_integers(given)
             arguments.append(given)
         attributes = {name: value for name, value in current.attributes.items() if name in operation.attributes}
         found = operation.function(*arguments, **attributes)

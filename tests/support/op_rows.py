@@ -90,7 +90,7 @@ def compute(tensorflow: TensorFlowProcess, rows: Sequence[Row]) -> dict[str, lis
                 [RawTensor.of(part) for part in value] if isinstance(value, list) else RawTensor.of(value)
                 for value in each.inputs
             ],
-            {name: _for_tensorflow(value) for name, value in each.attributes.items()},
+            {name: for_tensorflow(value) for name, value in each.attributes.items()},
             each.gradients,
         )
         for each in rows
@@ -168,9 +168,9 @@ def _fault(each: Row, computed: Computed) -> str:
     arguments: list[Any] = []
     for parameter, value in zip(operation.inputs, each.inputs, strict=True):
         is_list = parameter in operation.lists
-        converted = [_input(part, each, leaves, tensors) for part in (value if is_list else [value])]
+        converted = [input_of(part, each, leaves, tensors) for part in (value if is_list else [value])]
         if parameter in operation.integers:
-            converted = [_nested(part.tolist()) for part in converted]
+            converted = [as_integers(part) for part in converted]
         arguments.append(converted if is_list else converted[0])
     attributes = {name: _python(value) for name, value in each.attributes.items() if name in operation.attributes}
     before = [tensor.detach().clone() for tensor in tensors]
@@ -191,14 +191,14 @@ def _fault(each: Row, computed: Computed) -> str:
             theirs = RawTensor.of(torch.zeros_like(torch_of(theirs)))
             output = torch.zeros_like(output)
         ours = torch.tensor(output, dtype=torch_of(theirs).dtype) if operation.gives_integers else output
-        if fault := _difference(ours, theirs, each.tolerance):
+        if fault := difference(ours, theirs, each.tolerance):
             return f"output {number}: {fault}"
     if not all(_same(tensor.detach(), old) for tensor, old in zip(tensors, before, strict=True)):
         return "an input was changed"
-    return _gradient_fault(each, computed, outputs, leaves) if each.gradients else ""
+    return gradient_fault(each, computed, outputs, leaves) if each.gradients else ""
 
 
-def _gradient_fault(each: Row, computed: Computed, outputs: list[Any], leaves: list[torch.Tensor | None]) -> str:
+def gradient_fault(each: Row, computed: Computed, outputs: list[Any], leaves: list[torch.Tensor | None]) -> str:
     summed = [
         (output.double() * torch.from_numpy(weights(output.shape))).sum()
         for output in outputs
@@ -209,16 +209,16 @@ def _gradient_fault(each: Row, computed: Computed, outputs: list[Any], leaves: l
     unused = [None] * len(known)
     slopes = iter(torch.autograd.grad(loss, known, allow_unused=True) if known and loss.requires_grad else unused)
     for number, (leaf, theirs) in enumerate(zip(leaves, computed.gradients, strict=True)):
-        ours = next(slopes) if leaf is not None else None
         if leaf is None:
             continue
+        ours = next(slopes)
         expected = torch.zeros_like(leaf) if theirs is None else torch_of(theirs)
-        if fault := _difference(torch.zeros_like(leaf) if ours is None else ours, expected, 10 * each.tolerance):
+        if fault := difference(torch.zeros_like(leaf) if ours is None else ours, expected, 10 * each.tolerance):
             return f"gradient of input {number}: {fault}"
     return ""
 
 
-def _input(value: Any, each: Row, leaves: list[torch.Tensor | None], tensors: list[torch.Tensor]) -> Any:
+def input_of(value: Any, each: Row, leaves: list[torch.Tensor | None], tensors: list[torch.Tensor]) -> Any:
     raw = RawTensor.of(value)
     if raw.dtype == "string":
         leaves.append(None)
@@ -246,10 +246,6 @@ def torch_of(raw: RawTensor) -> torch.Tensor:
     return torch.frombuffer(bytearray(raw.data), dtype=dtype).reshape(raw.shape)
 
 
-def _nested(value: Any) -> Any:
-    return tuple(map(_nested, value)) if isinstance(value, list) else value
-
-
 def _python(value: Any) -> Any:
     """Return an attribute as functions get it: names of types as types, lists as tuples."""
     if isinstance(value, list):
@@ -259,17 +255,17 @@ def _python(value: Any) -> Any:
     return getattr(torch, value) if value in ("int32", "int64", "float32") else value
 
 
-def _for_tensorflow(value: Any) -> Any:
+def for_tensorflow(value: Any) -> Any:
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
     if isinstance(value, DataType):
         return value.name.removeprefix("DT_").lower()
     if isinstance(value, tuple | list):
-        return [_for_tensorflow(each) for each in value]
+        return [for_tensorflow(each) for each in value]
     return value
 
 
-def _difference(ours: Any, expected: RawTensor | torch.Tensor, tolerance: float) -> str:
+def difference(ours: Any, expected: RawTensor | torch.Tensor, tolerance: float) -> str:
     if isinstance(expected, RawTensor) and expected.dtype == "string":
         if not isinstance(ours, np.ndarray) or ours.shape != expected.shape or list(ours.flat) != expected.strings():
             return f"{ours!r}, expected {expected.strings()} of shape {expected.shape}"

@@ -17,10 +17,10 @@ a number among the inputs before `limits.check_size` has approved it.
 
     values        the kinds of inputs and results
     registry      name of an operation -> function; `register_op`
-    limits        the largest result; checks of indices
+    limits        the largest result; checks of shapes and indices
     integers, integer_arithmetic, integer_arrays    arithmetic on shapes, in Python integers
     strided       the masks of StridedSlice
-    axes          numbers of axes
+    axes          axes of tensors and of Python integers
     unsigned      arithmetic on uint16, uint32, uint64
     arithmetic    operations on pairs of elements
     elementwise   functions of each element
@@ -63,12 +63,11 @@ a number among the inputs before `limits.check_size` has approved it.
     regular_expressions    RE2's syntax in Python's re
     strings, text_arrays    arrays of strings
     unicode       strings from and to the numbers of their characters
-    normalization FusedBatchNorm, LRN, Softmax
     random        random numbers of torch
     stateless_random    random numbers that follow from a seed
     fused         convolutions with bias, normalisation and activation in one step
 
-May use: torch, numpy, dtypes. May not: import graphs, files or savers.
+May use: torch, numpy, format. May not: import graphs, files or savers.
 """
 
 # Importing a module registers its operations.

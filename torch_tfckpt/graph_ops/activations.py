@@ -77,18 +77,18 @@ def tanh_grad(y: Tensor, dy: Tensor) -> Tensor:
 
 @op("SqrtGrad")
 def sqrt_grad(y: Tensor, dy: Tensor) -> Tensor:
-    return dy * 0.5 / _conjugate(y)
+    return dy * 0.5 / y.conj()
 
 
 @op("RsqrtGrad")
 def rsqrt_grad(y: Tensor, dy: Tensor) -> Tensor:
-    y = _conjugate(y)
+    y = y.conj()
     return dy * -0.5 * y * y * y
 
 
 @op("InvGrad", "ReciprocalGrad")
 def reciprocal_grad(y: Tensor, dy: Tensor) -> Tensor:
-    y = _conjugate(y)
+    y = y.conj()
     return -dy * y * y
 
 
@@ -126,7 +126,3 @@ def elu_grad(gradients: Tensor, outputs: Tensor) -> Tensor:
 def selu_grad(gradients: Tensor, outputs: Tensor) -> Tensor:
     curved = (outputs + _SELU_SCALE * _SELU_ALPHA) * gradients
     return torch.where(outputs < 0, curved, _SELU_SCALE * gradients)
-
-
-def _conjugate(y: Tensor) -> Tensor:
-    return y.conj() if y.is_complex() else y

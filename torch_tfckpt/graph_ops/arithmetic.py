@@ -114,7 +114,7 @@ def power(x: Tensor, y: Tensor) -> Tensor:
 @op("SquaredDifference")
 def squared_difference(x: Tensor, y: Tensor) -> Tensor:
     difference = torch.sub(x, y)
-    return difference * (difference.conj() if difference.is_complex() else difference)
+    return difference * difference.conj()
 
 
 @op("Maximum")

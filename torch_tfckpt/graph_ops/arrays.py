@@ -12,6 +12,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.integers import axis_of
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.registry import op
+from torch_tfckpt.graph_ops.text_arrays import array_of
 from torch_tfckpt.graph_ops.values import AnyTensor, Scalar, Tensor
 
 
@@ -103,7 +104,7 @@ def unique_with_counts(x: AnyTensor, *, out_idx: torch.dtype = torch.int32) -> t
     if isinstance(x, np.ndarray):
         numbers = {each: number for number, each in enumerate(dict.fromkeys(x))}
         _, index, counts = _unique_along(torch.tensor([numbers[each] for each in x], dtype=torch.int64), 0, out_idx)
-        return np.array([*numbers, None], dtype=object)[:-1], index, counts
+        return array_of(numbers), index, counts
     return _unique_along(x, 0, out_idx)
 
 

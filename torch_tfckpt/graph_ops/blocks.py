@@ -11,6 +11,7 @@ import math
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.axes import torch_pads
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.sliding import as_format, channels_first, is_channels_first
@@ -27,8 +28,7 @@ def space_to_batch_nd(input: Tensor, block_shape: Ints, paddings: IntMatrix) -> 
     batch, rest = input.shape[0], list(input.shape[count + 1 :])
     if any(before or after for before, after in paddings):
         check_size((batch, *padded, *rest))
-        ends = [each for pair in reversed(paddings) for each in pair]
-        input = F.pad(input, [0, 0] * len(rest) + ends)
+        input = F.pad(input, torch_pads([*paddings, *[(0, 0)] * len(rest)]))
     split = [each for size, block in zip(padded, block_shape, strict=True) for each in (size // block, block)]
     x = input.reshape(batch, *split, *rest)
     inner = list(range(2, 2 * count + 2, 2))

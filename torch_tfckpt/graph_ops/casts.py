@@ -11,7 +11,7 @@ import torch
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.graph_ops.registry import op
-from torch_tfckpt.graph_ops.values import Tensor
+from torch_tfckpt.graph_ops.values import ElementType, Tensor
 
 # The bits that Truncate clears: the difference between the widths of the mantissas. TensorFlow does not truncate
 # float64 to bfloat16.
@@ -24,7 +24,7 @@ _CLEARED_BITS: Final[Mapping[tuple[torch.dtype, torch.dtype], int]] = {
 
 
 @op("Cast")
-def cast(x: Tensor, *, DstT: torch.dtype | DataType, Truncate: bool = False) -> Tensor:
+def cast(x: Tensor, *, DstT: ElementType, Truncate: bool = False) -> Tensor:
     """Convert numbers: fractions towards zero, other floating-point numbers to the nearest one.
 
     With `Truncate`, floating-point numbers are rounded towards zero, too. A float that does not fit into an integer
@@ -40,7 +40,7 @@ def cast(x: Tensor, *, DstT: torch.dtype | DataType, Truncate: bool = False) -> 
 
 
 @op("Bitcast")
-def bitcast(input: Tensor, *, type: torch.dtype | DataType) -> Tensor:
+def bitcast(input: Tensor, *, type: ElementType) -> Tensor:
     """Return the same bytes with another dtype.
 
     An element that is several elements of the other dtype becomes a new last axis; elements that are one element

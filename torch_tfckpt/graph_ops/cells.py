@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.limits import check_shape_of
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.values import Tensor
 
@@ -115,10 +116,10 @@ def gru_block_cell(
     if x.dim() != 2 or h_prev.dim() != 2 or x.shape[0] != h_prev.shape[0]:
         raise InvalidArgumentError(f"x {list(x.shape)} and h_prev {list(h_prev.shape)} do not fit together")
     inputs, units = x.shape[1], h_prev.shape[1]
-    _check_shape("w_ru", w_ru, (inputs + units, 2 * units))
-    _check_shape("w_c", w_c, (inputs + units, units))
-    _check_shape("b_ru", b_ru, (2 * units,))
-    _check_shape("b_c", b_c, (units,))
+    check_shape_of("w_ru", w_ru, (inputs + units, 2 * units))
+    check_shape_of("w_c", w_c, (inputs + units, units))
+    check_shape_of("b_ru", b_ru, (2 * units,))
+    check_shape_of("b_c", b_c, (units,))
     r, u = torch.chunk(torch.sigmoid(torch.cat([x, h_prev], 1) @ w_ru + b_ru), 2, 1)
     c = torch.tanh(torch.cat([x, h_prev * r], 1) @ w_c + b_c)
     return r, u, c, u * h_prev + (1 - u) * c
@@ -142,17 +143,12 @@ def _checked(
         )
     inputs, units = x.shape[-1], cs_prev.shape[1]
     for name, state in (("cs_prev", cs_prev), ("h_prev", h_prev)):
-        _check_shape(name, state, (x.shape[-2], units))
-    _check_shape("w", w, (inputs + units, 4 * units))
-    _check_shape("b", b, (4 * units,))
+        check_shape_of(name, state, (x.shape[-2], units))
+    check_shape_of("w", w, (inputs + units, 4 * units))
+    check_shape_of("b", b, (4 * units,))
     for peephole in peepholes or ():
-        _check_shape("a peephole", peephole, (units,))
+        check_shape_of("a peephole", peephole, (units,))
     return _LstmWeights(w[:inputs], w[inputs:], b, peepholes, forget_bias, cell_clip, forget_first)
-
-
-def _check_shape(name: str, value: Tensor, expected: tuple[int, ...]) -> None:
-    if tuple(value.shape) != expected:
-        raise InvalidArgumentError(f"{name} has the shape {list(value.shape)}, expected {list(expected)}")
 
 
 def _step(of_x: Tensor, cs_prev: Tensor, h_prev: Tensor, weights: _LstmWeights) -> Lstm:

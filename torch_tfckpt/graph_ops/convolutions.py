@@ -16,9 +16,19 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.graph_ops.limits import check_size
+from torch_tfckpt.graph_ops.axes import torch_pads
+from torch_tfckpt.graph_ops.limits import check_shape_of, check_size
 from torch_tfckpt.graph_ops.registry import op
-from torch_tfckpt.graph_ops.sliding import Windows, as_format, channels_first, is_channels_first, spatial
+from torch_tfckpt.graph_ops.sliding import (
+    Windows,
+    as_format,
+    axes_without_channels,
+    channel_axis,
+    channels_first,
+    is_channels_first,
+    per_channel,
+    spatial,
+)
 from torch_tfckpt.graph_ops.values import Ints, Tensor
 
 _FORWARD: Final[dict[int, Callable[..., Tensor]]] = {2: F.conv2d, 3: F.conv3d}
@@ -29,12 +39,11 @@ _TRANSPOSED: Final[dict[int, Callable[..., Tensor]]] = {2: F.conv_transpose2d, 3
 def bias_add(value: Tensor, bias: Tensor, *, data_format: str = "NHWC") -> Tensor:
     if bias.dim() != 1:
         raise InvalidArgumentError(f"bias must be a vector, found the shape {list(bias.shape)}")
-    axis = 1 if is_channels_first(data_format) else -1
-    if value.dim() < 2 or value.shape[axis] != bias.shape[0]:
+    if value.dim() < 2 or value.shape[channel_axis(data_format, value.dim())] != bias.shape[0]:
         raise InvalidArgumentError(
             f"a bias of the shape {list(bias.shape)} does not fit a value of the shape {list(value.shape)}"
         )
-    return value + (bias if axis < 0 else bias.reshape(-1, *[1] * (value.dim() - 2)))
+    return value + per_channel(bias, data_format, value.dim())
 
 
 @op("BiasAddV1")
@@ -46,8 +55,7 @@ def bias_add_v1(value: Tensor, bias: Tensor) -> Tensor:
 def bias_add_grad(out_backprop: Tensor, *, data_format: str = "NHWC") -> Tensor:
     if out_backprop.dim() < 2:
         raise InvalidArgumentError(f"expected at least two dimensions, found the shape {list(out_backprop.shape)}")
-    axis = 1 if is_channels_first(data_format) else out_backprop.dim() - 1
-    return out_backprop.sum([each for each in range(out_backprop.dim()) if each != axis], dtype=out_backprop.dtype)
+    return out_backprop.sum(axes_without_channels(data_format, out_backprop.dim()), dtype=out_backprop.dtype)
 
 
 @op("Conv2D")
@@ -299,7 +307,7 @@ def _groups(channels: int, weight: Tensor) -> int:
 def _channels(sizes: Ints, data_format: str) -> int:
     if len(sizes) != len(data_format):
         raise InvalidArgumentError(f"sizes are {list(sizes)}, expected {len(data_format)} of them ({data_format})")
-    return sizes[1 if is_channels_first(data_format) else -1]
+    return sizes[channel_axis(data_format, len(sizes))]
 
 
 def _inner(sizes: Ints, data_format: str) -> Ints:
@@ -386,7 +394,7 @@ def _transpose(
         return as_format(y, data_format)
     y = _in_floats(lambda a, b: transpose(a, b, None, windows.strides, 0, 0, groups, windows.dilations), slope, weight)
     cuts = [(-start, size + start - full) for start, size, full in zip(starts, inner, y.shape[2:], strict=True)]
-    return as_format(F.pad(y, [each for pair in reversed(cuts) for each in pair]), data_format)
+    return as_format(F.pad(y, torch_pads(cuts)), data_format)
 
 
 def _filter_slope(
@@ -417,11 +425,7 @@ def _filter_slope(
 
 
 def _check_slope(slope: Tensor, channels: int, windows: Windows) -> None:
-    expected = (slope.shape[0], channels, *windows.counts)
-    if tuple(slope.shape) != expected:
-        raise InvalidArgumentError(
-            f"out_backprop has the shape {list(slope.shape)} with channels first, expected {list(expected)}"
-        )
+    check_shape_of("out_backprop with channels first", slope, (slope.shape[0], channels, *windows.counts))
 
 
 def _in_floats(function: Callable[[Any, Any], Tensor], x: Tensor, weight: Tensor) -> Tensor:

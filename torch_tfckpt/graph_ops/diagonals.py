@@ -168,7 +168,7 @@ def _longest(low: int, high: int, rows: int, columns: int) -> int:
 def _with_diagonals(matrix: Tensor, packed: Tensor, low: int, high: int, align: str) -> Tensor:
     rows, columns = _sizes(matrix)
     for row, number in enumerate(range(high, low - 1, -1)):
-        length = max(min(rows + min(number, 0), columns - max(number, 0)), 0)
+        length = max(_longest(number, number, rows, columns), 0)
         values = packed if low == high else packed[..., row, :]
         values = values[..., :length] if _is_left(number, align) else values[..., packed.shape[-1] - length :]
         matrix = torch.diagonal_scatter(matrix, values, number, -2, -1)

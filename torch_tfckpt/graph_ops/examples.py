@@ -22,11 +22,10 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.example import Feature, FeatureKind, features_of, values_of
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.registry import op
-from torch_tfckpt.graph_ops.text_arrays import array_of, elements, single
-from torch_tfckpt.graph_ops.values import AnyTensor, AnyTensors, Ints, Strings, StringsList, Tensor
+from torch_tfckpt.graph_ops.text_arrays import array_of, as_text, elements, single
+from torch_tfckpt.graph_ops.values import AnyTensor, AnyTensors, ElementType, Ints, Strings, StringsList, Tensor
 from torch_tfckpt.text import quoted
 
-ElementType = torch.dtype | DataType
 _KINDS: Final[Mapping[ElementType, FeatureKind]] = {
     DataType.DT_STRING: FeatureKind.BYTES,
     torch.float32: FeatureKind.FLOATS,
@@ -99,13 +98,9 @@ def parse_single_example(
         raise InvalidArgumentError(f"num_sparse is {num_sparse}, but there are {len(sparse_keys)} keys")
     records = _Examples([single(serialized, "serialized")], None, is_single=True)
     return (
-        *records.sparse([_key(each) for each in sparse_keys], sparse_types),
-        records.dense([_key(each) for each in dense_keys], dense_defaults, dense_shapes),
+        *records.sparse(list(map(as_text, sparse_keys)), sparse_types),
+        records.dense(list(map(as_text, dense_keys)), dense_defaults, dense_shapes),
     )
-
-
-def _key(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
 
 
 def _names(names: Strings, serialized: Strings) -> list[bytes] | None:

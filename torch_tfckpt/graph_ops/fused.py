@@ -82,7 +82,7 @@ def convolution(
     """Convolve, add the bias and apply the activation: "", "Relu" or "Relu6"."""
     weight = _in_torch_order(filter, operation)
     y = convolve(input, weight, strides, padding, explicit_paddings, data_format, dilations, bias)
-    in_place = not y.requires_grad  # nobody else has the result yet
+    in_place = not y.requires_grad  # the result is not used elsewhere yet
     if activation == "Relu":
         return torch.relu_(y) if in_place else torch.relu(y)
     if activation == "Relu6":

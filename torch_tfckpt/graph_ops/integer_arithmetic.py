@@ -3,6 +3,7 @@
 Source: tensorflow/core/ops/math_ops.cc.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -235,14 +236,8 @@ def _reduced(function: Callable[[Any], int], value: NestedInts, axes: Axes, keep
     shape = shape_of(value)
     given = axes_of(axes, len(shape))
     kept = [1 if axis in given else size for axis, size in enumerate(shape)]
-    groups: list[list[int]] = [[] for _ in range(math.prod(kept))]
-    for number, element in enumerate(flat(value)):
-        at, rest = 0, number
-        step = 1
-        for axis in reversed(range(len(shape))):
-            rest, place = divmod(rest, shape[axis])
-            at += step * (0 if axis in given else place)
-            step *= kept[axis]
-        groups[at].append(element)
-    found = [function(group) for group in groups]
+    groups: dict[tuple[int, ...], list[int]] = {place: [] for place in itertools.product(*map(range, kept))}
+    for place, element in zip(itertools.product(*map(range, shape)), flat(value), strict=True):
+        groups[tuple(0 if axis in given else at for axis, at in enumerate(place))].append(element)
+    found = [function(group) for group in groups.values()]
     return nested(found, kept if keep_dims else [size for axis, size in enumerate(shape) if axis not in given])

@@ -11,7 +11,7 @@ from operator import itemgetter, mul
 from typing import Any
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.graph_ops.axes import axes_of
+from torch_tfckpt.graph_ops.axes import axes_of, gathered_axes_of, new_axis_of, squeezed_axes_of
 from torch_tfckpt.graph_ops.integers import (
     axis_of,
     check_shape,
@@ -75,20 +75,14 @@ def reshape(tensor: NestedInts, shape: Ints) -> NestedInts:
 @integer_op("Squeeze")
 def squeeze(input: NestedInts, *, squeeze_dims: Ints = ()) -> NestedInts:
     sizes = shape_of(input)
-    given = {axis_of(axis, len(sizes)) for axis in squeeze_dims}
-    if any(sizes[axis] != 1 for axis in given):
-        raise InvalidArgumentError(f"cannot squeeze axes {list(squeeze_dims)} of the shape {list(sizes)}")
+    given = squeezed_axes_of(squeeze_dims, sizes)
     left = [each for at, each in enumerate(sizes) if not (at in given if squeeze_dims else each == 1)]
     return nested(flat(input), left)
 
 
 @integer_op("ExpandDims")
 def expand_dims(input: NestedInts, dim: Axes) -> NestedInts:
-    if isinstance(dim, tuple):
-        if len(dim) != 1:
-            raise InvalidArgumentError(f"dim must be one number, found {list(dim)}")
-        (dim,) = dim
-    return _at_depth(lambda part: (part,), input, axis_of(dim, len(shape_of(input)) + 1))
+    return _at_depth(lambda part: (part,), input, new_axis_of(dim, len(shape_of(input))))
 
 
 @integer_op("Transpose")
@@ -126,11 +120,7 @@ def unpack(value: NestedInts, *, num: int, axis: int = 0) -> tuple[NestedInts, .
 
 @integer_op("ConcatV2")
 def concat_v2(values: NestedIntsList, axis: int) -> NestedInts:
-    at = axis_of(axis, len(shape_of(values[0])))
-    shapes = [shape_of(value) for value in values]
-    if len({(len(each), *each[:at], *each[at + 1 :]) for each in shapes}) != 1:
-        raise InvalidArgumentError(f"cannot join the shapes {[list(each) for each in shapes]} along axis {axis}")
-    return _joined(values, at)
+    return _joined(values, _joined_axis(axis, [shape_of(value) for value in values]))
 
 
 @integer_op("Concat")
@@ -211,12 +201,7 @@ def gather(params: NestedInts, indices: NestedInts) -> NestedInts:
 @integer_op("GatherV2")
 def gather_v2(params: NestedInts, indices: NestedInts, axis: int, *, batch_dims: int = 0) -> NestedInts:
     sizes, many = shape_of(params), shape_of(indices)
-    at = axis_of(axis, len(sizes))
-    same = batch_dims + len(many) if batch_dims < 0 else batch_dims
-    if not 0 <= same <= at or sizes[:same] != many[:same]:
-        raise InvalidArgumentError(
-            f"batch_dims {batch_dims} and axis {axis} for params {list(sizes)}, indices {list(many)}"
-        )
+    at, same = gathered_axes_of(axis, batch_dims, sizes, many)
     if any(not 0 <= index < sizes[at] for index in flat(indices)):
         raise InvalidArgumentError(f"indices must be in [0, {sizes[at]})")
     return _gathered(params, indices, at, same)
@@ -241,14 +226,18 @@ def fill(dims: Ints, value: NestedInts) -> NestedInts:
 
 @integer_op("Tile")
 def tile(input: NestedInts, multiples: Ints) -> NestedInts:
-    sizes = shape_of(input)
+    check_multiples(multiples, shape_of(input))
+    for at, count in reversed(list(enumerate(multiples))):
+        input = _at_depth(partial(mul, count), input, at)
+    return input
+
+
+def check_multiples(multiples: Ints, sizes: Sequence[int]) -> None:
+    """Raise InvalidArgumentError unless Tile can repeat a tensor of these sizes so often."""
     if len(multiples) != len(sizes):
         raise InvalidArgumentError(f"multiples {list(multiples)} for the shape {list(sizes)}")
     check_size(multiples)
     check_size([count * each for count, each in zip(multiples, sizes, strict=True)])
-    for at, count in reversed(list(enumerate(multiples))):
-        input = _at_depth(partial(mul, count), input, at)
-    return input
 
 
 @integer_op("BroadcastTo")
@@ -277,14 +266,19 @@ def list_diff(x: Ints, y: Ints) -> tuple[NestedInts, NestedInts]:
 @integer_op("ConcatOffset", list_output=True)
 def concat_offset(concat_dim: int, shape: IntsList) -> tuple[Ints, ...]:
     """Where each of several tensors begins in their concatenation."""
-    at = axis_of(concat_dim, len(shape[0]))
-    if len({(len(each), *each[:at], *each[at + 1 :]) for each in shape}) != 1:
-        raise InvalidArgumentError(f"cannot join the shapes {[list(each) for each in shape]} along axis {concat_dim}")
+    at = _joined_axis(concat_dim, shape)
     begins = itertools.accumulate((each[at] for each in shape), initial=0)
     return tuple(
         tuple(begin if axis == at else 0 for axis in range(len(each)))
         for each, begin in zip(shape, begins, strict=False)
     )
+
+
+def _joined_axis(axis: int, shapes: IntsList) -> int:
+    at = axis_of(axis, len(shapes[0]))
+    if len({(len(each), *each[:at], *each[at + 1 :]) for each in shapes}) != 1:
+        raise InvalidArgumentError(f"cannot join the shapes {[list(each) for each in shapes]} along axis {axis}")
+    return at
 
 
 @op("BroadcastArgs")

@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import pad as torch_pad
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.graph_ops.axes import axes_of
+from torch_tfckpt.graph_ops.axes import axes_of, torch_pads
 from torch_tfckpt.graph_ops.integers import axis_of
-from torch_tfckpt.graph_ops.limits import check_size
+from torch_tfckpt.graph_ops.limits import check_shape_of, check_size
 from torch_tfckpt.graph_ops.moves import moves_elements
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.values import IntMatrix, Ints, NestedInts, Tensor, Tensors
@@ -42,8 +42,7 @@ def concat(concat_dim: int, values: Tensors) -> Tensor:
 @moves_elements
 def parallel_concat(values: Tensors, *, shape: Ints) -> Tensor:
     found = concat_v2(values, 0)
-    if tuple(found.shape) != shape:
-        raise InvalidArgumentError(f"the result has the shape {list(found.shape)}, expected {list(shape)}")
+    check_shape_of("the result", found, shape)
     return found
 
 
@@ -51,7 +50,7 @@ def parallel_concat(values: Tensors, *, shape: Ints) -> Tensor:
 @moves_elements
 def pad(input: Tensor, paddings: IntMatrix) -> Tensor:
     _check_paddings(input, paddings)
-    return torch_pad(input, [each for before_after in reversed(paddings) for each in before_after])
+    return torch_pad(input, torch_pads(paddings))
 
 
 @op("PadV2")

@@ -1,4 +1,4 @@
-"""Checks of inputs: the largest tensor that an operation may create from numbers among them, and indices.
+"""Checks of inputs: the largest tensor that an operation may create from numbers among them, shapes, and indices.
 
 A graph in a file may ask for `Fill([1000000000000], 0)`. Memory is only taken for results that are proportional to the
 inputs, or that are below this limit.
@@ -26,6 +26,13 @@ def check_size(shape: Iterable[int]) -> None:
             f"the result would have the shape {sizes}, more than {MAX_ELEMENTS} elements, the limit for sizes that "
             f"are given as numbers"
         )
+
+
+def check_shape_of(name: str, value: torch.Tensor, expected: Iterable[int]) -> None:
+    """Raise InvalidArgumentError unless the input has the shape."""
+    wanted = tuple(expected)
+    if tuple(value.shape) != wanted:
+        raise InvalidArgumentError(f"{name} has the shape {list(value.shape)}, expected {list(wanted)}")
 
 
 def check_all(condition: torch.Tensor, message: str) -> None:

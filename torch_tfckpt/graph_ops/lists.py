@@ -22,11 +22,10 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.graph_ops.joining import concat_v2, pack
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.registry import op
-from torch_tfckpt.graph_ops.values import AnyTensor, Axes, Ints
+from torch_tfckpt.graph_ops.values import AnyTensor, Axes, ElementType, Ints
 
 MAX_LENGTH: Final = 1 << 22
 Shape = Axes | None  # -1 is an unknown size; -1 instead of a tuple, or None, an unknown rank
-ElementType = torch.dtype | DataType
 
 
 class Unwritten(NamedTuple):
@@ -157,7 +156,7 @@ def tensor_list_stack(
     if num_elements not in (-1, len(input_handle)):
         raise InvalidArgumentError(f"the list has {len(input_handle)} elements, expected {num_elements}")
     elements = [_read(input_handle, at, element_shape, element_dtype) for at in range(len(input_handle))]
-    return _stacked(_checked(elements, element_shape), element_shape, element_dtype)
+    return _stacked(elements, element_shape, element_dtype)
 
 
 @op("TensorListGather")
@@ -167,7 +166,7 @@ def tensor_list_gather(
     for index in indices:
         _check_index(index, input_handle)
     elements = [_read(input_handle, at, element_shape, element_dtype) for at in indices]
-    return _stacked(_checked(elements, element_shape), element_shape, element_dtype)
+    return _stacked(elements, element_shape, element_dtype)
 
 
 @op("TensorListLength")

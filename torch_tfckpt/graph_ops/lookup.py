@@ -12,8 +12,7 @@ key.
 Source: tensorflow/core/ops/lookup_ops.cc, tensorflow/core/kernels/lookup_util.cc.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -21,15 +20,14 @@ import torch
 
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.graph_ops.numbers_as_text import read_integer
 from torch_tfckpt.graph_ops.registry import op
-from torch_tfckpt.graph_ops.values import AnyTensor, Strings, Tensor
+from torch_tfckpt.graph_ops.text_arrays import array_of
+from torch_tfckpt.graph_ops.values import AnyTensor, ElementType, Tensor
 from torch_tfckpt.text import quoted, shortened
 
 WHOLE_LINE: Final = -2  # a column of a text file: the whole line
 LINE_NUMBER: Final = -1
-_INTEGER: Final = re.compile(rb"\s*[+-]?[0-9]+\s*")
-
-ElementType = torch.dtype | DataType
 
 
 class LookupTable:
@@ -102,17 +100,12 @@ class LookupTable:
             raise InvalidArgumentError(
                 f"the default value has the shape {list(default.shape)}, the values have {list(self.shape)}"
             )
-        get = self._rows.get
-        rows = [get(key, -1) for key in _list(keys)]
-        shape = (*keys.shape, *self.shape)
-        if tuple(default.shape) == self.shape:
-            # The default value is the row after all others.
-            place = len(self._values)
-            known = _joined(self._values, _flat(default, self.shape))
-            return _taken(known, [row if row >= 0 else place for row in rows]).reshape(shape)
-        place = len(self._values)
+        # Default values are the rows after all others: one for all keys, or one for each.
+        first, step = len(self._values), 0 if tuple(default.shape) == self.shape else 1
         known = _joined(self._values, _flat(default, self.shape))
-        return _taken(known, [row if row >= 0 else place + at for at, row in enumerate(rows)]).reshape(shape)
+        get = self._rows.get
+        rows = [get(key, first + step * at) for at, key in enumerate(_list(keys))]
+        return _taken(known, rows).reshape((*keys.shape, *self.shape))
 
     def contents(self) -> tuple[AnyTensor, AnyTensor]:
         """Return all keys and their values."""
@@ -121,7 +114,7 @@ class LookupTable:
         values = _taken(self._values, list(self._rows.values()))
         if isinstance(self.key_type, torch.dtype):
             return torch.tensor(keys, dtype=self.key_type), values
-        return _strings(keys), values
+        return array_of(keys), values
 
     def _require(self) -> None:
         if not self.is_filled and not self.is_mutable:
@@ -172,18 +165,12 @@ def lookup_table_import(table_handle: LookupTable, keys: AnyTensor, values: AnyT
 
 @op("LookupTableInsert", "LookupTableInsertV2", outputs=(), pure=False)
 def lookup_table_insert(table_handle: LookupTable, keys: AnyTensor, values: AnyTensor) -> None:
-    table = _table(table_handle)
-    if not table.is_mutable:
-        raise InvalidArgumentError(f"table {quoted(table.name)} cannot be changed after it was initialised")
-    table.insert(keys, values)
+    _changeable(table_handle).insert(keys, values)
 
 
 @op("LookupTableRemoveV2", outputs=(), pure=False)
 def lookup_table_remove(table_handle: LookupTable, keys: AnyTensor) -> None:
-    table = _table(table_handle)
-    if not table.is_mutable:
-        raise InvalidArgumentError(f"table {quoted(table.name)} cannot be changed after it was initialised")
-    table.remove(keys)
+    _changeable(table_handle).remove(keys)
 
 
 @op("InitializeTable", "InitializeTableV2", outputs=(), pure=False)
@@ -256,16 +243,13 @@ def _lines(text: bytes) -> Iterator[bytes]:
 
 def _parsed(texts: Sequence[bytes], kind: ElementType) -> AnyTensor:
     if kind == DataType.DT_STRING:
-        return _strings(texts)
+        return array_of(texts)
     if not isinstance(kind, torch.dtype):
         raise InvalidArgumentError(f"a table of {kind} cannot be filled from a text file")
     try:
         if kind.is_floating_point:
             return torch.tensor([float(text) for text in texts], dtype=torch.float64).to(kind)
-        for text in texts:
-            if not _INTEGER.fullmatch(text):
-                raise ValueError(f"{shortened(text)} is not an integer")
-        return torch.tensor([int(text) for text in texts], dtype=kind)
+        return torch.tensor([read_integer(text) for text in texts], dtype=kind)
     except (ValueError, RuntimeError) as error:
         raise InvalidArgumentError(f"an element of the file is not {kind}: {error}") from error
 
@@ -274,6 +258,13 @@ def _table(value: Any) -> LookupTable:
     if not isinstance(value, LookupTable):
         raise InvalidArgumentError(f"expected a table, found {type(value).__name__}")
     return value
+
+
+def _changeable(value: Any) -> LookupTable:
+    table = _table(value)
+    if not table.is_mutable:
+        raise InvalidArgumentError(f"table {quoted(table.name)} cannot be changed after it was initialised")
+    return table
 
 
 def _type(value: AnyTensor) -> ElementType:
@@ -312,10 +303,3 @@ def _equal(values: AnyTensor, first: int, second: int) -> bool:
     if isinstance(values, torch.Tensor):
         return bool((values[first] == values[second]).all())
     return bool(np.all(values[first] == values[second]))
-
-
-def _strings(values: Iterable[bytes]) -> Strings:
-    listed = list(values)
-    found = np.empty(len(listed), dtype=object)
-    found[:] = listed
-    return found

@@ -121,7 +121,7 @@ def matrix_triangular_solve(matrix: Tensor, rhs: Tensor, *, lower: bool = True, 
 
 @op("Cholesky")
 def cholesky(input: Tensor) -> Tensor:
-    """Return the lower triangular factor, NaN if there is none; the upper triangle of the input is not read."""
+    """Return the lower triangular factor, NaN if the matrix has none; the upper triangle of the input is not read."""
     factor, failures = torch.linalg.cholesky_ex(input)
     return torch.where((failures == 0)[..., None, None], factor, math.nan)
 

@@ -27,6 +27,12 @@ def moves_elements(function: Function) -> Function:
     return moved  # type: ignore[return-value]
 
 
+@moves_elements
+def rows_at(values: Any, places: torch.Tensor) -> Any:
+    """Return the elements, or rows, at some places of the first axis."""
+    return values.index_select(0, places)
+
+
 def _is_strings(value: Any) -> bool:
     return isinstance(value, np.ndarray) or (
         isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], np.ndarray)

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.limits import check_shape_of
 from torch_tfckpt.graph_ops.registry import op
-from torch_tfckpt.graph_ops.sliding import is_channels_first
+from torch_tfckpt.graph_ops.sliding import axes_without_channels, channel_axis, per_channel
 from torch_tfckpt.graph_ops.values import Ints, Tensor
 
 _OUTPUTS = ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2")
@@ -50,7 +51,7 @@ def fused_batch_norm(
         y = _normalised(x, scale, offset, mean, variance, epsilon, data_format)
         return y, mean, variance, mean, variance
     wide = x.to(torch.promote_types(x.dtype, scale.dtype))
-    axes = _axes(x, data_format)
+    axes = axes_without_channels(data_format, x.dim())
     if x.numel() == 0:  # as TensorFlow: not a number
         nothing = torch.full_like(scale, float("nan"))
         return x.clone(), nothing, nothing, scale.new_zeros(scale.shape), scale.new_zeros(scale.shape)
@@ -109,16 +110,16 @@ def fused_batch_norm_grad(
     if y_backprop.shape != x.shape:
         raise InvalidArgumentError(f"y_backprop and x differ in shape: {list(y_backprop.shape)} and {list(x.shape)}")
     _check(x, data_format, scale=scale, reserve_space_1=reserve_space_1, reserve_space_2=reserve_space_2)
-    axes = _axes(x, data_format)
+    axes = axes_without_channels(data_format, x.dim())
     slope, wide = y_backprop.to(scale.dtype), x.to(scale.dtype)
-    mean, variance = (_per_channel(each, x, data_format) for each in (reserve_space_1, reserve_space_2))
+    mean, variance = (per_channel(each, data_format, x.dim()) for each in (reserve_space_1, reserve_space_2))
     inverse = torch.rsqrt(variance + epsilon)
     centered = (wide - mean) * inverse
     scale_backprop, offset_backprop = (slope * centered).sum(axes), slope.sum(axes)
     of_x = slope
     if is_training:
         of_x = slope - slope.mean(axes, keepdim=True) - centered * (slope * centered).mean(axes, keepdim=True)
-    x_backprop = of_x * (inverse * _per_channel(scale, x, data_format))
+    x_backprop = of_x * (inverse * per_channel(scale, data_format, x.dim()))
     nothing = scale.new_zeros(0)
     return x_backprop.to(x.dtype), scale_backprop, offset_backprop, nothing, nothing
 
@@ -207,21 +208,9 @@ def log_softmax(logits: Tensor) -> Tensor:
 def _check(x: Tensor, data_format: str, **vectors: Tensor) -> None:
     if x.dim() not in (4, 5):
         raise InvalidArgumentError(f"expected a tensor of rank 4 or 5, found the shape {list(x.shape)}")
-    channels = x.shape[1 if is_channels_first(data_format) else -1]
+    channels = x.shape[channel_axis(data_format, x.dim())]
     for name, vector in vectors.items():
-        if tuple(vector.shape) != (channels,):
-            raise InvalidArgumentError(f"{name} has the shape {list(vector.shape)}, expected {[channels]}")
-
-
-def _axes(x: Tensor, data_format: str) -> list[int]:
-    """Return the axes of batch, height and width."""
-    channels = 1 if is_channels_first(data_format) else x.dim() - 1
-    return [axis for axis in range(x.dim()) if axis != channels]
-
-
-def _per_channel(vector: Tensor, x: Tensor, data_format: str) -> Tensor:
-    """Return a view of a vector that broadcasts over the channels of `x`."""
-    return vector.reshape(-1, *[1] * (x.dim() - 2)) if is_channels_first(data_format) else vector
+        check_shape_of(name, vector, (channels,))
 
 
 def _normalised(
@@ -230,7 +219,7 @@ def _normalised(
     """One multiplication and addition per element: half the time of torch's batch_norm on a CPU."""
     factor = scale * torch.rsqrt(variance + epsilon)
     shift = offset - mean * factor
-    factor, shift = (_per_channel(each, x, data_format) for each in (factor, shift))
+    factor, shift = (per_channel(each, data_format, x.dim()) for each in (factor, shift))
     return torch.addcmul(shift, x.to(factor.dtype), factor).to(x.dtype)
 
 

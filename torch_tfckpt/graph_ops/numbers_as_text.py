@@ -90,7 +90,7 @@ def _float_format(fill: str, sizes: str, kind: str) -> Callable[[float], str]:
 @op("StringToNumber")
 def string_to_number(string_tensor: Strings, *, out_type: torch.dtype = torch.float32) -> Tensor:
     """Read strings as numbers."""
-    read = _read_float if out_type.is_floating_point else _read_integer
+    read = _read_float if out_type.is_floating_point else read_integer
     texts = elements(string_tensor)
     try:
         if out_type == torch.float32:
@@ -103,9 +103,10 @@ def string_to_number(string_tensor: Strings, *, out_type: torch.dtype = torch.fl
     return found.reshape(string_tensor.shape)
 
 
-def _read_integer(text: bytes) -> int:
+def read_integer(text: bytes) -> int:
+    """Return a decimal number; Python's `int` alone would also take 1_000. Raises ValueError for other text."""
     if not _INTEGER.fullmatch(text):
-        raise ValueError(shortened(text))
+        raise ValueError(f"{shortened(text)} is not an integer")
     return int(text)
 
 

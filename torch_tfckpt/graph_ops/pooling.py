@@ -14,9 +14,17 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.graph_ops.limits import check_size
+from torch_tfckpt.graph_ops.limits import check_shape_of, check_size
 from torch_tfckpt.graph_ops.registry import op
-from torch_tfckpt.graph_ops.sliding import Windows, as_format, ceil_div, channels_first, is_channels_first, spatial
+from torch_tfckpt.graph_ops.sliding import (
+    Windows,
+    as_format,
+    ceil_div,
+    channel_axis,
+    channels_first,
+    is_channels_first,
+    spatial,
+)
 from torch_tfckpt.graph_ops.values import Ints, Tensor
 
 _MAX: Final[dict[int, Callable[..., Tensor]]] = {2: F.max_pool2d, 3: F.max_pool3d}
@@ -33,7 +41,7 @@ def max_pool(
     explicit_paddings: Ints = (),
     data_format: str = "NHWC",
 ) -> Tensor:
-    channels = 1 if is_channels_first(data_format) else len(ksize) - 1
+    channels = channel_axis(data_format, len(ksize))
     if len(ksize) == len(strides) == input.dim() and ksize[channels] != 1:
         return _max_of_channels(input.movedim(channels, -1), ksize, strides, channels).movedim(-1, channels)
     return _max(input, ksize, strides, padding, explicit_paddings, data_format)
@@ -73,7 +81,7 @@ def max_pool_with_argmax(
     windows = _windows(x, ksize, strides, padding, (), "NHWC")
     batch, channels, height, width = x.shape
     values, places = _with_places(x, windows)
-    padded_width = width + windows.before[1] + windows.after[1]
+    padded_width = windows.padded_sizes[1]
     rows = places // padded_width - windows.before[0]
     columns = places % padded_width - windows.before[1]
     if include_batch_in_index:
@@ -280,13 +288,13 @@ def _max_slope(
 ) -> Tensor:
     x, slope = channels_first(orig_input, data_format), channels_first(grad, data_format)
     windows = _windows(x, ksize, strides, padding, explicit, data_format)
-    _check_slope(slope, (*x.shape[:2], *windows.counts))
+    check_shape_of("grad with channels first", slope, (*x.shape[:2], *windows.counts))
     if orig_output.shape != grad.shape:
         raise InvalidArgumentError(
             f"orig_output has the shape {list(orig_output.shape)}, expected that of grad, {list(grad.shape)}"
         )
     _, places = _with_places(x.detach(), windows)
-    sizes = _padded_sizes(windows)
+    sizes = windows.padded_sizes
     flat = slope.new_zeros((*x.shape[:2], math.prod(sizes)))
     spread = flat.scatter_add(2, places.reshape(*x.shape[:2], -1), slope.reshape(*x.shape[:2], -1))
     return as_format(_cut(spread.reshape(*x.shape[:2], *sizes), windows), data_format)
@@ -299,18 +307,14 @@ def _average_slope(sizes: Ints, grad: Tensor, ksize: Ints, strides: Ints, paddin
     check_size(sizes)
     shape = sizes if is_channels_first(data_format) else (sizes[0], sizes[-1], *sizes[1:-1])
     windows = _windows(slope.new_zeros(1).expand(shape), ksize, strides, padding, (), data_format)
-    _check_slope(slope, (*shape[:2], *windows.counts))
+    check_shape_of("grad with channels first", slope, (*shape[:2], *windows.counts))
     if 0 in shape or windows.is_empty:
         return as_format(slope.new_zeros(shape), data_format)
     each = slope / _real_elements(windows, slope)
-    like = slope.new_zeros(1).expand(*shape[:2], *_padded_sizes(windows))
+    like = slope.new_zeros(1).expand(*shape[:2], *windows.padded_sizes)
     kernel, steps = list(windows.kernel), list(windows.strides)
     backward = torch.ops.aten.avg_pool2d_backward if len(windows.sizes) == 2 else torch.ops.aten.avg_pool3d_backward
     return as_format(_cut(backward(each, like, kernel, steps, [0], False, True, 1), windows), data_format)
-
-
-def _padded_sizes(windows: Windows) -> Ints:
-    return tuple(map(sum, zip(windows.before, windows.sizes, windows.after, strict=True)))
 
 
 def _cut(x: Tensor, windows: Windows) -> Tensor:
@@ -318,10 +322,3 @@ def _cut(x: Tensor, windows: Windows) -> Tensor:
     for axis, (before, size) in enumerate(zip(windows.before, windows.sizes, strict=True)):
         x = x.narrow(axis + 2, before, size)
     return x
-
-
-def _check_slope(slope: Tensor, expected: Ints) -> None:
-    if tuple(slope.shape) != tuple(expected):
-        raise InvalidArgumentError(
-            f"grad has the shape {list(slope.shape)} with channels first, expected {list(expected)}"
-        )

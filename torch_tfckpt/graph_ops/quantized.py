@@ -30,9 +30,7 @@ def fake_quant_args(
     inputs: Tensor, *, min: float = -6.0, max: float = 6.0, num_bits: int = 8, narrow_range: bool = False
 ) -> Tensor:
     _check(num_bits)
-    if not min < max:
-        raise InvalidArgumentError(f"min is {min}, which must be less than max, {max}")
-    return _quantised(inputs, inputs.new_tensor(min), inputs.new_tensor(max), num_bits, narrow_range)
+    return _quantised(inputs, *_limits(inputs, min, max), num_bits, narrow_range)
 
 
 @op("FakeQuantWithMinMaxVars")
@@ -64,10 +62,7 @@ def fake_quant_args_gradient(
 ) -> Tensor:
     _check(num_bits)
     _check_slope(gradients, inputs)
-    if not min < max:
-        raise InvalidArgumentError(f"min is {min}, which must be less than max, {max}")
-    limits = (inputs.new_tensor(min), inputs.new_tensor(max))
-    return _slopes(gradients, inputs, *limits, num_bits, narrow_range)[0]
+    return _slopes(gradients, inputs, *_limits(inputs, min, max), num_bits, narrow_range)[0]
 
 
 @op("FakeQuantWithMinMaxVarsGradient", outputs=_SLOPES)
@@ -153,6 +148,12 @@ def _check_slope(gradients: Tensor, inputs: Tensor) -> None:
         raise InvalidArgumentError(
             f"gradients and inputs differ in shape: {list(gradients.shape)} and {list(inputs.shape)}"
         )
+
+
+def _limits(inputs: Tensor, min: float, max: float) -> tuple[Tensor, Tensor]:
+    if not min < max:
+        raise InvalidArgumentError(f"min is {min}, which must be less than max, {max}")
+    return inputs.new_tensor(min), inputs.new_tensor(max)
 
 
 def _number(name: str, value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.limits import check_all, check_size
-from torch_tfckpt.graph_ops.moves import moves_elements
+from torch_tfckpt.graph_ops.moves import moves_elements, rows_at
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.values import AnyTensor, Axes, Tensor, Tensors
 
@@ -100,6 +100,10 @@ def rows_of(splits: Tensor) -> tuple[Tensor, Tensor]:
     return owners, torch.arange(owners.shape[0]) - splits[owners]
 
 
+def _splits_of(lengths: Tensor) -> Tensor:
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+
+
 def _check_splits(splits: Tensor, rows: int) -> None:
     if splits.dim() != 1 or splits.shape[0] != rows + 1:
         raise InvalidArgumentError(f"row_splits has the shape {list(splits.shape)}, expected [{rows + 1}]")
@@ -145,7 +149,7 @@ def ragged_range(
     total = float(lengths.double().sum())
     check_size((int(min(total, 1 << 62)) if total == total else 1 << 62,))
     lengths = lengths.to(torch.int64)
-    splits = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    splits = _splits_of(lengths)
     owners, columns = rows_of(splits)
     return splits.to(Tsplits), starts[owners] + columns.to(starts.dtype) * deltas[owners]
 
@@ -176,18 +180,13 @@ def ragged_gather(
             raise InvalidArgumentError("Ragged splits must point past the last value")
         lengths = each.diff()[chosen]
         check_size((int(lengths.sum()),))
-        made = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        made = _splits_of(lengths)
         owners, columns = rows_of(made)
         chosen = each[chosen][owners] + columns
         found.append(made)
     if chosen.numel() and int(chosen.max()) >= params_dense_values.shape[0]:
         raise InvalidArgumentError("Ragged splits must point past the last value")
-    return tuple(each.to(kind) for each in found), _rows(params_dense_values, chosen)
-
-
-@moves_elements
-def _rows(values: Any, places: Tensor) -> Any:
-    return values.index_select(0, places)
+    return tuple(each.to(kind) for each in found), rows_at(params_dense_values, chosen)
 
 
 @moves_elements

@@ -85,7 +85,7 @@ def reduce_any(input: Tensor, reduction_indices: Axes, *, keep_dims: bool = Fals
 
 @op("EuclideanNorm")
 def euclidean_norm(input: Tensor, reduction_indices: Axes, *, keep_dims: bool = False) -> Tensor:
-    squares = input * input.conj() if input.is_complex() else input * input
+    squares = input * input.conj()
     return torch.sqrt(reduce_sum(squares, reduction_indices, keep_dims=keep_dims))
 
 

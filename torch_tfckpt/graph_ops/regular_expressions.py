@@ -18,6 +18,7 @@ Source: https://github.com/google/re2/wiki/Syntax; RE2::GlobalReplace in re2/re2
 
 import functools
 import re
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -63,16 +64,30 @@ _MAX_REPEAT: Final = 1000
 _MAX_PATTERN: Final = 1 << 16
 
 
+@dataclass(slots=True)
+class _OpenGroup:
+    """A group that is not closed yet, or the whole pattern.
+
+    Attributes:
+        multiline: Whether ^ and $ match at line breaks.
+        any_line: Whether . matches a line break.
+        begin: Where its items begin in the output; -1 if flags stand at its beginning.
+        closing: What closes it besides its own parenthesis.
+    """
+
+    multiline: bool = False
+    any_line: bool = False
+    begin: int = 0
+    closing: str = ""
+
+
 class _PatternTranslator:
     """One pass over a pattern."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern, self._at = pattern, 0
         self._out: list[str] = []
-        self._multiline = [False]  # of each open group
-        self._any_line = [False]  # whether . matches a line break, in each open group
-        self._closing = [""]  # what closes a group besides its own parenthesis
-        self._begins = [0]  # where the items of a group begin
+        self._groups = [_OpenGroup()]
         self._ignores_case = False
 
     def translated(self) -> str:
@@ -87,9 +102,9 @@ class _PatternTranslator:
                 can_repeat = False
                 continue
             can_repeat = self._item(character)
-        if len(self._multiline) > 1:
+        if len(self._groups) > 1:
             raise self._error("missing )")
-        self._out.append(self._closing[0])
+        self._out.append(self._groups[0].closing)
         if self._ignores_case and not pattern.isascii():
             raise UnimplementedError(f"pattern {quoted(pattern)}: (?i) with letters outside of ASCII is not supported")
         return "".join(self._out)
@@ -100,17 +115,15 @@ class _PatternTranslator:
             self._open()
             return False
         if character == ")":
-            if len(self._multiline) == 1:
+            if len(self._groups) == 1:
                 raise self._error("unexpected )")
-            self._out.append(self._closing.pop() + ")")
-            self._multiline.pop()
-            self._any_line.pop()
-            self._begins.pop()
+            self._out.append(self._groups.pop().closing + ")")
             self._at += 1
             return True
         self._at += 1
+        group = self._groups[-1]
         if character == "|":
-            if self._closing[-1] and self._begins[-1] >= 0:
+            if group.closing and group.begin >= 0:
                 raise UnimplementedError(
                     f"pattern {quoted(self._pattern)}: flags in the middle of alternatives are not supported"
                 )
@@ -121,9 +134,9 @@ class _PatternTranslator:
         elif character == "\\":
             return self._escape()
         elif character == "$":
-            self._out.append("$" if self._multiline[-1] else r"\Z")
+            self._out.append("$" if group.multiline else r"\Z")
         elif character == ".":
-            self._out.append(f"[^{_INVALID}]" if self._any_line[-1] else f"[^\\n{_INVALID}]")
+            self._out.append(f"[^{_INVALID}]" if group.any_line else f"[^\\n{_INVALID}]")
         elif character == "^":
             self._out.append(character)
         else:
@@ -143,13 +156,10 @@ class _PatternTranslator:
                 raise self._error("it has a group that RE2 does not know")
             self._at = name.end()
         self._out.append("(")
-        self._begin(self._multiline[-1], self._any_line[-1])
+        self._begin(self._groups[-1].multiline, self._groups[-1].any_line)
 
     def _begin(self, multiline: bool, any_line: bool) -> None:
-        self._multiline.append(multiline)
-        self._any_line.append(any_line)
-        self._closing.append("")
-        self._begins.append(len(self._out))
+        self._groups.append(_OpenGroup(multiline, any_line, len(self._out)))
 
     def _flags(self, found: "re.Match[str]") -> None:
         given, removed = found[1], found[3] or ""
@@ -159,19 +169,20 @@ class _PatternTranslator:
             raise self._error("missing flags")
         self._at = found.end()
         self._ignores_case |= "i" in given
-        multiline = (self._multiline[-1] or "m" in given) and "m" not in removed
-        any_line = (self._any_line[-1] or "s" in given) and "s" not in removed
+        group = self._groups[-1]
+        multiline = (group.multiline or "m" in given) and "m" not in removed
+        any_line = (group.any_line or "s" in given) and "s" not in removed
         opened = f"(?{given}-{removed}:" if removed else f"(?{given}:"
         if found[4] == ":":
             self._out.append(opened)
             self._begin(multiline, any_line)
             return
         # Flags hold until the group ends. At its beginning, the new group has all alternatives.
-        if len(self._out) == self._begins[-1]:
-            self._begins[-1] = -1
+        if len(self._out) == group.begin:
+            group.begin = -1
         self._out.append(opened)
-        self._closing[-1] += ")"
-        self._multiline[-1], self._any_line[-1] = multiline, any_line
+        group.closing += ")"
+        group.multiline, group.any_line = multiline, any_line
 
     def _repeat(self) -> None:
         pattern = self._pattern
@@ -220,7 +231,7 @@ class _PatternTranslator:
         return True
 
     def _character(self, character: str) -> str | None:
-        """Return the character that an escape stands for, and go behind it; None if it is something else."""
+        """Return the character that an escape stands for, and move past it; None if it stands for something else."""
         pattern = self._pattern
         simple = dict(zip("aftnrv", "\a\f\t\n\r\v", strict=True)).get(character)
         if simple is not None:
@@ -368,7 +379,7 @@ def _replaced(text: str, pattern: "re.Pattern[str]", rewrite: str, everywhere: b
 
 @functools.lru_cache(256)
 def _rewrite_parts(rewrite: str) -> tuple[list[str | int], bool]:
-    """Return the texts and numbers of groups that a match is replaced by, and whether the whole text was understood."""
+    """Return what replaces a match, strings and numbers of groups, and whether `rewrite` was understood to its end."""
     parts: list[str | int] = []
     at = 0
     while at < len(rewrite):

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.axes import new_axis_of, squeezed_axes_of
+from torch_tfckpt.graph_ops.integer_arrays import check_multiples
 from torch_tfckpt.graph_ops.integers import axis_of
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.moves import moves_elements
@@ -51,20 +53,13 @@ def reshape(tensor: Tensor, shape: Ints) -> Tensor:
 def squeeze(input: Tensor, *, squeeze_dims: Ints = ()) -> Tensor:
     if not squeeze_dims:
         return input.squeeze()
-    axes = [axis_of(axis, input.dim()) for axis in squeeze_dims]
-    if any(input.shape[axis] != 1 for axis in axes):
-        raise InvalidArgumentError(f"cannot squeeze axes {list(squeeze_dims)} of the shape {list(input.shape)}")
-    return input.squeeze(tuple(set(axes)))
+    return input.squeeze(tuple(squeezed_axes_of(squeeze_dims, input.shape)))
 
 
 @op("ExpandDims")
 @moves_elements
 def expand_dims(input: Tensor, dim: Axes) -> Tensor:
-    if isinstance(dim, tuple):
-        if len(dim) != 1:
-            raise InvalidArgumentError(f"dim must be one number, found {list(dim)}")
-        (dim,) = dim
-    return input.unsqueeze(axis_of(dim, input.dim() + 1))
+    return input.unsqueeze(new_axis_of(dim, input.dim()))
 
 
 @op("Transpose")
@@ -75,8 +70,7 @@ def transpose(x: Tensor, perm: Ints) -> Tensor:
 
 @op("ConjugateTranspose")
 def conjugate_transpose(x: Tensor, perm: Ints) -> Tensor:
-    moved = x.permute(permutation(perm, x.shape))
-    return moved.conj().resolve_conj() if moved.is_complex() else moved
+    return transpose(x, perm).conj().resolve_conj()
 
 
 def permutation(perm: Ints, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -126,8 +120,5 @@ def ones_like(x: Tensor) -> Tensor:
 @op("Tile")
 @moves_elements
 def tile(input: Tensor, multiples: Ints) -> Tensor:
-    if len(multiples) != input.dim():
-        raise InvalidArgumentError(f"multiples {list(multiples)} for the shape {list(input.shape)}")
-    check_size(multiples)
-    check_size([count * each for count, each in zip(multiples, input.shape, strict=True)])
+    check_multiples(multiples, input.shape)
     return input.repeat(multiples)

@@ -8,6 +8,7 @@ import math
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.axes import gathered_axes_of
 from torch_tfckpt.graph_ops.integer_arrays import split_sizes
 from torch_tfckpt.graph_ops.integers import axis_of
 from torch_tfckpt.graph_ops.limits import check_all, check_size
@@ -138,12 +139,7 @@ def gather(params: Tensor, indices: Tensor) -> Tensor:
 @op("GatherV2")
 @moves_elements
 def gather_v2(params: Tensor, indices: Tensor, axis: int, *, batch_dims: int = 0) -> Tensor:
-    at = axis_of(axis, params.dim())
-    same = batch_dims + indices.dim() if batch_dims < 0 else batch_dims
-    if not 0 <= same <= min(at, indices.dim()) or params.shape[:same] != indices.shape[:same]:
-        raise InvalidArgumentError(
-            f"batch_dims {batch_dims} and axis {axis} for params {list(params.shape)}, indices {list(indices.shape)}"
-        )
+    at, same = gathered_axes_of(axis, batch_dims, params.shape, indices.shape)
     if same == 0:
         taken = params.index_select(at, indices.reshape(-1))
         return taken.reshape((*params.shape[:at], *indices.shape, *params.shape[at + 1 :]))

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.axes import torch_pads
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.values import Ints, Tensor
 from torch_tfckpt.text import quoted
@@ -32,6 +33,21 @@ def is_channels_first(data_format: str) -> bool:
     if data_format in ("NCHW", "NCDHW"):
         return True
     raise InvalidArgumentError(f"data_format {quoted(data_format)} is unknown: expected NHWC, NCHW, NDHWC or NCDHW")
+
+
+def channel_axis(data_format: str, rank: int) -> int:
+    return 1 if is_channels_first(data_format) else rank - 1
+
+
+def axes_without_channels(data_format: str, rank: int) -> list[int]:
+    """Return the axes of batch, height and width."""
+    channels = channel_axis(data_format, rank)
+    return [axis for axis in range(rank) if axis != channels]
+
+
+def per_channel(vector: Tensor, data_format: str, rank: int) -> Tensor:
+    """Return a view of a vector that broadcasts over the channels of a tensor of this rank."""
+    return vector.reshape(-1, *[1] * (rank - 2)) if is_channels_first(data_format) else vector
 
 
 def channels_first(x: Tensor, data_format: str) -> Tensor:
@@ -54,7 +70,7 @@ def spatial(values: Sequence[int], data_format: str, what: str) -> Ints:
         raise InvalidArgumentError(f"{what} has {len(values)} entries, expected {len(data_format)} ({data_format})")
     first = 2 if is_channels_first(data_format) else 1
     inner = tuple(values[first : first + len(values) - 2])
-    batch, channels = values[0], values[1 if first == 2 else -1]
+    batch, channels = values[0], values[channel_axis(data_format, len(values))]
     if (batch, channels) != (1, 1):
         raise InvalidArgumentError(f"{what} is {list(values)}: the entries of batch and channels must be 1")
     if any(value < 1 for value in inner):
@@ -135,6 +151,10 @@ class Windows:
         return tuple(found)
 
     @property
+    def padded_sizes(self) -> Ints:
+        return tuple(map(sum, zip(self.before, self.sizes, self.after, strict=True)))
+
+    @property
     def is_empty(self) -> bool:
         """Whether there are no positions."""
         return any(isinstance(count, int) and count == 0 for count in self.counts)
@@ -154,14 +174,13 @@ class Windows:
         if not any(self.before) and not any(self.after):
             return x
         self._check_growth(x)
-        pairs = list(zip(self.before, self.after, strict=True))
-        return F.pad(x, [each for pair in reversed(pairs) for each in pair], value=value)
+        return F.pad(x, torch_pads(list(zip(self.before, self.after, strict=True))), value=value)
 
     def _check_growth(self, x: Tensor) -> None:
         """Compare a result with the limit if it is more paddings, which are numbers of the file, than elements."""
-        padded = tuple(map(sum, zip(self.before, self.sizes, self.after, strict=True)))
-        if any(isinstance(new, int) and new > 2 * size + 64 for new, size in zip(padded, self.sizes, strict=True)):
-            check_size((*x.shape[:2], *padded))
+        padded = zip(self.padded_sizes, self.sizes, strict=True)
+        if any(isinstance(new, int) and new > 2 * size + 64 for new, size in padded):
+            check_size((*x.shape[:2], *self.padded_sizes))
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -183,8 +202,7 @@ def _explicit(explicit: Sequence[int], data_format: str) -> list[tuple[int, int]
     if any(value < 0 for value in explicit):
         raise InvalidArgumentError(f"explicit_paddings are {list(explicit)}, which must not be negative")
     pairs = list(zip(explicit[::2], explicit[1::2], strict=True))
-    channels = 1 if is_channels_first(data_format) else len(pairs) - 1
-    outer = [pairs[0], pairs.pop(channels)]
+    outer = [pairs[0], pairs.pop(channel_axis(data_format, len(pairs)))]
     if outer != [(0, 0), (0, 0)]:
         raise InvalidArgumentError(f"explicit_paddings are {list(explicit)}: batch and channels cannot be padded")
     return pairs[1:]

@@ -11,7 +11,7 @@ import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.limits import check_all, check_size
-from torch_tfckpt.graph_ops.moves import moves_elements
+from torch_tfckpt.graph_ops.moves import moves_elements, rows_at
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.slicing import nd_places
 from torch_tfckpt.graph_ops.values import AnyTensor, Ints, Tensor
@@ -68,7 +68,7 @@ def sparse_reorder(input_indices: Tensor, input_values: AnyTensor, input_shape: 
     """Sort by indices, row by row."""
     _check_indices(input_indices, input_shape)
     order = _numbers(input_indices, input_shape).argsort(stable=True)
-    return input_indices[order], _picked(input_values, order)
+    return input_indices[order], rows_at(input_values, order)
 
 
 @op("SparseToDense")
@@ -119,7 +119,7 @@ def sparse_tensor_dense_mat_mul(
     height, width = a_shape
     if adjoint_a:
         rows, columns, height, width = columns, rows, width, height
-        a_values = a_values.conj() if a_values.is_complex() else a_values
+        a_values = a_values.conj()
     if adjoint_b:
         b = b.mH
     if b.shape[0] != width:
@@ -140,11 +140,6 @@ def _numbers(indices: Tensor, shape: Sequence[int]) -> Tensor:
     for axis, size in enumerate(shape):
         numbers = numbers * size + indices[:, axis]
     return numbers
-
-
-@moves_elements
-def _picked(values: Any, places: Tensor) -> Any:
-    return values.index_select(0, places)
 
 
 @moves_elements

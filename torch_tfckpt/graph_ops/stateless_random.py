@@ -200,7 +200,7 @@ def _normal(shape: Ints, stream: _PhiloxStream, dtype: torch.dtype) -> Tensor:
 
 def _truncated_normal(shape: Ints, stream: _PhiloxStream, dtype: torch.dtype) -> Tensor:
     """Take the first numbers between -2 and 2 of each group of blocks."""
-    _count(shape, dtype)
+    check_size(shape)
     each = 2 if dtype == torch.float64 else 4
     groups = torch.arange(-(-math.prod(shape) // each)).unsqueeze(1) * (each * _RESERVED // 4)
     found = _box_muller(stream.blocks(groups + torch.arange(_USED)).flatten(1), dtype)

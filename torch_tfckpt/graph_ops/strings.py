@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.axes import given_axes_of
 from torch_tfckpt.graph_ops.limits import check_size
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.text_arrays import array_of, as_text, elements, mapped, single
@@ -112,10 +113,7 @@ def _checked_size(size: int) -> int:
 def reduce_join(inputs: Strings, reduction_indices: Axes, *, keep_dims: bool = False, separator: str = "") -> Strings:
     """Join the strings along axes: along the first axis, then the results along the second, and so on."""
     rank = inputs.ndim
-    given = [reduction_indices] if isinstance(reduction_indices, int) else list(reduction_indices)
-    axes = [axis + rank if axis < 0 else axis for axis in given]
-    if any(not 0 <= axis < rank for axis in axes) or len(set(axes)) != len(axes):
-        raise InvalidArgumentError(f"reduction_indices are {given}, but the tensor has {rank} axes")
+    axes = given_axes_of(reduction_indices, rank)
     if not axes:
         return inputs
     kept = [axis for axis in range(rank) if axis not in axes]
@@ -200,7 +198,6 @@ def decode_raw(bytes: Strings, *, out_type: torch.dtype, little_endian: bool = T
 @op("UnsortedSegmentJoin")
 def unsorted_segment_join(inputs: Strings, segment_ids: Tensor, num_segments: int, *, separator: str = "") -> Strings:
     """Join the strings with the same number."""
-    count = num_segments
     rank = segment_ids.dim()
     if inputs.shape[:rank] != tuple(segment_ids.shape) or not rank:
         raise InvalidArgumentError(
@@ -208,15 +205,15 @@ def unsorted_segment_join(inputs: Strings, segment_ids: Tensor, num_segments: in
         )
     inner = inputs.shape[rank:]
     numbers = segment_ids.reshape(-1).tolist()
-    if any(not 0 <= number < count for number in numbers):
-        raise InvalidArgumentError(f"segment_ids must be in [0, {count})")
+    if any(not 0 <= number < num_segments for number in numbers):
+        raise InvalidArgumentError(f"segment_ids must be in [0, {num_segments})")
     width = int(np.prod(inner))
-    check_size((count, *inner))
+    check_size((num_segments, *inner))
     rows: dict[int, list[bytes]] = {}
     for number, row in zip(numbers, inputs.reshape(len(numbers), width).tolist(), strict=True):
         for column, text in enumerate(row):
             rows.setdefault(number * width + column, []).append(text)
-    found = np.full(count * width, b"", dtype=object)
+    found = np.full(num_segments * width, b"", dtype=object)
     for place, texts in rows.items():
         found[place] = as_text(separator).join(texts)
-    return found.reshape(count, *inner)
+    return found.reshape(num_segments, *inner)

@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torch_tfckpt.format.data_type import DataType
+
 Tensor = torch.Tensor
 Tensors = Sequence[Tensor]  # an input that is a list of tensors, as of ConcatV2
 Strings = npt.NDArray[np.object_]  # a tensor of strings: elements are bytes
 AnyTensor = Tensor | Strings
 AnyTensors = Sequence[AnyTensor]
 StringsList = Sequence[Strings]
+ElementType = torch.dtype | DataType  # an attribute of type "type"; DataType for what torch lacks, as strings
 
 # Values that must be known when a result's shape is computed. They are Python integers, or SymInts of torch.export.
 # A parameter with one of these annotations, or `int`, gets Python integers.
