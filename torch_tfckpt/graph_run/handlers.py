@@ -32,6 +32,7 @@ from torch_tfckpt.graph_run.steps import (
     GraphStep,
 )
 from torch_tfckpt.graph_run.tables import initialize_from_file
+from torch_tfckpt.graph_run.variable_source import variable_name
 from torch_tfckpt.text import quoted
 
 # Operations that must be fed if they are needed.
@@ -81,16 +82,10 @@ def _switch(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
 
 
 def _variable(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
-    assert step.node is not None
-    names = [step.node.name]
-    shared = step.attributes.get("shared_name")
-    if shared is not None and shared.s:
-        names.append(shared.s.decode("utf-8", "replace"))
-    for name in names:
-        found = builder.variables.name_of(name)
-        if found is not None:
-            return StepOutputs({0: BuiltValue(ValueKind.REFERENCE, variable=found)})
-    raise FailedPreconditionError("the variable is not one of imported.variables. Feed its value")
+    name = variable_name(builder.variables, step)
+    if name is None:
+        raise FailedPreconditionError("the variable is not one of imported.variables. Feed its value")
+    return StepOutputs({0: BuiltValue(ValueKind.REFERENCE, variable=name)})
 
 
 def _is_initialized(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:

@@ -29,7 +29,7 @@ from torch_tfckpt.graph_run.runtime import TrainingBranches, require_branch
 from torch_tfckpt.graph_run.steps import FED, NO_GUARDS, GraphStep, Region
 from torch_tfckpt.graph_run.structure import guards_of
 from torch_tfckpt.graph_run.tables import LookupTables, TableSources, asset_feeds, changes_of, stored_tables
-from torch_tfckpt.graph_run.variable_source import VariableSource
+from torch_tfckpt.graph_run.variable_source import VariableSource, variable_name
 from torch_tfckpt.values import Value
 
 
@@ -232,7 +232,7 @@ class GraphProgram:
         steps = assigned_variables(regions)
         if steps is None:
             return None
-        names = (self.variables.name_of(step.node.name) for step in steps if step.node is not None)
+        names = (variable_name(self.variables, step) for step in steps)
         return {name for name in names if name is not None}
 
     def _parameter(self, name: str) -> Any:
