@@ -91,7 +91,7 @@ class VariableBindings:
         return True
 
     def require(self, names: Iterable[str]) -> None:
-        """Make sure that variables have values. Call this before each run, with all variables that it reads.
+        """Make sure that variables have values. Call this before the first run that reads them.
 
         The first call reads the values of a SavedModel from its files, except variables that were set before. If a
         checkpoint was restored before, nothing is read: the values of two checkpoints are not mixed.
