@@ -124,11 +124,10 @@ def build_loop(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutpu
         raise UnimplementedError("it leaves something that is not a loop: no LoopCond decides when it ends")
     region, frame = body.region, switch.frame
     merges = [each for each in region.steps if each in region.live and each.frame is frame and each.is_loop_merge()]
-    switches = [
-        each
-        for each in region.steps
-        if each in region.live and each.op in SWITCHES and each.frame is frame and each.inputs[0][0] in set(merges)
-    ]
+    switches: dict[GraphStep, list[GraphStep]] = {merge: [] for merge in merges}
+    for each in region.steps:
+        if each in region.live and each.op in SWITCHES and each.frame is frame and each.inputs[0][0] in switches:
+            switches[each.inputs[0][0]].append(each)
     exits = [each for each in region.exits() if each.inputs[0][0].frame is frame]
     initial, closing = [], []
     for merge in merges:
@@ -141,11 +140,9 @@ def build_loop(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutpu
         closing.append(last[0])
 
     def bind(inner: Body, index: int, value: BuiltValue) -> None:
-        outputs = StepOutputs({0: value})
-        inner.values[merges[index]] = outputs
-        for each in switches:
-            if each.inputs[0][0] is merges[index]:
-                inner.values[each] = StepOutputs({0: value, 1: value})
+        inner.values[merges[index]] = StepOutputs({0: value})
+        for each in switches[merges[index]]:
+            inner.values[each] = StepOutputs({0: value, 1: value})
 
     def condition_of(inner: Body) -> Any:
         builder.build(inner, [condition])

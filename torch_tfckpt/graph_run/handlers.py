@@ -6,8 +6,8 @@ from typing import Final
 
 import torch
 
-from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, UnimplementedError
-from torch_tfckpt.graph_run.attributes import python_value
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
+from torch_tfckpt.graph_run.attributes import constant_attribute, python_value
 from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, ValueKind, known_integers, known_value
 from torch_tfckpt.graph_run.building import Handler, ModuleBuilder
 from torch_tfckpt.graph_run.calls import call_operation
@@ -41,10 +41,7 @@ _OF_FILES: Final = frozenset({"key_index", "value_index", "vocab_size", "delimit
 
 
 def _constant(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
-    value = step.attributes.get("value")
-    if value is None or not value.HasField("tensor"):
-        raise DataLossError('attribute "value", a tensor, is missing')
-    return StepOutputs({0: known_value(constant_of(value.tensor))})
+    return StepOutputs({0: known_value(constant_of(constant_attribute(step.attributes)))})
 
 
 def _unfed(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:

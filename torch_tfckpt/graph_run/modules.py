@@ -113,8 +113,7 @@ class GraphProgram:
 
     def asset_feeds(self) -> Mapping[TensorName, Any]:
         """Return tensor -> path of an asset to feed when tables are filled."""
-        nodes = ((node.name, node.op, node.inputs) for node in self.graph.nodes.values())
-        return asset_feeds(nodes, self.tables.sources.paths)
+        return asset_feeds(self.graph.nodes, self.tables.sources.paths)
 
     def requirements(self, request: GraphRequest) -> Requirements:
         """Return what a request needs, besides its inputs and constants."""

@@ -190,15 +190,12 @@ def _behind(region: Region, missing: Mapping[str, int]) -> list[str]:
     unsupported = {step for step in region.steps if step.op in missing and step in region.live}
     found = []
     for step in region.steps:
-        if step in region.live and step not in unsupported and "/" not in step.name.removeprefix(_scope(step)):
+        is_inlined = step.node is None or step.name != step.node.name
+        if step in region.live and step not in unsupported and not is_inlined:
             for source, index in step.inputs:
                 if source in unsupported:
                     found.append(f"{source.name}:{index}")
     return list(dict.fromkeys(found))
-
-
-def _scope(step: GraphStep) -> str:
-    return step.node.name if step.node is not None else ""
 
 
 def assigned_variables(regions: Iterable[Region]) -> set[GraphStep] | None:

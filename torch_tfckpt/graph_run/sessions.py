@@ -12,12 +12,12 @@ from torch_tfckpt.graph_run.attributes import python_value
 from torch_tfckpt.graph_run.failures import named_failure
 from torch_tfckpt.graph_run.feeds import fed_value
 from torch_tfckpt.graph_run.flattening import TensorName
+from torch_tfckpt.graph_run.handlers import INPUTS
 from torch_tfckpt.graph_run.modules import Built, GraphProgram, GraphRequest
 from torch_tfckpt.graph_run.prepared import Preparation
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value
 
-_SHAPED = frozenset({"Placeholder", "PlaceholderV2"})
 _FAILURES: Final = (CheckpointError, RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
 
 
@@ -114,7 +114,7 @@ def expected_of(program: GraphProgram, name: TensorName) -> tuple[Any, Any]:
     types = program.declarations.output_types(node.op, attributes)
     dtype = types[name[1]] if name[1] < len(types) else None
     shape = None
-    if node.op in _SHAPED and "shape" in attributes:
+    if node.op in INPUTS and "shape" in attributes:
         shape = python_value(attributes["shape"])
         if shape == () and node.op == "Placeholder" and program.graph.versions.producer < 24:
             shape = None  # in graphs before TensorFlow 1.0, [] also means an unknown shape

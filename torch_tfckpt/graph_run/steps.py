@@ -10,6 +10,7 @@ from typing import Any, Final, Optional
 
 from torch_tfckpt._proto.attr_value_pb2 import AttrValue
 from torch_tfckpt.format.graph_def import Node
+from torch_tfckpt.graph_run.state import CHANGES
 from torch_tfckpt.text import quoted
 
 Source = tuple["GraphStep", int]  # an output of a step
@@ -31,10 +32,8 @@ CASES: Final = frozenset({"Case", "StatelessCase"})
 LOOPS: Final = frozenset({"While", "StatelessWhile"})
 CALLS: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 VARIABLES: Final = frozenset({"Variable", "VariableV2", "VarHandleOp"})
-ASSIGNMENTS: Final = frozenset({
-    "Assign", "AssignAdd", "AssignSub", "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp",
-    "ScatterUpdate", "ScatterAdd", "ScatterSub", "ResourceScatterUpdate", "ResourceScatterAdd", "ResourceScatterSub",
-})  # fmt: skip
+ASSIGNMENTS: Final = frozenset(CHANGES)
+SIZES: Final = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 # Least numbers of data inputs of the operations that are not calls of functions.
 LEAST_INPUTS: Final[Mapping[str, int]] = {
     **dict.fromkeys(IDENTITIES | MERGES | ENTERS | EXITS | NEXT_ITERATIONS | CONDITIONS | CASES, 1),
@@ -168,6 +167,12 @@ def without_identities(source: Source) -> Source:
     while source[0].op in IDENTITIES and source[0].inputs:
         source = source[0].inputs[0]
     return source
+
+
+def known_constant(source: Source) -> Any:
+    """Return the value of an output as Python integers; None if it is not known before the graph runs."""
+    step, index = source
+    return step.constants[index] if step.constants is not None and index < len(step.constants) else None
 
 
 def needed(step: GraphStep) -> Sequence[GraphStep]:

@@ -24,6 +24,7 @@ from torch_tfckpt.graph_run.steps import (
     LoopFrame,
     Region,
     Source,
+    known_constant,
     needed,
     without_identities,
 )
@@ -122,10 +123,8 @@ def guards_of(source: Source) -> tuple[frozenset[Guard], bool]:
 
 def known_branch(predicate: Source) -> int | None:
     """Return the branch that runs, if the predicate is a known value."""
-    step, index = predicate
-    if step.constants is None or index >= len(step.constants):
-        return None
-    return int(bool(step.constants[index]))
+    known = known_constant(predicate)
+    return None if known is None else int(bool(known))
 
 
 def _union(guards: frozenset[Guard], more: frozenset[Guard]) -> frozenset[Guard]:
