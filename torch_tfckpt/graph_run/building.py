@@ -65,7 +65,7 @@ class ModuleBuilder:
         self.set: dict[str, None] = {}
         self._loops = 0
         self.parameter: Callable[[str], Any] = variables.value_of
-        self.variable_names: dict[str, str] = {}  # attribute of the module -> variable
+        self._variables: dict[str, fx.Node] = {}  # the nodes that read them
 
     def build(self, body: Body, steps: Sequence[GraphStep]) -> None:
         """Build steps and everything they need, unless they were built before."""
@@ -155,11 +155,14 @@ class ModuleBuilder:
     def variable(self, body: Body, name: str) -> fx.Node:
         """Return the node of a variable's tensor."""
         root = body.root
-        attribute = self.variable_names.get(name)
-        if attribute is None:
-            attribute = self.variable_names[name] = root.names.tensor(name)
-            root.attributes[attribute] = self.parameter(name)
-        return body.captured(root.attribute(attribute, root.attributes[attribute]), root)
+        node = self._variables.get(name)
+        if node is None:
+            node = self._variables[name] = root.attribute(root.names.tensor(name), self.parameter(name))
+        return body.captured(node, root)
+
+    def attribute_names(self) -> dict[str, str]:
+        """Return variable -> attribute of the module, for the variables that are used."""
+        return {name: str(node.target) for name, node in self._variables.items()}
 
 
 def outside_of(body: Body, inner: Sequence[GraphStep]) -> list[GraphStep]:

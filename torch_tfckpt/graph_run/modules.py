@@ -65,7 +65,6 @@ class Built:
 
     Attributes:
         module: Takes the inputs, returns a tuple of the outputs.
-        variables: Name of a variable -> name of the module's attribute.
         read: Names of the variables whose values it reads.
         assigned: Names of the variables that it sets to values that are not computed from them.
         turned_off: What `inference` has changed in the graph, a line each.
@@ -74,7 +73,6 @@ class Built:
     """
 
     module: fx.GraphModule
-    variables: Mapping[str, str]
     read: tuple[str, ...]
     assigned: tuple[str, ...]
     changed: frozenset[str] | None
@@ -187,13 +185,13 @@ class GraphProgram:
             found = values[0]
         results = tuple(root.tensor(builder.reading(root, value)) for value in found)
         module = root.finish(results)
-        variables, changed = dict(builder.variable_names), None
+        changed = None
         if builder.assigned is not None:
-            changed = frozenset(variables[name] for name in builder.assigned if name in variables)
+            attributes = builder.attribute_names()
+            changed = frozenset(attributes[name] for name in builder.assigned if name in attributes)
         turned_off = dict.fromkeys(line for _, regions in prepared for line in regions[0].turned_off)
         return Built(
             module,
-            variables,
             tuple(name for name in builder.read if name not in builder.set),
             tuple(builder.set),
             changed,
