@@ -28,8 +28,9 @@ from torch_tfckpt.comparison.samples import Sample, check_names, random_samples
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.imported_graph.imported import ImportedMetaGraph
+from torch_tfckpt.imported_graph.running import signature_of
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope
-from torch_tfckpt.text import did_you_mean, listed, quoted, shortened
+from torch_tfckpt.text import listed, quoted, shortened
 from torch_tfckpt.values import Value, outside_modes
 
 _MAX_IMAGES: Final = 4  # inputs whose layout is found by trying both
@@ -398,10 +399,7 @@ def _signature(
     imported: ImportedMetaGraph, signature: str, inputs: Iterable[str], outputs: Iterable[str]
 ) -> dict[str, str]:
     """Return the tensor of each input and output of a signature."""
-    if signature not in imported.signatures:
-        hint = did_you_mean(signature, imported.signatures) or f"There are {listed(sorted(imported.signatures), 10)}."
-        raise InvalidArgumentError(f"the graph has no signature {quoted(signature)}. {hint}")
-    found = imported.signatures[signature]
+    found = signature_of(imported.signatures, signature)
     tensors = {}
     for names, known in ((inputs, found.inputs), (outputs, found.outputs)):
         for name in names:
