@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -25,8 +24,9 @@ from torch_tfckpt.comparison.parting import first_difference, is_in_graph
 from torch_tfckpt.comparison.report import ModelComparison
 from torch_tfckpt.comparison.samples import Sample, check_names, random_samples
 from torch_tfckpt.comparison.sides import Axes, GraphSide, ModuleSide, permuted
-from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.graph_run.feeds import fed_value
 from torch_tfckpt.imported_graph.imported import ImportedMetaGraph
 from torch_tfckpt.imported_graph.running import signature_of
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope
@@ -333,7 +333,11 @@ def _signature(
 def _sample(sample: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sample:
     if not isinstance(sample, Mapping) or set(sample) != set(inputs):
         raise InvalidArgumentError(f"each sample needs values for {listed(list(inputs), 10)}, and for nothing else")
-    return {
-        name: value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
-        for name, value in sample.items()
-    }
+    found = {}
+    for name, value in sample.items():
+        with error_context(f"sample {quoted(name)}"):
+            tensor = fed_value(value, None, None)
+            if not isinstance(tensor, torch.Tensor):
+                raise InvalidArgumentError("modules do not take strings. Name a tensor that is computed from them")
+        found[name] = tensor
+    return found
