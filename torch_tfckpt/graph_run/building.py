@@ -108,8 +108,7 @@ class ModuleBuilder:
         if step.constants is not None or step.alias is not None:
             return needed(step)
         if step.op in EXITS:
-            frame = step.inputs[0][0].frame
-            return outside_of(body, [each for each in body.region.exits() if each.inputs[0][0].frame is frame])
+            return outside_of(body, body.region.exits.get(step.inputs[0][0].frame, []))
         if step.op in MERGES and step.predicate is not None:
             return outside_of(body, [step])
         if step.is_condition_switch():

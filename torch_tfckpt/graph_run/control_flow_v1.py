@@ -123,12 +123,12 @@ def build_loop(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutpu
     if condition.op != "LoopCond":
         raise UnimplementedError("it leaves something that is not a loop: no LoopCond decides when it ends")
     region, frame = body.region, switch.frame
-    merges = [each for each in region.steps if each in region.live and each.frame is frame and each.is_loop_merge()]
+    inside = region.in_loop.get(frame, [])
+    merges = [each for each in inside if each.is_loop_merge()]
     switches: dict[GraphStep, list[GraphStep]] = {merge: [] for merge in merges}
-    for each in region.steps:
-        if each in region.live and each.op in SWITCHES and each.frame is frame and each.inputs[0][0] in switches:
+    for each in inside:
+        if each.op in SWITCHES and each.inputs[0][0] in switches:
             switches[each.inputs[0][0]].append(each)
-    exits = [each for each in region.exits() if each.inputs[0][0].frame is frame]
     initial, closing = [], []
     for merge in merges:
         if len(merge.inputs) != 2:
@@ -156,10 +156,13 @@ def build_loop(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutpu
         return Body(body, region, frame, body.guards)
 
     found = build_loop_module(builder, body, step, initial, new_body, bind, condition_of, next_of)
-    for each in exits:
-        merge = each.inputs[0][0].inputs[0][0]
-        if merge in merges:
-            body.values[each] = StepOutputs({0: found[merges.index(merge)]})
+    results = dict(zip(merges, found, strict=True))
+    for each in region.exits.get(frame, ()):
+        left = without_identities(each.inputs[0])[0]
+        if left.op in SWITCHES and left.inputs[0][0] in results:
+            body.values[each] = StepOutputs({0: results[left.inputs[0][0]]})
+    if step not in body.values:
+        raise UnimplementedError("it does not leave a loop variable")
     return body.values[step]
 
 

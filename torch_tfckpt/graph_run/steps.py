@@ -135,6 +135,8 @@ class Region:
         arguments: Of a function's body: the steps that are its arguments.
         ancestry: The functions inside of which this one runs.
         live: The steps that must be built.
+        in_loop: Loop of TensorFlow 1, or None -> the needed steps directly inside it.
+        exits: Loop of TensorFlow 1 -> the needed steps that leave it.
         turned_off: What was changed for inference, a line each.
         conditions: See `control_flow_v1.condition_merges`.
     """
@@ -146,6 +148,8 @@ class Region:
     arguments: list[GraphStep] = field(default_factory=list)
     ancestry: tuple[str, ...] = ()
     live: set[GraphStep] = field(default_factory=set)
+    in_loop: dict[LoopFrame | None, list[GraphStep]] = field(default_factory=dict)
+    exits: dict[LoopFrame | None, list[GraphStep]] = field(default_factory=dict)
     turned_off: list[str] = field(default_factory=list)
     conditions: dict[GraphStep, list[GraphStep]] = field(default_factory=dict)
 
@@ -156,10 +160,6 @@ class Region:
     def wanted(self) -> "list[Source]":
         """Return the results that are used."""
         return [source for source in self.results if source is not None]
-
-    def exits(self) -> "list[GraphStep]":
-        """Return the needed steps that leave a loop of TensorFlow 1."""
-        return [each for each in self.steps if each.op in EXITS and each in self.live]
 
 
 def without_identities(source: Source) -> Source:

@@ -34,7 +34,7 @@ _CHANGES = ASSIGNMENTS | TABLE_CHANGES
 
 
 def analyse(region: Region) -> None:
-    """Set frames, guards, predicates and `live` of a region's steps.
+    """Set frames, guards and predicates of a region's steps; find the needed ones, and those of each loop.
 
     Raises:
         UnimplementedError: a needed step mixes loops or branches in a way that no TensorFlow API writes.
@@ -45,9 +45,14 @@ def analyse(region: Region) -> None:
         _set_guards(step)
     _set_effects(region)
     region.live = _live(region)
+    region.in_loop, region.exits = {}, {}
     for step in region.steps:
-        if step.fault and step in region.live:
-            raise UnimplementedError(f"{step}: {step.fault}")
+        if step in region.live:
+            if step.fault:
+                raise UnimplementedError(f"{step}: {step.fault}")
+            region.in_loop.setdefault(step.frame, []).append(step)
+            if step.op in EXITS:
+                region.exits.setdefault(step.inputs[0][0].frame, []).append(step)
 
 
 def _set_effects(region: Region) -> None:
