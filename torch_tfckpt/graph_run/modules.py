@@ -44,7 +44,7 @@ class GraphRequest:
         when_training, when_evaluating: Constants of a module in training, and of one in evaluation.
         targets: Nodes to run for their effects.
         inference: Turn off what the graph does only in training.
-        filled_tables: Of the steps behind `targets`, run only those that fill these tables.
+        filled_tables: Of the steps that `targets` need, run only those that fill these tables.
         names: Names of the module's inputs; default: from the tensors' names.
     """
 

@@ -2,8 +2,8 @@
 
 A table is an object that lives as long as the program. Nodes with the same `shared_name` are the same table. Before a
 request that uses a table runs for the first time, the table is filled: from the checkpoint that was restored, if the
-graph's saver stores the table; else by the nodes that initialise it, which are found behind the graph's initialisers.
-Paths of files that these nodes name are those of the SavedModel's assets, or names beside the graph's file.
+graph's saver stores the table; else by the nodes that initialise it, which are among those that the graph's
+initialisers need. These nodes name files: assets of the SavedModel, or files in the directory of the graph.
 
 Source: LookupTableOp in tensorflow/core/kernels/lookup_table_op.h; tensorflow/python/saved_model/loader_impl.py.
 """
