@@ -250,6 +250,28 @@ def test_conditions_one_after_the_other() -> None:
     assert [each.op for each in net.graph.nodes] == ["placeholder", "call_function", "output"]
 
 
+def loop(switched: str, left: str) -> MetaGraphDef:
+    """Doubles x until it is 10 or more; `switched` is what the Switch gets, `left` what the Exit gets."""
+    enters = [node(name, "Enter", source) for name, source in (("first", "x"), ("limit", "ten"))]
+    for each in enters:
+        each.attr["frame_name"].s = b"loop"
+    return graph_of(
+        X, constant("ten", [10.0], []), *enters,
+        node("merge", "Merge", "first", "next"), node("copy", "Identity", "merge"),
+        node("less", "Less", "merge", "limit"), node("again", "LoopCond", "less"),
+        node("switch", "Switch", switched, "again"), node("twice", "AddV2", "switch:1", "switch:1"),
+        node("next", "NextIteration", "twice"), node("last", "Identity", "switch"), node("y", "Exit", left),
+    )  # fmt: skip
+
+
+def test_identities_in_a_loop() -> None:
+    """One before an Exit is passed through; a Switch of something else than a loop variable is refused."""
+    for left in ("switch", "last"):
+        assert float(run(loop("merge", left), FED)) == 16
+    with pytest.raises(UnimplementedError, match=r'node "y" .Exit.: it does not leave a loop variable'):
+        run(loop("copy", "switch"), FED)
+
+
 def test_all_unsupported_operations_are_reported_at_once() -> None:
     """With their numbers and a node of each, and what can be fed instead."""
     nodes = [X, node("a", "Foo", "x"), node("b", "Foo", "x"), node("c", "Bar", "a"), node("y", "AddV2", "b", "c")]

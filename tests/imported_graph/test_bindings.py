@@ -88,6 +88,20 @@ def test_parts() -> None:
     assert unset(imported) == ["s/b"]
 
 
+def test_parts_of_strings(tmp_path: Path) -> None:
+    """They belong to the whole variable, too, which is set when it is restored, even to empty strings."""
+    parts = [part(f"t/{n}", "t", [4], [2 * n], [2]) for n in range(2)]
+    nodes = [variable(f"t/{n}", [2], DataType.DT_STRING) for n in range(2)]
+    imported = import_meta_graph(graph(nodes, parts), import_scope="s")
+    bindings = imported._bindings
+    assert (bindings.of_node("t/1"), bindings.part("t/1")) == ("s/t", (slice(2, 4),))
+    assert imported.checkpoint_keys == {"s/t": "s/t"} and unset(imported) == ["s/t"]
+    prefix = tfckpt.save_file({"s/t": np.full(4, b"", dtype=object)}, tmp_path / "m")
+    assert imported.saver is not None
+    imported.saver.restore(prefix)
+    bindings.require(["s/t"])
+
+
 def test_variables_without_a_tensor() -> None:
     """Neither a local variable nor one of a type that torch lacks is a variable here."""
     nodes = [variable("w"), variable("local"), variable("v", dtype=DataType.DT_VARIANT), node("n", "NoOp")]

@@ -12,6 +12,7 @@ from tensorflow_process import TensorFlowProcess
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt._proto.meta_graph_pb2 import MetaGraphDef
+from torch_tfckpt._proto.types_pb2 import DT_FLOAT
 
 KINDS = {"reference": False, "resource": True}
 
@@ -221,6 +222,33 @@ def test_modules_do_not_change_variables_unasked(tensorflow: TensorFlowProcess) 
     net = imported.module(["x:0"], fetches, allow_assign=True)
     before, after, _ = (each.detach() for each in net(torch.tensor(4.0)))
     assert (float(before), float(after), float(imported.variables["v"])) == (1, 5, 5)
+
+
+def test_a_function_with_a_handle_of_its_own() -> None:
+    """A handle in a function is the graph's variable of that name: a value read before an assignment is the old one."""
+    graph = tfckpt.GraphDef()
+    function = graph.library.function.add()
+    function.signature.name = "count"
+    function.signature.input_arg.add(name="x", type=1)
+    function.signature.output_arg.add(name="y", type=1)
+    function.signature.control_output.append("add")
+    function.ret["y"], function.control_ret["add"] = "read:value:0", "add"
+    for nodes, name in ((graph.node, "v"), (function.node_def, "handle")):
+        handle = nodes.add(name=name, op="VarHandleOp")
+        handle.attr["dtype"].type = DT_FLOAT
+        handle.attr["shared_name"].s = b"v"
+        handle.attr["shape"].shape.dim.add(size=2)
+    function.node_def.add(name="read", op="ReadVariableOp", input=["handle:resource:0"])
+    function.node_def.add(name="add", op="AssignAddVariableOp", input=["handle:resource:0", "x", "^read"])
+    graph.node.add(name="x", op="Placeholder").attr["dtype"].type = DT_FLOAT
+    graph.node.add(name="call", op="StatefulPartitionedCall", input=["x"]).attr["f"].func.name = "count"
+    graph.node.add(name="y", op="Identity", input=["call", "^call"])
+    imported = tfckpt.import_graph_def(graph)
+    imported.variables["v"] = torch.ones(2)
+    assert imported.run("y:0", {"x:0": [1.0, 2.0]}).tolist() == [1, 1]
+    assert imported.variables["v"].tolist() == [2, 3]
+    with pytest.raises(tfckpt.UnimplementedError, match="allow_assign"):
+        imported.module(["x:0"], ["y:0"])
 
 
 def test_local_variables_live_as_long_as_the_import(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:

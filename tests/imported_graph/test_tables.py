@@ -25,7 +25,7 @@ def equals(found: Any, expected: RawTensor) -> bool:
 
 @pytest.fixture(scope="module")
 def version_1(tensorflow: TensorFlowProcess, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RawTensor]]:
-    """A .meta file whose tables are filled from constants and from a file beside it."""
+    """A .meta file whose tables are filled from constants and from a file in its directory."""
     directory = tmp_path_factory.mktemp("version_1")
     (directory / "words.txt").write_bytes(b"b\r\na\nlonger line\nc")
     words = str(directory / "words.txt")

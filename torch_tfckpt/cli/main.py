@@ -130,8 +130,8 @@ def parser() -> argparse.ArgumentParser:
     add_completion(parser)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for add in (
-        *(_add_ls, _add_show, _add_verify, _add_convert, _add_map, _add_diff, _add_latest, _add_merge, _add_average),
-    ):
+        _add_ls, _add_show, _add_verify, _add_convert, _add_map, _add_diff, _add_latest, _add_merge, _add_average,
+    ):  # fmt: skip
         add(verbs)
     add_graph_verbs(partial(_add_verb, verbs))
     return parser

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import IO, Any, Final
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from torch_tfckpt.foreign_files.npy_header import read_header
 from torch_tfckpt.format.tensor_slice import element_count, shape_text
 from torch_tfckpt.imported_graph.graph_def import import_graph_def
 from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
+from torch_tfckpt.imported_graph.running import signature_of
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope
 from torch_tfckpt.models.factories import build_module
 from torch_tfckpt.models.loading import load_model
@@ -164,10 +165,8 @@ def _with_hint(call: Any) -> Any:
 def _fetched(imported: ImportedMetaGraph, options: argparse.Namespace) -> list[str]:
     if options.fetch:
         return list(dict.fromkeys(options.fetch))
-    if options.signature in imported.signatures:
-        return sorted(imported.signatures[options.signature].outputs)
     if options.signature is not None:
-        _unknown_signature(imported, options.signature)
+        return sorted(signature_of(imported.signatures, options.signature).outputs)
     raise InvalidArgumentError("name the tensors with --fetch, or a signature with --signature")
 
 
@@ -175,18 +174,11 @@ def _tensor(imported: ImportedMetaGraph, signature: str | None, name: str, kind:
     """Return the tensor of the graph that a name on the command line is."""
     if signature is None:
         return name
-    if signature not in imported.signatures:
-        _unknown_signature(imported, signature)
-    known = getattr(imported.signatures[signature], kind)
+    known = getattr(signature_of(imported.signatures, signature), kind)
     if name not in known:
         hint = did_you_mean(name, known) or f"It has {listed(sorted(known), 10)}."
         raise InvalidArgumentError(f"signature {quoted(signature)} has no {kind[:-1]} {quoted(name)}. {hint}")
     return str(known[name].name)
-
-
-def _unknown_signature(imported: ImportedMetaGraph, signature: str) -> NoReturn:
-    hint = did_you_mean(signature, imported.signatures) or f"There are {listed(sorted(imported.signatures), 10)}."
-    raise InvalidArgumentError(f"the graph has no signature {quoted(signature)}. {hint}")
 
 
 def _assigned(text: str) -> tuple[str, str]:

@@ -12,28 +12,28 @@ Contract:
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Final
 
-import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
 from torch_tfckpt.comparison.arrangements import channels_first, error_of, is_uniform
 from torch_tfckpt.comparison.graph_tensors import ComputedTensors
-from torch_tfckpt.comparison.module_calls import RecordedRun, evaluating, recorded
+from torch_tfckpt.comparison.module_calls import RecordedRun, evaluating
 from torch_tfckpt.comparison.parting import first_difference, is_in_graph
 from torch_tfckpt.comparison.report import ModelComparison
 from torch_tfckpt.comparison.samples import Sample, check_names, random_samples
-from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.comparison.sides import Axes, GraphSide, ModuleSide, permuted
+from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.graph_run.feeds import fed_value
 from torch_tfckpt.imported_graph.imported import ImportedMetaGraph
+from torch_tfckpt.imported_graph.running import signature_of
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope
-from torch_tfckpt.text import did_you_mean, listed, quoted, shortened
-from torch_tfckpt.values import Value, outside_modes
+from torch_tfckpt.text import listed, quoted, shortened
+from torch_tfckpt.values import outside_modes
 
 _MAX_IMAGES: Final = 4  # inputs whose layout is found by trying both
-Axes = tuple[int, ...]
 Names = str | Sequence[str] | Mapping[str, Any]
 
 
@@ -107,7 +107,7 @@ def compare_model(
     tensors = (
         {name: name for name in (*into, *out)} if signature is None else _signature(imported, signature, into, out)
     )
-    graph = _GraphSide(imported, tensors, list(into), list(out), dict(constants or {}), inference)
+    graph = GraphSide(imported, tensors, list(into), list(out), dict(constants or {}), inference)
     if isinstance(samples, int):
         by_tensor = {tensors[name]: shape for name, shape in (shapes or {}).items()}
         limits = {tensors[name]: each for name, each in (ranges or {}).items()}
@@ -118,92 +118,7 @@ def compare_model(
         if not given:
             raise InvalidArgumentError("samples is empty")
     with evaluating(module):
-        return _Comparison(_ModuleSide(module, into, out), graph, given, known, tolerance).report()
-
-
-class _GraphSide:
-    """The graph: values of its outputs, and all its tensors."""
-
-    def __init__(
-        self,
-        imported: ImportedMetaGraph,
-        tensors: Mapping[str, str],
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        constants: Mapping[str, Any],
-        inference: bool,
-    ) -> None:
-        self._imported, self._tensors, self._constants, self._inference = imported, tensors, constants, inference
-        self.inputs, self.outputs = inputs, outputs
-
-    @cached_property
-    def _module(self) -> fx.GraphModule:
-        return self._imported.module(
-            [self._tensors[name] for name in self.inputs],
-            [self._tensors[name] for name in self.outputs],
-            self._constants or None,
-            inference=self._inference,
-        ).train(mode=False)
-
-    def run(self, sample: Sample) -> dict[str, torch.Tensor]:
-        if self._inference:
-            with torch.no_grad():
-                return dict(zip(self.outputs, self._module(*self._values(sample)), strict=True))
-        feeds = {self._tensors[name]: value for name, value in sample.items()}
-        fetches = {name: self._tensors[name] for name in self.outputs}
-        found: dict[str, Value] = self._imported.run(fetches, {**feeds, **self._constants})
-        strings = [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
-        if strings:
-            raise InvalidArgumentError(f"{quoted(strings[0])} is a tensor of strings, which modules do not return")
-        return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
-
-    def computed(self, sample: Sample, tolerance: float) -> ComputedTensors:
-        return ComputedTensors(self._module, self._values(sample), tolerance)
-
-    def _values(self, sample: Sample) -> list[torch.Tensor]:
-        values = []
-        for name in self.inputs:
-            value = (
-                sample[name] if isinstance(sample[name], torch.Tensor) else torch.as_tensor(np.asarray(sample[name]))
-            )
-            dtype, _ = self._imported._expected(self._tensors[name])
-            values.append(value.to(dtype) if isinstance(dtype, torch.dtype) else value)
-        return values
-
-
-class _ModuleSide:
-    """The module: from a sample in the graph's layout to its outputs."""
-
-    def __init__(self, module: nn.Module, inputs: Mapping[str, int | str], outputs: Mapping[str, Any]) -> None:
-        self.module, self.inputs, self.outputs = module, inputs, outputs
-        first = next(itertools.chain(module.parameters(), module.buffers()), None)
-        self._device = torch.device("cpu") if first is None else first.device
-        self._dtype = first.dtype if first is not None and first.is_floating_point() else None
-        if self._device.type == "meta":
-            raise InvalidArgumentError("the module has no values: it is on the meta device. Load its weights first")
-
-    def run(self, sample: Sample, axes: Mapping[str, Axes], **options: Any) -> RecordedRun:
-        positions: dict[int, Any] = {}
-        keywords: dict[str, Any] = {}
-        for name, argument in self.inputs.items():
-            value = torch.as_tensor(sample[name]) if not isinstance(sample[name], torch.Tensor) else sample[name]
-            if name in axes:
-                value = _permuted(value, name, axes[name]).contiguous()
-            # A copy: the module may change its inputs.
-            value = value.detach().to(self._device, copy=True)
-            if self._dtype is not None and value.is_floating_point():
-                value = value.to(self._dtype)
-            if isinstance(argument, int):
-                positions[argument] = value
-            else:
-                keywords[argument] = value
-        if sorted(positions) != list(range(len(positions))):
-            raise InvalidArgumentError(f"inputs: the positions of arguments are {sorted(positions)}, not 0, 1, ...")
-        arguments = [positions[index] for index in sorted(positions)]
-        return recorded(self.module, lambda: self.module(*arguments, **keywords), **options)
-
-    def tensors(self, returned: Any) -> dict[str, torch.Tensor]:
-        return {name: _picked(returned, name, key) for name, key in self.outputs.items()}
+        return _Comparison(ModuleSide(module, into, out), graph, given, known, tolerance).report()
 
 
 @dataclass(frozen=True)
@@ -219,8 +134,8 @@ class _Trial:
 class _Comparison:
     def __init__(
         self,
-        module: _ModuleSide,
-        graph: _GraphSide,
+        module: ModuleSide,
+        graph: GraphSide,
         samples: Sequence[Sample],
         axes: Mapping[str, Axes],
         tolerance: float,
@@ -251,18 +166,23 @@ class _Comparison:
         if result.ok:
             return result
         worst = max(range(len(trials)), key=lambda number: max(trials[number].errors.values()))
-        layer, text = self._parting(self._samples[worst], references[worst], chosen.axes)
+        graph = self._graph.computed(self._samples[worst], self._tolerance)
+        layer, text = self._parting(self._samples[worst], references[worst], chosen.axes, graph)
         return replace(result, first_difference=layer, explanation=text)
 
     def _parting(
-        self, sample: Sample, reference: Mapping[str, torch.Tensor], axes: Mapping[str, Axes]
+        self,
+        sample: Sample,
+        reference: Mapping[str, torch.Tensor],
+        axes: Mapping[str, Axes],
+        graph: ComputedTensors,
     ) -> tuple[str | None, str]:
         def is_equal(returned: Any) -> bool:
             return max(self._errors(returned, reference)[0].values()) <= self._tolerance
 
         return first_difference(
             self._module.run(sample, axes),
-            self._graph.computed(sample, self._tolerance),
+            graph,
             lambda replacement: self._module.run(sample, axes, replacement=replacement),
             is_equal,
         )
@@ -272,14 +192,14 @@ class _Comparison:
         unknown = [
             name
             for name, value in sample.items()
-            if name not in self._axes and np.ndim(value) >= 3 and torch.as_tensor(value).is_floating_point()
+            if name not in self._axes and value.dim() >= 3 and value.is_floating_point()
         ]
         if len(unknown) > _MAX_IMAGES:
             raise InvalidArgumentError(f"give axes for {listed(unknown, _MAX_IMAGES)}: too many layouts are possible")
         trials = []
         for turned in itertools.product((False, True), repeat=len(unknown)):
             chosen = {
-                name: channels_first(np.ndim(sample[name])) for name, turn in zip(unknown, turned, strict=True) if turn
+                name: channels_first(sample[name].dim()) for name, turn in zip(unknown, turned, strict=True) if turn
             }
             trial = self._trial(sample, reference, {**self._axes, **chosen})
             if max(trial.errors.values()) <= self._tolerance:
@@ -305,7 +225,7 @@ class _Comparison:
         raise InvalidArgumentError(
             f"the layout of {listed(unknown, _MAX_IMAGES)} in the module is not known: it runs with TensorFlow's and "
             f"with torch's, and neither gives the graph's outputs. Give axes, such as "
-            f'{{"{unknown[0]}": {channels_first(np.ndim(sample[unknown[0]]))}}}, or (0, 1, 2, ...) for TensorFlow\'s'
+            f'{{"{unknown[0]}": {channels_first(sample[unknown[0]].dim())}}}, or (0, 1, 2, ...) for TensorFlow\'s'
         )
 
     def _nearest(
@@ -326,7 +246,7 @@ class _Comparison:
             return found[0]
         named: dict[str, _Trial] = {}
         for each in trials:
-            name = self._parting(sample, reference, each.axes)[0]
+            name = self._parting(sample, reference, each.axes, graph)[0]
             if name is not None:
                 named.setdefault(name, each)
         return next(iter(named.values())) if len(named) == 1 else None
@@ -342,7 +262,7 @@ class _Comparison:
         for name, value in self._module.tensors(returned).items():
             expected = reference[name]
             if name in self._axes:
-                choices = [_permuted(expected, name, self._axes[name])]
+                choices = [permuted(expected, name, self._axes[name])]
             else:
                 turned = [expected.permute(channels_first(expected.dim()))] if expected.dim() >= 3 else []
                 choices = [expected, *turned]
@@ -398,10 +318,7 @@ def _signature(
     imported: ImportedMetaGraph, signature: str, inputs: Iterable[str], outputs: Iterable[str]
 ) -> dict[str, str]:
     """Return the tensor of each input and output of a signature."""
-    if signature not in imported.signatures:
-        hint = did_you_mean(signature, imported.signatures) or f"There are {listed(sorted(imported.signatures), 10)}."
-        raise InvalidArgumentError(f"the graph has no signature {quoted(signature)}. {hint}")
-    found = imported.signatures[signature]
+    found = signature_of(imported.signatures, signature)
     tensors = {}
     for names, known in ((inputs, found.inputs), (outputs, found.outputs)):
         for name in names:
@@ -413,37 +330,14 @@ def _signature(
     return tensors
 
 
-def _permuted(value: torch.Tensor, name: str, axes: Axes) -> torch.Tensor:
-    if len(axes) != value.dim():
-        shape = shape_text(tuple(value.shape))
-        raise InvalidArgumentError(f"axes: {quoted(name)} has the shape {shape}, and {len(axes)} axes are given")
-    return value.permute(axes)
-
-
 def _sample(sample: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sample:
     if not isinstance(sample, Mapping) or set(sample) != set(inputs):
         raise InvalidArgumentError(f"each sample needs values for {listed(list(inputs), 10)}, and for nothing else")
-    return {
-        name: value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
-        for name, value in sample.items()
-    }
-
-
-def _picked(returned: Any, name: str, key: Any) -> torch.Tensor:
-    """Return the tensor that the module returns for an output of the graph."""
-    value = returned
-    try:
-        if isinstance(key, str):
-            value = returned[key] if isinstance(returned, Mapping) else getattr(returned, key)
-        elif key is not None:
-            value = returned if isinstance(returned, torch.Tensor) and key == 0 else returned[key]
-        elif isinstance(returned, tuple | list) and len(returned) == 1:
-            value = returned[0]
-    except (KeyError, IndexError, AttributeError, TypeError) as error:
-        raise InvalidArgumentError(f"the module returns no {key!r}, which is to be {quoted(name)}") from error
-    if not isinstance(value, torch.Tensor):
-        raise InvalidArgumentError(
-            f"the module returns a {type(value).__name__} for {quoted(name)}. Name the index, key or attribute of the "
-            f'tensor: outputs={{"{name}": 0}}'
-        )
-    return value.detach().cpu()
+    found = {}
+    for name, value in sample.items():
+        with error_context(f"sample {quoted(name)}"):
+            tensor = fed_value(value, None, None)
+            if not isinstance(tensor, torch.Tensor):
+                raise InvalidArgumentError("modules do not take strings. Name a tensor that is computed from them")
+        found[name] = tensor
+    return found

@@ -17,7 +17,7 @@ from torch_tfckpt.text import did_you_mean, quoted
 
 BATCH: Final = 2
 _SCALES: Final = (1.0, 10.0)
-Sample = dict[str, Any]
+Sample = dict[str, torch.Tensor]
 
 
 def random_samples(

@@ -17,11 +17,13 @@ from typing import Final
 import torch
 
 from torch_tfckpt._proto.attr_value_pb2 import AttrValue
+from torch_tfckpt._proto.tensor_pb2 import TensorProto
 from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import DataLossError, UnimplementedError
-from torch_tfckpt.format.data_type import REFERENCE_OFFSET, DataType
-from torch_tfckpt.graph_run.constants import constant_of
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.graph_run.constants import constant_of, data_type
+from torch_tfckpt.meta_graph.variables import shape_of
 from torch_tfckpt.text import quoted
 
 _LISTS: Final = ("s", "i", "f", "b", "type", "shape", "tensor", "func")
@@ -49,9 +51,9 @@ def python_value(value: AttrValue, name: str = "") -> object:
 
 def dtype_of(number: int) -> torch.dtype | DataType:
     """Return the torch dtype for a number in a file, without the mark of references; DataType if there is none."""
-    number = number - REFERENCE_OFFSET if number > REFERENCE_OFFSET else number
-    element = ELEMENTS.get(number)
-    return element.torch if element is not None and element.torch is not None else DataType(number)
+    found = data_type(number)
+    element = ELEMENTS.get(found)
+    return element.torch if element is not None and element.torch is not None else found
 
 
 def type_attribute(attributes: Mapping[str, AttrValue], name: str) -> torch.dtype | DataType | None:
@@ -68,6 +70,14 @@ def function_name(attributes: Mapping[str, AttrValue], name: str) -> str:
     return value.func.name
 
 
+def constant_attribute(attributes: Mapping[str, AttrValue]) -> TensorProto:
+    """Return the value of a Const; DataLossError if the node has none."""
+    value = attributes.get("value")
+    if value is None or not value.HasField("tensor"):
+        raise DataLossError('attribute "value", a tensor, is missing')
+    return value.tensor
+
+
 def _single(kind: str, value: object) -> object:
     if kind == "s":
         assert isinstance(value, bytes)
@@ -80,7 +90,7 @@ def _single(kind: str, value: object) -> object:
         return dtype_of(value)
     if kind == "shape":
         assert isinstance(value, TensorShapeProto)
-        return None if value.unknown_rank else tuple(max(dim.size, -1) for dim in value.dim)
+        return shape_of(value)
     if kind == "tensor":
         return constant_of(value)  # type: ignore[arg-type]  # the message's field
     if kind == "func":

@@ -29,7 +29,7 @@ _NOT_IN_NAMES: Final = re.compile(r"\W+")
 
 
 class ValueKind(enum.Enum):
-    """ValueKind of a built value."""
+    """How a built value exists."""
 
     VALUE = enum.auto()
     INTEGERS = enum.auto()
@@ -100,7 +100,7 @@ class Body:
         self.names = AttributeNames()
         self._captured: dict[fx.Node, fx.Node] = {}  # a node of the parent -> the placeholder for it
         self._as_tensor: dict[fx.Node, fx.Node] = {}
-        self._as_integers: dict[fx.Node, BuiltValue] = {}
+        self._as_integers: dict[fx.Node, fx.Node] = {}
         self._last_input: fx.Node | None = None
         self._last_own: fx.Node | None = None
         self._chain: list[Body] = [self]  # from the region's first body to this one
@@ -108,8 +108,7 @@ class Body:
             self._chain = [*parent._chain, self]
         # Of the root: its attributes.
         self.attributes: dict[str, Any] = {}
-        self._attribute_nodes: dict[str, fx.Node] = {}
-        self._constants: dict[Any, str] = {}
+        self._constants: dict[Any, fx.Node] = {}
 
     # Where steps are computed.
 
@@ -139,12 +138,9 @@ class Body:
 
     def input(self, name: str) -> fx.Node:
         """Add an input of the graph."""
-        if self._last_input is None:
-            with self.graph.inserting_before(None):
-                node = self.graph.create_node("placeholder", node_name(name), name=node_name(name))
-        else:
-            with self.graph.inserting_after(self._last_input):
-                node = self.graph.create_node("placeholder", node_name(name), name=node_name(name))
+        last = self._last_input
+        with self.graph.inserting_before(None) if last is None else self.graph.inserting_after(last):
+            node = self.graph.create_node("placeholder", node_name(name), name=node_name(name))
         node.target = node.name
         self._last_input = node
         return node
@@ -166,13 +162,10 @@ class Body:
         return node
 
     def attribute(self, name: str, value: Any) -> fx.Node:
-        """Return the node that reads an attribute of the root."""
+        """Add an attribute of the root, and return the node that reads it."""
         assert self.root is self, "only the root has attributes"
-        node = self._attribute_nodes.get(name)
-        if node is None:
-            self.attributes[name] = value
-            node = self._attribute_nodes[name] = self.graph.create_node("get_attr", name)
-        return node
+        self.attributes[name] = value
+        return self.graph.create_node("get_attr", name)
 
     def arrange(self, outer: Sequence[fx.Node]) -> None:
         """Make these nodes of the parent the inputs, in this order, after the inputs that are not captures."""
@@ -237,11 +230,9 @@ class Body:
 
     def operand(self, value: BuiltValue) -> Any:
         """Return a value as the argument of a call, as it is: integers stay integers."""
-        if value.kind is ValueKind.INTEGERS and value.is_constant:
-            return value.constant
-        if value.is_constant:
-            return self.constant(value.constant)
-        return self.local(value)
+        if value.kind is ValueKind.INTEGERS:
+            return value.constant if value.is_constant else self.local(value)
+        return self.tensor(value)
 
     def tensor(self, value: BuiltValue) -> fx.Node:
         """Return a value as an argument that is not Python integers."""
@@ -263,11 +254,11 @@ class Body:
             return self.operand(value)
         if value.is_constant and isinstance(value.constant, torch.Tensor):
             return as_integers(value.constant)
-        node = self.local(value) if not value.is_constant else self.constant(value.constant)
+        node = self.tensor(value)
         found = self._as_integers.get(node)
         if found is None:
-            found = self._as_integers[node] = self.value_of(self.call(as_integers, node))
-        return found.node
+            found = self._as_integers[node] = self.call(as_integers, node)
+        return found
 
     def constant(self, value: Any) -> fx.Node:
         """Return a tensor or array of strings as an attribute of the root, which is an input of this body."""
@@ -279,12 +270,9 @@ class Body:
 
     def _constant(self, key: Any, make: Callable[[], Any]) -> fx.Node:
         root = self.root
-        name = root._constants.get(key)
-        if name is None:
-            name = root._constants[key] = f"{CONSTANTS}.c{len(root._constants)}"
-            node = root.attribute(name, make())
-        else:
-            node = root.attribute(name, root.attributes[name])
+        node = root._constants.get(key)
+        if node is None:
+            node = root._constants[key] = root.attribute(f"{CONSTANTS}.c{len(root._constants)}", make())
         return self.captured(node, root)
 
 

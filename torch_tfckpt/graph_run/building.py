@@ -65,7 +65,7 @@ class ModuleBuilder:
         self.set: dict[str, None] = {}
         self._loops = 0
         self.parameter: Callable[[str], Any] = variables.value_of
-        self.variable_names: dict[str, str] = {}  # attribute of the module -> variable
+        self._variables: dict[str, fx.Node] = {}  # the nodes that read them
 
     def build(self, body: Body, steps: Sequence[GraphStep]) -> None:
         """Build steps and everything they need, unless they were built before."""
@@ -108,8 +108,7 @@ class ModuleBuilder:
         if step.constants is not None or step.alias is not None:
             return needed(step)
         if step.op in EXITS:
-            frame = step.inputs[0][0].frame
-            return outside_of(body, [each for each in body.region.exits() if each.inputs[0][0].frame is frame])
+            return outside_of(body, body.region.exits.get(step.inputs[0][0].frame, []))
         if step.op in MERGES and step.predicate is not None:
             return outside_of(body, [step])
         if step.is_condition_switch():
@@ -155,11 +154,14 @@ class ModuleBuilder:
     def variable(self, body: Body, name: str) -> fx.Node:
         """Return the node of a variable's tensor."""
         root = body.root
-        attribute = self.variable_names.get(name)
-        if attribute is None:
-            attribute = self.variable_names[name] = root.names.tensor(name)
-            root.attributes[attribute] = self.parameter(name)
-        return body.captured(root.attribute(attribute, root.attributes[attribute]), root)
+        node = self._variables.get(name)
+        if node is None:
+            node = self._variables[name] = root.attribute(root.names.tensor(name), self.parameter(name))
+        return body.captured(node, root)
+
+    def attribute_names(self) -> dict[str, str]:
+        """Return variable -> attribute of the module, for the variables that are used."""
+        return {name: str(node.target) for name, node in self._variables.items()}
 
 
 def outside_of(body: Body, inner: Sequence[GraphStep]) -> list[GraphStep]:

@@ -67,8 +67,7 @@ def constant_of(proto: TensorProto) -> AnyTensor:
         InvalidArgumentError: few bytes declare a tensor of more elements than `limits` allows.
         UnimplementedError: torch has no such element type.
     """
-    number = proto.dtype - REFERENCE_OFFSET if proto.dtype > REFERENCE_OFFSET else proto.dtype
-    dtype, shape = DataType(number), tuple(dim.size for dim in proto.tensor_shape.dim)
+    dtype, shape = data_type(proto.dtype), tuple(dim.size for dim in proto.tensor_shape.dim)
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise DataLossError(f"a constant has the shape {shape_text(shape)}, whose sizes are not all known")
     if dtype == DataType.DT_STRING:
@@ -92,6 +91,11 @@ def constant_of(proto: TensorProto) -> AnyTensor:
             )
     found = torch.from_numpy(np.array(listed)).view(own) if len(listed) else torch.zeros(0, dtype=own, device="cpu")
     return _filled(found, shape, own)
+
+
+def data_type(number: int) -> DataType:
+    """Return the type for a number in a file; for a reference, the type of what it refers to."""
+    return DataType(number - REFERENCE_OFFSET if number > REFERENCE_OFFSET else number)
 
 
 def _filled(listed: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

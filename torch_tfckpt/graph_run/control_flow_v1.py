@@ -123,13 +123,12 @@ def build_loop(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutpu
     if condition.op != "LoopCond":
         raise UnimplementedError("it leaves something that is not a loop: no LoopCond decides when it ends")
     region, frame = body.region, switch.frame
-    merges = [each for each in region.steps if each in region.live and each.frame is frame and each.is_loop_merge()]
-    switches = [
-        each
-        for each in region.steps
-        if each in region.live and each.op in SWITCHES and each.frame is frame and each.inputs[0][0] in set(merges)
-    ]
-    exits = [each for each in region.exits() if each.inputs[0][0].frame is frame]
+    inside = region.in_loop.get(frame, [])
+    merges = [each for each in inside if each.is_loop_merge()]
+    switches: dict[GraphStep, list[GraphStep]] = {merge: [] for merge in merges}
+    for each in inside:
+        if each.op in SWITCHES and each.inputs[0][0] in switches:
+            switches[each.inputs[0][0]].append(each)
     initial, closing = [], []
     for merge in merges:
         if len(merge.inputs) != 2:
@@ -141,11 +140,9 @@ def build_loop(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutpu
         closing.append(last[0])
 
     def bind(inner: Body, index: int, value: BuiltValue) -> None:
-        outputs = StepOutputs({0: value})
-        inner.values[merges[index]] = outputs
-        for each in switches:
-            if each.inputs[0][0] is merges[index]:
-                inner.values[each] = StepOutputs({0: value, 1: value})
+        inner.values[merges[index]] = StepOutputs({0: value})
+        for each in switches[merges[index]]:
+            inner.values[each] = StepOutputs({0: value, 1: value})
 
     def condition_of(inner: Body) -> Any:
         builder.build(inner, [condition])
@@ -159,10 +156,13 @@ def build_loop(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutpu
         return Body(body, region, frame, body.guards)
 
     found = build_loop_module(builder, body, step, initial, new_body, bind, condition_of, next_of)
-    for each in exits:
-        merge = each.inputs[0][0].inputs[0][0]
-        if merge in merges:
-            body.values[each] = StepOutputs({0: found[merges.index(merge)]})
+    results = dict(zip(merges, found, strict=True))
+    for each in region.exits.get(frame, ()):
+        left = without_identities(each.inputs[0])[0]
+        if left.op in SWITCHES and left.inputs[0][0] in results:
+            body.values[each] = StepOutputs({0: results[left.inputs[0][0]]})
+    if step not in body.values:
+        raise UnimplementedError("it does not leave a loop variable")
     return body.values[step]
 
 

@@ -32,7 +32,9 @@ from torch_tfckpt.graph_run.steps import (
     GraphStep,
     Region,
     Source,
+    known_constant,
 )
+from torch_tfckpt.graph_run.structure import known_branch
 from torch_tfckpt.text import did_you_mean, quoted
 
 # Nodes of a request, counting those of each call, besides ten for each node of the file: functions that call each other
@@ -262,13 +264,11 @@ class _RegionWalk:
 
     def _known_branch(self, call: _FunctionCall, node: Node) -> int | None:
         """Return which branch of a condition runs, if that is known already."""
-        step, index = self.source(call, node.inputs[0])
-        if step.constants is None or index >= len(step.constants):
-            return None
-        value = step.constants[index]
-        if isinstance(value, tuple):
-            return int(len(value) > 0)
-        return int(value) if node.op in CASES else int(bool(value))
+        selector = self.source(call, node.inputs[0])
+        known = known_constant(selector)
+        if node.op in CASES and known is not None and not isinstance(known, tuple):
+            return int(known)
+        return known_branch(selector)
 
     def wanted(self, call: _FunctionCall) -> list[str]:
         """Return the nodes of a function that a call needs."""

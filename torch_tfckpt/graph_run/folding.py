@@ -15,9 +15,10 @@ from torch_tfckpt.errors import CheckpointError, DataLossError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.graph_ops.integers import GROWING, INTEGER_DTYPES, INTEGER_OPS, as_integers, fits, flat
 from torch_tfckpt.graph_ops.registry import Op
-from torch_tfckpt.graph_run.attributes import dtype_of, python_value, type_attribute
+from torch_tfckpt.graph_run.attributes import constant_attribute, dtype_of, python_value, type_attribute
 from torch_tfckpt.graph_run.constants import constant_of
-from torch_tfckpt.graph_run.steps import FED, IDENTITIES, GraphStep
+from torch_tfckpt.graph_run.steps import FED, IDENTITIES, SIZES, GraphStep, known_constant
+from torch_tfckpt.meta_graph.variables import shape_of
 from torch_tfckpt.text import quoted
 
 MAX_FOLDED: Final = 1024  # integers in a result
@@ -26,7 +27,6 @@ _BOOLEAN: Final = frozenset({
     "Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual", "LogicalAnd", "LogicalOr", "LogicalNot",
     "LogicalXor", "All", "Any",
 })  # fmt: skip
-_SIZES: Final = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 _TYPES: Final = ("DstT", "output_type", "dtype", "T", "Tparams", "Tidx", "output_types")
 
 
@@ -34,7 +34,7 @@ def integer_dtype(op: str, attributes: Mapping[str, AttrValue]) -> torch.dtype |
     """Return the dtype of the results of an operation that may give integers."""
     if op in _BOOLEAN:
         return torch.bool
-    if op in _SIZES:
+    if op in SIZES:
         return type_attribute(attributes, "out_type") or torch.int32
     for name in _TYPES:
         found = type_attribute(attributes, name)
@@ -52,10 +52,7 @@ def arguments_of(operation: Op, step: GraphStep) -> dict[str, Any]:
     found = {}
     for name, default in operation.attributes.items():
         if name in step.attributes:
-            value = python_value(step.attributes[name], name)
-            if name in ("_class",):
-                continue
-            found[name] = value
+            found[name] = python_value(step.attributes[name], name)
         elif default is inspect.Parameter.empty:
             raise DataLossError(f"attribute {quoted(name)} is missing")
     return found
@@ -75,10 +72,11 @@ def constant_outputs(step: GraphStep) -> tuple[Any, ...] | None:
     if step.op not in IDENTITIES and step.op not in INTEGER_OPS:
         return None
     values = []
-    for source, index in step.inputs:
-        if source.constants is None or index >= len(source.constants):
+    for source in step.inputs:
+        known = known_constant(source)
+        if known is None:
             return None
-        values.append(source.constants[index])
+        values.append(known)
     if not values:
         return None
     if step.op in IDENTITIES:
@@ -88,17 +86,15 @@ def constant_outputs(step: GraphStep) -> tuple[Any, ...] | None:
 
 def _of_const(step: GraphStep) -> tuple[Any, ...] | None:
     dtype = type_attribute(step.attributes, "dtype")
-    value = step.attributes.get("value")
-    if value is None or not value.HasField("tensor"):
-        raise DataLossError('attribute "value", a tensor, is missing')
-    shape = [dim.size for dim in value.tensor.tensor_shape.dim]
-    if not isinstance(dtype, torch.dtype) or value.tensor.tensor_shape.unknown_rank or min(shape, default=0) < 0:
+    value = constant_attribute(step.attributes)
+    shape = shape_of(value.tensor_shape)
+    if not isinstance(dtype, torch.dtype) or shape is None or min(shape, default=0) < 0:
         return None
-    if dtype_of(value.tensor.dtype) != dtype:
-        raise DataLossError(f"the constant is {dtype_of(value.tensor.dtype)}, but its attribute dtype is {dtype}")
+    if dtype_of(value.dtype) != dtype:
+        raise DataLossError(f"the constant is {dtype_of(value.dtype)}, but its attribute dtype is {dtype}")
     if not fits(dtype, shape):
         return None
-    tensor = constant_of(value.tensor)
+    tensor = constant_of(value)
     assert isinstance(tensor, torch.Tensor)
     return (as_integers(tensor),)
 

@@ -6,8 +6,8 @@ from typing import Final
 
 import torch
 
-from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, UnimplementedError
-from torch_tfckpt.graph_run.attributes import python_value
+from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
+from torch_tfckpt.graph_run.attributes import constant_attribute, python_value
 from torch_tfckpt.graph_run.bodies import Body, BuiltValue, StepOutputs, ValueKind, known_integers, known_value
 from torch_tfckpt.graph_run.building import Handler, ModuleBuilder
 from torch_tfckpt.graph_run.calls import call_operation
@@ -32,6 +32,7 @@ from torch_tfckpt.graph_run.steps import (
     GraphStep,
 )
 from torch_tfckpt.graph_run.tables import initialize_from_file
+from torch_tfckpt.graph_run.variable_source import variable_name
 from torch_tfckpt.text import quoted
 
 # Operations that must be fed if they are needed.
@@ -40,10 +41,7 @@ _OF_FILES: Final = frozenset({"key_index", "value_index", "vocab_size", "delimit
 
 
 def _constant(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
-    value = step.attributes.get("value")
-    if value is None or not value.HasField("tensor"):
-        raise DataLossError('attribute "value", a tensor, is missing')
-    return StepOutputs({0: known_value(constant_of(value.tensor))})
+    return StepOutputs({0: known_value(constant_of(constant_attribute(step.attributes)))})
 
 
 def _unfed(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
@@ -81,16 +79,10 @@ def _switch(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
 
 
 def _variable(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:
-    assert step.node is not None
-    names = [step.node.name]
-    shared = step.attributes.get("shared_name")
-    if shared is not None and shared.s:
-        names.append(shared.s.decode("utf-8", "replace"))
-    for name in names:
-        found = builder.variables.name_of(name)
-        if found is not None:
-            return StepOutputs({0: BuiltValue(ValueKind.REFERENCE, variable=found)})
-    raise FailedPreconditionError("the variable is not one of imported.variables. Feed its value")
+    name = variable_name(builder.variables, step)
+    if name is None:
+        raise FailedPreconditionError("the variable is not one of imported.variables. Feed its value")
+    return StepOutputs({0: BuiltValue(ValueKind.REFERENCE, variable=name)})
 
 
 def _is_initialized(builder: ModuleBuilder, body: Body, step: GraphStep) -> StepOutputs:

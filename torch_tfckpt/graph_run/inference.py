@@ -18,7 +18,15 @@ from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.graph_ops.registry import find
 from torch_tfckpt.graph_run.constants import constant_of
-from torch_tfckpt.graph_run.steps import ASSIGNMENTS, VARIABLES, GraphStep, Region, Source, without_identities
+from torch_tfckpt.graph_run.steps import (
+    ASSIGNMENTS,
+    VARIABLES,
+    GraphStep,
+    Region,
+    Source,
+    known_constant,
+    without_identities,
+)
 from torch_tfckpt.text import listed, quoted
 
 _SHOWN: Final = 5
@@ -66,8 +74,8 @@ def turn_off_training(region: Region, nodes: Mapping[str, Node]) -> list[tuple[G
                 names = " and ".join(quoted(source[0].inputs[0][0].name) for source in found if source is not None)
                 changes.append((step, f"normalisation {quoted(step.name)} uses {names}"))
         else:
-            moved = average((step.name, 0)) if (step.name, 0) in averages else None
-            if moved is not None and step.op not in _NORMALISATIONS:
+            moved = average((step.name, 0)) if step.op not in _NORMALISATIONS else None
+            if moved is not None:
                 step.alias = moved
                 changes.append((step, f"statistic {quoted(step.name)} is {quoted(moved[0].inputs[0][0].name)}"))
         steps.append(step)
@@ -117,11 +125,8 @@ def _is_batch_variance(step: GraphStep) -> bool:
 
 
 def _has_first_axis(step: GraphStep) -> bool:
-    axes, index = step.inputs[1]
-    if axes.constants is None or index >= len(axes.constants):
-        return False
-    known = axes.constants[index]
-    return 0 in (known if isinstance(known, tuple) else (known,))
+    axes = known_constant(step.inputs[1])
+    return 0 in (axes if isinstance(axes, tuple) else (axes,))
 
 
 # Dropout.
@@ -218,9 +223,10 @@ def _unscaled(source: Source, is_keep: Callable[[Source], bool]) -> Source | Non
 
 def _number(source: Source) -> float | None:
     """Return a constant number."""
-    step, index = without_identities(source)
-    if step.constants is not None and index < len(step.constants) and not isinstance(step.constants[index], tuple):
-        return float(step.constants[index])
+    source = without_identities(source)
+    step, known = source[0], known_constant(source)
+    if known is not None and not isinstance(known, tuple):
+        return float(known)
     value = step.value if step.op != "Const" else None
     if step.op == "Const" and "value" in step.attributes:
         proto = step.attributes["value"].tensor

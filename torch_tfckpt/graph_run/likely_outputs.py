@@ -9,15 +9,16 @@ from typing import Final
 
 from torch_tfckpt.format.graph_def import Graph, Node
 from torch_tfckpt.graph_run.declarations import Declarations
+from torch_tfckpt.graph_run.handlers import INPUTS
 from torch_tfckpt.graph_run.requests import SOURCES
+from torch_tfckpt.graph_run.steps import SIZES
 
-_INPUTS: Final = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"}) | SOURCES
+_INPUTS: Final = INPUTS | SOURCES | {"PlaceholderWithDefault"}
 # Nodes for training: their operations, and the name scopes that TensorFlow's optimizers and gradients choose.
 _TRAINING_OPS: Final = re.compile(
     r"Assign.*|.*Assign.*Op|(Resource|Sparse)*Apply.*|Scatter(Add|Sub|Update)|.*Summary(V2)?|Save.*|Restore.*|.*Grad"
     r"|MergeV2Checkpoints|NoOp|Assert|Print(V2)?|.*IsInitialized.*|Queue.*|.*Iterator.*"
 )
-_SIZES: Final = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 _NAMED: Final = re.compile(
     r"(^|/)(logits|predictions?|probabilit(y|ies)|probs?|outputs?|softmax|scores?)(_[0-9]+)?$", re.IGNORECASE
 )
@@ -50,7 +51,7 @@ def likely_outputs(graph: Graph, declarations: Declarations) -> list[str]:
             if user.name not in reached:
                 reached.add(user.name)
                 waiting.append(user.name)
-    computed = [node for node in nodes if node.name in reached and node.op not in _INPUTS and node.op not in _SIZES]
+    computed = [node for node in nodes if node.name in reached and node.op not in _INPUTS and node.op not in SIZES]
     found = [node for node in computed if node.name not in users or _NAMED.search(node.name)]
     return [f"{node.name}:0" for node in reversed(found) if declarations.output_types(node.op, node.attributes())]
 

@@ -29,7 +29,7 @@ from torch_tfckpt.graph_run.runtime import TrainingBranches, require_branch
 from torch_tfckpt.graph_run.steps import FED, NO_GUARDS, GraphStep, Region
 from torch_tfckpt.graph_run.structure import guards_of
 from torch_tfckpt.graph_run.tables import LookupTables, TableSources, asset_feeds, changes_of, stored_tables
-from torch_tfckpt.graph_run.variable_source import VariableSource
+from torch_tfckpt.graph_run.variable_source import VariableSource, variable_name
 from torch_tfckpt.values import Value
 
 
@@ -44,7 +44,7 @@ class GraphRequest:
         when_training, when_evaluating: Constants of a module in training, and of one in evaluation.
         targets: Nodes to run for their effects.
         inference: Turn off what the graph does only in training.
-        filled_tables: Of the steps behind `targets`, run only those that fill these tables.
+        filled_tables: Of the steps that `targets` need, run only those that fill these tables.
         names: Names of the module's inputs; default: from the tensors' names.
     """
 
@@ -65,7 +65,6 @@ class Built:
 
     Attributes:
         module: Takes the inputs, returns a tuple of the outputs.
-        variables: Name of a variable -> name of the module's attribute.
         read: Names of the variables whose values it reads.
         assigned: Names of the variables that it sets to values that are not computed from them.
         turned_off: What `inference` has changed in the graph, a line each.
@@ -74,7 +73,6 @@ class Built:
     """
 
     module: fx.GraphModule
-    variables: Mapping[str, str]
     read: tuple[str, ...]
     assigned: tuple[str, ...]
     changed: frozenset[str] | None
@@ -113,8 +111,7 @@ class GraphProgram:
 
     def asset_feeds(self) -> Mapping[TensorName, Any]:
         """Return tensor -> path of an asset to feed when tables are filled."""
-        nodes = ((node.name, node.op, node.inputs) for node in self.graph.nodes.values())
-        return asset_feeds(nodes, self.tables.sources.paths)
+        return asset_feeds(self.graph.nodes, self.tables.sources.paths)
 
     def requirements(self, request: GraphRequest) -> Requirements:
         """Return what a request needs, besides its inputs and constants."""
@@ -188,13 +185,13 @@ class GraphProgram:
             found = values[0]
         results = tuple(root.tensor(builder.reading(root, value)) for value in found)
         module = root.finish(results)
-        variables, changed = dict(builder.variable_names), None
+        changed = None
         if builder.assigned is not None:
-            changed = frozenset(variables[name] for name in builder.assigned if name in variables)
+            attributes = builder.attribute_names()
+            changed = frozenset(attributes[name] for name in builder.assigned if name in attributes)
         turned_off = dict.fromkeys(line for _, regions in prepared for line in regions[0].turned_off)
         return Built(
             module,
-            variables,
             tuple(name for name in builder.read if name not in builder.set),
             tuple(builder.set),
             changed,
@@ -232,7 +229,7 @@ class GraphProgram:
         steps = assigned_variables(regions)
         if steps is None:
             return None
-        names = (self.variables.name_of(step.node.name) for step in steps if step.node is not None)
+        names = (variable_name(self.variables, step) for step in steps)
         return {name for name in names if name is not None}
 
     def _parameter(self, name: str) -> Any:

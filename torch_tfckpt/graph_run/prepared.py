@@ -73,18 +73,20 @@ class Preparation:
             self._replace(used)
         self._known = {}
 
-    def refresh(self) -> None:
-        """Compute everything again if a variable has changed."""
+    def refresh(self) -> bool:
+        """Compute everything again if a variable has changed; return whether that was so."""
         versions = [source._version for source in self._sources]
-        if versions != self._versions:
-            with torch.no_grad():
-                self._buffers._buffers.update(zip(self._names, self._compute(), strict=True))
-            self._versions = versions
+        if versions == self._versions:
+            return False
+        with torch.no_grad():
+            self._buffers._buffers.update(zip(self._names, self._compute(), strict=True))
+        self._versions = versions
+        return True
 
     def _find(self, is_fixed: Callable[[str], bool]) -> None:
         for node in self._graph.nodes:
             if node.op == "get_attr" and is_fixed(str(node.target)):
-                value = _attribute(self._module, str(node.target))
+                value = operator.attrgetter(str(node.target))(self._module)
                 if isinstance(value, torch.Tensor):
                     self._known[node] = value
             elif node.op == "call_function" and node.target in _PURE and node.all_input_nodes:
@@ -263,13 +265,6 @@ def _only_user(node: fx.Node) -> fx.Node | None:
         return None
     (user,) = node.users
     return user if user.op == "call_function" else None
-
-
-def _attribute(module: torch.nn.Module, name: str) -> Any:
-    value: Any = module
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _pure_functions() -> frozenset[Any]:

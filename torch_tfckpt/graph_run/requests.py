@@ -171,7 +171,7 @@ def check(regions: Sequence[Region], required: Requirements) -> None:
     """
     if required.missing:
         named = [f"{op} x{count} ({quoted(required.examples[op])})" for op, count in required.missing.most_common()]
-        fed = _behind(regions[0], required.missing)
+        fed = _to_feed(regions[0], required.missing)
         hint = f"Feed tensors that are computed from them, for example {listed(fed, _CANDIDATES)}" if fed else ""
         sources = [op for op in required.missing if op in SOURCES]
         if sources:
@@ -185,20 +185,17 @@ def check(regions: Sequence[Region], required: Requirements) -> None:
         raise InvalidArgumentError(f"feed values for {listed(required.inputs, _SHOWN)}")
 
 
-def _behind(region: Region, missing: Mapping[str, int]) -> list[str]:
-    """Return tensors that are computed by supported operations directly from unsupported ones."""
+def _to_feed(region: Region, missing: Mapping[str, int]) -> list[str]:
+    """Return the outputs of unsupported operations that supported ones, outside of functions, use."""
     unsupported = {step for step in region.steps if step.op in missing and step in region.live}
     found = []
     for step in region.steps:
-        if step in region.live and step not in unsupported and "/" not in step.name.removeprefix(_scope(step)):
+        is_inlined = step.node is None or step.name != step.node.name
+        if step in region.live and step not in unsupported and not is_inlined:
             for source, index in step.inputs:
                 if source in unsupported:
                     found.append(f"{source.name}:{index}")
     return list(dict.fromkeys(found))
-
-
-def _scope(step: GraphStep) -> str:
-    return step.node.name if step.node is not None else ""
 
 
 def assigned_variables(regions: Iterable[Region]) -> set[GraphStep] | None:

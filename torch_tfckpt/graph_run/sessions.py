@@ -1,23 +1,42 @@
 """Run requests, and keep the built modules for the next call with the same fetches and feeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import fx
 
 from torch_tfckpt.errors import CheckpointError, error_context
 from torch_tfckpt.graph_run.attributes import python_value
 from torch_tfckpt.graph_run.failures import named_failure
 from torch_tfckpt.graph_run.feeds import fed_value
 from torch_tfckpt.graph_run.flattening import TensorName
+from torch_tfckpt.graph_run.handlers import INPUTS
 from torch_tfckpt.graph_run.modules import Built, GraphProgram, GraphRequest
 from torch_tfckpt.graph_run.prepared import Preparation
 from torch_tfckpt.text import quoted
 from torch_tfckpt.values import Value
 
-_SHAPED = frozenset({"Placeholder", "PlaceholderV2"})
-FAILURES: Final = (CheckpointError, RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
+_FAILURES: Final = (CheckpointError, RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
+
+
+class _KeptModule:
+    """A module that is run again.
+
+    Attributes:
+        built: The module.
+        buffers: The ids of its variables, constants and prepared values.
+    """
+
+    def __init__(self, built: Built, preparation: Preparation) -> None:
+        self.built, self._preparation = built, preparation
+        self.buffers = frozenset(map(id, built.module.buffers()))
+
+    def refresh(self) -> None:
+        """Compute prepared values again if a variable has changed."""
+        if self._preparation.refresh():
+            self.buffers = frozenset(map(id, self.built.module.buffers()))
 
 
 class GraphSession:
@@ -29,7 +48,7 @@ class GraphSession:
 
     def __init__(self, program: GraphProgram) -> None:
         self._program, self._variables = program, program.variables
-        self._known: dict[Any, tuple[Built, Preparation]] = {}
+        self._known: dict[Any, _KeptModule] = {}
         self._stored: Mapping[str, tuple[str, str]] | None = None  # see `GraphProgram.stored_tables`
         self._expected: dict[TensorName, tuple[Any, Any]] = {}
 
@@ -42,22 +61,16 @@ class GraphSession:
         known = self._known.get(key)
         if known is None:
             built = self._program.build(GraphRequest(tuple(outputs), names, targets=tuple(targets)))
-            self._variables.require(built.read)
-            known = self._known[key] = built, Preparation(built.module, built.is_fixed)
-        built, preparation = known
+            self._variables.require(built.read)  # once is enough: a variable keeps having a value
+            known = self._known[key] = _KeptModule(built, Preparation(built.module, built.is_fixed))
+        built = known.built
         values = [self._fed(name, value) for name, value in feeds.items()]
-        self._variables.require(built.read)
         self.fill_tables(built)
-        preparation.refresh()
-        with torch.no_grad():
-            try:
-                found = built.module.forward(*values)
-            except FAILURES as error:
-                raise named_failure(built.module, error) from error
+        known.refresh()
+        found = _computed(built.module, values)
         if built.assigned:
             self._variables.changed(built.assigned)
-        kept = {id(value) for value in values}
-        kept |= {id(value) for value in built.module.buffers()}
+        kept = known.buffers.union(map(id, values))
         return [_own(value, kept) for value in found]
 
     def fill_tables(self, built: Built) -> None:
@@ -82,11 +95,7 @@ class GraphSession:
         request = GraphRequest((), tuple(feeds), targets=tuple(nodes), filled_tables=empty)
         initializer = self._program.build(request)
         self._variables.require(initializer.read)
-        with torch.no_grad():
-            try:
-                initializer.module.forward(*feeds.values())
-            except FAILURES as error:
-                raise named_failure(initializer.module, error) from error
+        _computed(initializer.module, feeds.values())
 
     def _fed(self, name: TensorName, value: Any) -> Value:
         expected = self._expected.get(name)
@@ -105,14 +114,23 @@ def expected_of(program: GraphProgram, name: TensorName) -> tuple[Any, Any]:
     types = program.declarations.output_types(node.op, attributes)
     dtype = types[name[1]] if name[1] < len(types) else None
     shape = None
-    if node.op in _SHAPED and "shape" in attributes:
+    if node.op in INPUTS and "shape" in attributes:
         shape = python_value(attributes["shape"])
         if shape == () and node.op == "Placeholder" and program.graph.versions.producer < 24:
             shape = None  # in graphs before TensorFlow 1.0, [] also means an unknown shape
     return dtype, shape
 
 
-def _own(value: Any, kept: set[int]) -> Value:
+def _computed(module: fx.GraphModule, values: Iterable[Any]) -> Any:
+    """Return what a module computes without gradients; an error names the node that failed."""
+    with torch.no_grad():
+        try:
+            return module.forward(*values)
+        except _FAILURES as error:
+            raise named_failure(module, error) from error
+
+
+def _own(value: Any, kept: frozenset[int]) -> Value:
     """Return a result that shares no memory with a variable, a constant or a feed."""
     if isinstance(value, torch.Tensor):
         return value.clone() if id(value) in kept or value._is_view() else value

@@ -10,6 +10,7 @@ from typing import Any, Final, Optional
 
 from torch_tfckpt._proto.attr_value_pb2 import AttrValue
 from torch_tfckpt.format.graph_def import Node
+from torch_tfckpt.graph_run.state import CHANGES
 from torch_tfckpt.text import quoted
 
 Source = tuple["GraphStep", int]  # an output of a step
@@ -31,10 +32,8 @@ CASES: Final = frozenset({"Case", "StatelessCase"})
 LOOPS: Final = frozenset({"While", "StatelessWhile"})
 CALLS: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 VARIABLES: Final = frozenset({"Variable", "VariableV2", "VarHandleOp"})
-ASSIGNMENTS: Final = frozenset({
-    "Assign", "AssignAdd", "AssignSub", "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp",
-    "ScatterUpdate", "ScatterAdd", "ScatterSub", "ResourceScatterUpdate", "ResourceScatterAdd", "ResourceScatterSub",
-})  # fmt: skip
+ASSIGNMENTS: Final = frozenset(CHANGES)
+SIZES: Final = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 # Least numbers of data inputs of the operations that are not calls of functions.
 LEAST_INPUTS: Final[Mapping[str, int]] = {
     **dict.fromkeys(IDENTITIES | MERGES | ENTERS | EXITS | NEXT_ITERATIONS | CONDITIONS | CASES, 1),
@@ -136,6 +135,8 @@ class Region:
         arguments: Of a function's body: the steps that are its arguments.
         ancestry: The functions inside of which this one runs.
         live: The steps that must be built.
+        in_loop: Loop of TensorFlow 1, or None -> the needed steps directly inside it.
+        exits: Loop of TensorFlow 1 -> the needed steps that leave it.
         turned_off: What was changed for inference, a line each.
         conditions: See `control_flow_v1.condition_merges`.
     """
@@ -147,6 +148,8 @@ class Region:
     arguments: list[GraphStep] = field(default_factory=list)
     ancestry: tuple[str, ...] = ()
     live: set[GraphStep] = field(default_factory=set)
+    in_loop: dict[LoopFrame | None, list[GraphStep]] = field(default_factory=dict)
+    exits: dict[LoopFrame | None, list[GraphStep]] = field(default_factory=dict)
     turned_off: list[str] = field(default_factory=list)
     conditions: dict[GraphStep, list[GraphStep]] = field(default_factory=dict)
 
@@ -158,16 +161,18 @@ class Region:
         """Return the results that are used."""
         return [source for source in self.results if source is not None]
 
-    def exits(self) -> "list[GraphStep]":
-        """Return the needed steps that leave a loop of TensorFlow 1."""
-        return [each for each in self.steps if each.op in EXITS and each in self.live]
-
 
 def without_identities(source: Source) -> Source:
     """Return the value that a chain of Identity nodes passes on."""
     while source[0].op in IDENTITIES and source[0].inputs:
         source = source[0].inputs[0]
     return source
+
+
+def known_constant(source: Source) -> Any:
+    """Return the value of an output as Python integers; None if it is not known before the graph runs."""
+    step, index = source
+    return step.constants[index] if step.constants is not None and index < len(step.constants) else None
 
 
 def needed(step: GraphStep) -> Sequence[GraphStep]:

@@ -24,6 +24,7 @@ from torch_tfckpt.graph_run.steps import (
     LoopFrame,
     Region,
     Source,
+    known_constant,
     needed,
     without_identities,
 )
@@ -33,7 +34,7 @@ _CHANGES = ASSIGNMENTS | TABLE_CHANGES
 
 
 def analyse(region: Region) -> None:
-    """Set frames, guards, predicates and `live` of a region's steps.
+    """Set frames, guards and predicates of a region's steps; find the needed ones, and those of each loop.
 
     Raises:
         UnimplementedError: a needed step mixes loops or branches in a way that no TensorFlow API writes.
@@ -44,9 +45,14 @@ def analyse(region: Region) -> None:
         _set_guards(step)
     _set_effects(region)
     region.live = _live(region)
+    region.in_loop, region.exits = {}, {}
     for step in region.steps:
-        if step.fault and step in region.live:
-            raise UnimplementedError(f"{step}: {step.fault}")
+        if step in region.live:
+            if step.fault:
+                raise UnimplementedError(f"{step}: {step.fault}")
+            region.in_loop.setdefault(step.frame, []).append(step)
+            if step.op in EXITS:
+                region.exits.setdefault(step.inputs[0][0].frame, []).append(step)
 
 
 def _set_effects(region: Region) -> None:
@@ -122,10 +128,8 @@ def guards_of(source: Source) -> tuple[frozenset[Guard], bool]:
 
 def known_branch(predicate: Source) -> int | None:
     """Return the branch that runs, if the predicate is a known value."""
-    step, index = predicate
-    if step.constants is None or index >= len(step.constants):
-        return None
-    return int(bool(step.constants[index]))
+    known = known_constant(predicate)
+    return None if known is None else int(bool(known))
 
 
 def _union(guards: frozenset[Guard], more: frozenset[Guard]) -> frozenset[Guard]:

@@ -2,8 +2,8 @@
 
 A table is an object that lives as long as the program. Nodes with the same `shared_name` are the same table. Before a
 request that uses a table runs for the first time, the table is filled: from the checkpoint that was restored, if the
-graph's saver stores the table; else by the nodes that initialise it, which are found behind the graph's initialisers.
-Paths of files that these nodes name are those of the SavedModel's assets, or names beside the graph's file.
+graph's saver stores the table; else by the nodes that initialise it, which are among those that the graph's
+initialisers need. These nodes name files: assets of the SavedModel, or files in the directory of the graph.
 
 Source: LookupTableOp in tensorflow/core/kernels/lookup_table_op.h; tensorflow/python/saved_model/loader_impl.py.
 """
@@ -17,6 +17,7 @@ import numpy as np
 
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, error_context
 from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.graph_def import Node
 from torch_tfckpt.graph_ops.lookup import LookupTable, fill_from_text
 from torch_tfckpt.graph_run.attributes import python_value, type_attribute
 from torch_tfckpt.graph_run.constants import constant_of
@@ -141,25 +142,17 @@ def _checkpoint_key(source: tuple[GraphStep, int]) -> str:
     return bytes(listed[index]).decode("utf-8", "replace") if index < len(listed) else ""
 
 
-def asset_feeds(
-    nodes: Iterable[tuple[str, str, Sequence[str]]], paths: Mapping[tuple[str, int], str]
-) -> dict[tuple[str, int], Any]:
-    """Return tensor -> path to feed: the assets' tensors, and reads of variables that hold nothing but such a path.
-
-    Args:
-        nodes: Name, operation and inputs of each node.
-    """
-    listed = list(nodes)
-    names = {name for name, _, _ in listed}
-    values = {_tensor(name, index): path for (name, index), path in paths.items() if name in names}
+def asset_feeds(nodes: Mapping[str, Node], paths: Mapping[tuple[str, int], str]) -> dict[tuple[str, int], Any]:
+    """Return tensor -> path to feed: the assets' tensors, and reads of variables that hold nothing but such a path."""
+    found = {each: path for each, path in paths.items() if each[0] in nodes}
+    values = {_tensor(*each): path for each, path in found.items()}
     held: dict[str, str] = {}
-    for _, op, inputs in listed:
-        if op in ("Assign", "AssignVariableOp") and len(inputs) > 1 and inputs[1] in values:
-            held[inputs[0]] = values[inputs[1]]
-    found = {each: path for each, path in paths.items() if each[0] in names}
-    for name, op, inputs in listed:
-        if op in ("ReadVariableOp", "Identity") and inputs and inputs[0] in held:
-            found[name, 0] = held[inputs[0]]
+    for node in nodes.values():
+        if node.op in ("Assign", "AssignVariableOp") and len(node.inputs) > 1 and node.inputs[1] in values:
+            held[node.inputs[0]] = values[node.inputs[1]]
+    for node in nodes.values():
+        if node.op in ("ReadVariableOp", "Identity") and node.inputs and node.inputs[0] in held:
+            found[node.name, 0] = held[node.inputs[0]]
     return {each: np.array(os.fsencode(path), dtype=object) for each, path in found.items()}
 
 

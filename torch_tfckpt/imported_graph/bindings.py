@@ -7,15 +7,24 @@
     bindings.require(["dense/kernel"])          # has a value from now on, or FailedPreconditionError
 
 Names of nodes and functions are those in the file, without the import scope; names of variables are those in
-`imported.variables`, with it.
+`imported.variables`, with it. `NodeVariables` is the same for `graph_run`, which does not know whole variables.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+import numpy as np
+import torch
+
 from torch_tfckpt.errors import FailedPreconditionError
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.graph_def import Graph
+from torch_tfckpt.graph_ops.limits import check_size
+from torch_tfckpt.graph_run.attributes import type_attribute
 from torch_tfckpt.imported_graph.tensors import GraphTensors
 from torch_tfckpt.meta_graph.bound_variables import BoundVariables
+from torch_tfckpt.meta_graph.saver_values import VARIABLE_OPS
+from torch_tfckpt.meta_graph.variables import shape_of
 from torch_tfckpt.text import listed
 from torch_tfckpt.values import Value
 
@@ -91,7 +100,7 @@ class VariableBindings:
         return True
 
     def require(self, names: Iterable[str]) -> None:
-        """Make sure that variables have values. Call this before each run, with all variables that it reads.
+        """Make sure that variables have values. Call this before the first run that reads them.
 
         The first call reads the values of a SavedModel from its files, except variables that were set before. If a
         checkpoint was restored before, nothing is read: the values of two checkpoints are not mixed.
@@ -112,3 +121,77 @@ class VariableBindings:
                 f"Attempting to use uninitialized value {listed(unset, _LISTED)}: neither restored nor set. Restore a "
                 f"checkpoint first: imported.saver.restore(prefix)"
             )
+
+
+class NodeVariables:
+    """The variables of a graph as `graph_run` sees them. A part of a partitioned variable is one of its own.
+
+    Variables that no checkpoint stores, such as the counts of a metric, are created here, and exist as long as this.
+
+    Args:
+        bindings: Which variable each node is.
+        graph: The graph, without the import scope.
+    """
+
+    def __init__(self, bindings: VariableBindings, graph: Graph) -> None:
+        self._bindings, self._graph = bindings, graph
+        self._nodes: dict[str, str] = {}  # name for graph_run -> node
+        self._local: dict[str, Value] = {}
+        self._is_set: set[str] = set()  # local variables that have a value
+
+    def name_of(self, node: str) -> str | None:
+        name = self._bindings.of_node(node)
+        if name is None:
+            return self._local_name(node)
+        if self._bindings.part(node) is not None:
+            name = node
+        self._nodes[name] = node
+        return name
+
+    def value_of(self, name: str) -> Value:
+        if name in self._local:
+            return self._local[name]
+        found = self._bindings.value(self._nodes[name])
+        assert found is not None, "name_of has returned the name"
+        return found
+
+    def is_trainable(self, name: str) -> bool:
+        return name not in self._local and self._bindings.trainable.get(self._whole(name), False)
+
+    def require(self, names: Sequence[str]) -> None:
+        """Make sure that variables have values: read those of a SavedModel, or raise FailedPreconditionError."""
+        unset = [name for name in names if name in self._local and name not in self._is_set]
+        if unset:
+            raise FailedPreconditionError(
+                f"Attempting to use uninitialized value {listed(unset, _LISTED)}. No checkpoint stores it: run its "
+                f"initializer first"
+            )
+        self._bindings.require(self._whole(name) for name in names if name not in self._local)
+
+    def changed(self, names: Iterable[str]) -> None:
+        self._is_set.update(names)
+
+    def _local_name(self, name: str) -> str | None:
+        """Create a variable that no checkpoint stores; None if it is not one, or its size is not known."""
+        node = self._graph.nodes.get(name)
+        if node is None or node.op not in VARIABLE_OPS:
+            return None
+        if name not in self._local:
+            attributes = node.attributes()
+            dtype, shape = type_attribute(attributes, "dtype"), attributes.get("shape")
+            sizes = shape_of(shape.shape) if shape is not None else None
+            if dtype is None or sizes is None or min(sizes, default=0) < 0:
+                return None
+            check_size(sizes)
+            if isinstance(dtype, torch.dtype):
+                self._local[name] = torch.zeros(sizes, dtype=dtype, device="cpu")
+            elif dtype == DataType.DT_STRING:
+                self._local[name] = np.full(sizes, b"", dtype=object)
+            else:
+                return None
+        return name
+
+    def _whole(self, name: str) -> str:
+        found = self._bindings.of_node(self._nodes[name])
+        assert found is not None, "name_of has returned the name"
+        return found

@@ -29,9 +29,9 @@ from torch_tfckpt.errors import (
     as_data_loss,
     error_context,
 )
-from torch_tfckpt.imported_graph.bindings import VariableBindings
+from torch_tfckpt.imported_graph.bindings import NodeVariables, VariableBindings
 from torch_tfckpt.imported_graph.runnable import RunsInTorch
-from torch_tfckpt.imported_graph.running import GraphRunner, NodeVariables
+from torch_tfckpt.imported_graph.running import GraphRunner
 from torch_tfckpt.imported_graph.tables import table_sources
 from torch_tfckpt.imported_graph.tensors import GraphTensor, GraphTensors
 from torch_tfckpt.imported_graph.values import GraphValues

@@ -1,114 +1,30 @@
-"""Run an imported graph, and make modules of it: names of tensors, feeds and fetches as in a TensorFlow Session.
-
-`graph_run` does not know where variables come from; `NodeVariables` binds the graph's variable nodes to the tensors of
-the import.
-"""
+"""Run an imported graph, and make modules of it: names of tensors, feeds and fetches as in a TensorFlow Session."""
 
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import fx
 
-from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError, error_context
-from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.format.graph_def import Graph
-from torch_tfckpt.graph_ops.limits import check_size
-from torch_tfckpt.graph_run.attributes import type_attribute
+from torch_tfckpt._proto.meta_graph_pb2 import SignatureDef
+from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.graph_run.feeds import fed_value
+from torch_tfckpt.graph_run.flattening import TensorName
 from torch_tfckpt.graph_run.likely_outputs import graph_inputs, likely_outputs
 from torch_tfckpt.graph_run.modules import GraphProgram, GraphRequest
 from torch_tfckpt.graph_run.requests import Requirements
 from torch_tfckpt.graph_run.sessions import GraphSession, expected_of
 from torch_tfckpt.graph_run.tables import TableSources
-from torch_tfckpt.imported_graph.bindings import VariableBindings
+from torch_tfckpt.imported_graph.bindings import NodeVariables
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
-from torch_tfckpt.meta_graph.saver_values import VARIABLE_OPS
 from torch_tfckpt.meta_graph.scopes import prepend_name_scope, strip_name_scope
-from torch_tfckpt.meta_graph.variables import shape_of
 from torch_tfckpt.text import did_you_mean, listed, quoted, shortened
 from torch_tfckpt.values import Value
 
-TensorName = tuple[str, int]
 _log = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"\^?(?P<node>[^:^]+)(:(?P<index>[0-9]{1,9}))?")
-
-
-class NodeVariables:
-    """The variables of a graph as `graph_run` sees them. A part of a partitioned variable is one of its own.
-
-    Variables that no checkpoint stores, such as the counts of a metric, are created here, and exist as long as this.
-
-    Args:
-        bindings: Which variable each node is.
-        graph: The graph, without the import scope.
-    """
-
-    def __init__(self, bindings: VariableBindings, graph: Graph) -> None:
-        self._bindings, self._graph = bindings, graph
-        self._nodes: dict[str, str] = {}  # name for graph_run -> node
-        self._local: dict[str, Value] = {}
-        self._is_set: set[str] = set()  # local variables that have a value
-
-    def name_of(self, node: str) -> str | None:
-        name = self._bindings.of_node(node)
-        if name is None:
-            return self._local_name(node)
-        if self._bindings.part(node) is not None:
-            name = node
-        self._nodes[name] = node
-        return name
-
-    def value_of(self, name: str) -> Value:
-        if name in self._local:
-            return self._local[name]
-        found = self._bindings.value(self._nodes[name])
-        assert found is not None, "name_of has returned the name"
-        return found
-
-    def is_trainable(self, name: str) -> bool:
-        return name not in self._local and self._bindings.trainable.get(self._whole(name), False)
-
-    def require(self, names: Sequence[str]) -> None:
-        """Make sure that variables have values: read those of a SavedModel, or raise FailedPreconditionError."""
-        unset = [name for name in names if name in self._local and name not in self._is_set]
-        if unset:
-            raise FailedPreconditionError(
-                f"Attempting to use uninitialized value {listed(unset, 10)}. No checkpoint stores it: run its "
-                f"initializer first"
-            )
-        self._bindings.require(self._whole(name) for name in names if name not in self._local)
-
-    def changed(self, names: Iterable[str]) -> None:
-        self._is_set.update(names)
-
-    def _local_name(self, name: str) -> str | None:
-        """Create a variable that no checkpoint stores; None if it is not one, or its size is not known."""
-        node = self._graph.nodes.get(name)
-        if node is None or node.op not in VARIABLE_OPS:
-            return None
-        if name not in self._local:
-            attributes = node.attributes()
-            dtype, shape = type_attribute(attributes, "dtype"), attributes.get("shape")
-            sizes = shape_of(shape.shape) if shape is not None else None
-            if dtype is None or sizes is None or min(sizes, default=0) < 0:
-                return None
-            check_size(sizes)
-            if isinstance(dtype, torch.dtype):
-                self._local[name] = torch.zeros(sizes, dtype=dtype, device="cpu")
-            elif dtype == DataType.DT_STRING:
-                self._local[name] = np.full(sizes, b"", dtype=object)
-            else:
-                return None
-        return name
-
-    def _whole(self, name: str) -> str:
-        found = self._bindings.of_node(self._nodes[name])
-        assert found is not None, "name_of has returned the name"
-        return found
 
 
 class GraphRunner:
@@ -167,12 +83,8 @@ class GraphRunner:
         inference: bool,
         allow_assign: bool,
     ) -> fx.GraphModule:
-        signatures = self._meta.signatures
         with error_context(self._meta.place):
-            if name not in signatures:
-                hint = did_you_mean(name, signatures) or f"There are {listed(sorted(signatures), 10)}."
-                raise InvalidArgumentError(f"the graph has no signature {quoted(name)}. {hint}")
-            signature = signatures[name]
+            signature = signature_of(self._meta.signatures, name)
             for key, info in (*signature.inputs.items(), *signature.outputs.items()):
                 if not info.name:
                     raise UnimplementedError(f"signature {quoted(name)}: {quoted(key)} is not one tensor")
@@ -277,6 +189,14 @@ class GraphRunner:
         node, index = _parsed(text)
         found = strip_name_scope(node, self._scope) if self._scope else node
         return found, index
+
+
+def signature_of(signatures: Mapping[str, SignatureDef], name: str) -> SignatureDef:
+    """Return the signature with this name; InvalidArgumentError if there is not one."""
+    if name not in signatures:
+        hint = did_you_mean(name, signatures) or f"There are {listed(sorted(signatures), 10)}."
+        raise InvalidArgumentError(f"the graph has no signature {quoted(name)}. {hint}")
+    return signatures[name]
 
 
 def _text(name: Any) -> str:

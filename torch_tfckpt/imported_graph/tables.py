@@ -1,7 +1,7 @@
 """Where the lookup tables of an imported graph get their contents.
 
-.meta file      the nodes of the collection `table_initializer`; files of vocabularies are beside the .meta file
-SavedModel      the nodes behind its initialiser, with the paths of its assets; for tables that are stored like
+.meta file      the nodes of the collection `table_initializer`; files of vocabularies are in its directory
+SavedModel      the nodes that its initialiser needs, with the paths of its assets; for tables that are stored like
                 variables, the values of the last restore
 """
 

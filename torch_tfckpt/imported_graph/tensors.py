@@ -64,21 +64,18 @@ class GraphTensors:
         self._of_nodes: dict[str, GraphTensor | None] = {}
         self._shapes: dict[str, Shape | None] = {}
         self._divided: dict[str, Value] = {}  # whole tensors of partitioned variables
+        self._parts: dict[str, SaveSliceInfo] = {}  # names of nodes -> the part of a tensor in `_divided`
         self._versions: dict[str, int] = {}  # counts of changes of the tensors in `values`, when they were created
         self._set: set[str] = set()  # names in `values` that are known to be set
         self._held: dict[tuple[str, str], HeldValue] = {}
         found = list(variables)
         self._whole = {variable.name for variable in found if variable.part is None}
         for variable in found:
-            tensor = self.add(variable)
-            if tensor is None:
+            if self.add(variable) is None:
                 continue
-            if variable.part is not None and self._is_part(variable):
-                name = prepend_name_scope(variable.part.full_name, scope)
-                self.values[name] = self._divided[name]
-            else:
-                name = prepend_name_scope(variable.name, scope)
-                self.values[name] = tensor.tensor if isinstance(tensor, Variable) else tensor.array
+            name = self.name(variable.name)
+            is_part = variable.name in self._parts
+            self.values[name] = self._divided[name] if is_part else self.value(variable.name)
             self.trainable[name] = self.trainable.get(name, False) or variable.trainable
         self._versions = {name: _version(value) for name, value in self.values.items()}
 
@@ -104,7 +101,11 @@ class GraphTensors:
             # Unlike a tensor, an array cannot be resized in place.
             self.leave_out(variable.name, "it contains strings, and its shape is not known")
             return None
-        value = self._part(info, name, dtype) if info and self._is_part(variable) else _zeros(name, shape, dtype)
+        if info is not None and self._is_part(variable):
+            value = self._part(info, name, dtype)
+            self._parts[variable.name] = info
+        else:
+            value = _zeros(name, shape, dtype)
         tensor: GraphTensor
         if isinstance(value, torch.Tensor):
             device, trainable = variable.device, variable.trainable
@@ -138,10 +139,7 @@ class GraphTensors:
 
     def name(self, node: str) -> str:
         """Return the name in `values` of the variable with this node name. REQUIRES: it has a tensor."""
-        tensor = self._of_nodes[node]
-        assert tensor is not None, "the variable has a tensor"
-        info = tensor.slice_info if isinstance(tensor, Variable) else None
-        return info.full_name if info is not None and info.full_name in self._divided else tensor.name
+        return self._parts[node].full_name if node in self._parts else prepend_name_scope(node, self._scope)
 
     def holding(self, value: StoredValue) -> list[str]:
         """Return the node names of the variables with tensors that a stored value is restored into."""
@@ -155,17 +153,14 @@ class GraphTensors:
 
     def part(self, node: str) -> tuple[slice, ...] | None:
         """Return the part of a larger tensor that the variable with this node name is; None for a whole tensor."""
-        tensor = self._of_nodes.get(node)
-        info = tensor.slice_info if isinstance(tensor, Variable) else None
-        return _region(info) if info is not None and info.full_name in self._divided else None
+        return _region(self._parts[node]) if node in self._parts else None
 
     def checkpoint_keys(self, stored: Iterable[StoredValue]) -> dict[str, str]:
         """Return name in `values` -> key under which the variable is stored."""
         keys = {}
         for value in stored:
-            for node in value.variables:
-                if self._of_nodes.get(node) is not None and not value.is_copy:
-                    keys[self.name(node)] = value.key
+            if not value.is_copy:
+                keys.update(dict.fromkeys(map(self.name, self.holding(value)), value.key))
         return {name: key for name, key in keys.items() if name in self.values}
 
     def held(self, key: str) -> Value | None:
@@ -201,7 +196,7 @@ class GraphTensors:
     def _saveable(self, value: StoredValue, node: str, tensor: GraphTensor) -> Variable | SaveableObject:
         shape = self._shapes[node]
         if isinstance(tensor, StringVariable):
-            return StringVariable(tensor.array, value.key, value.slice_spec, lambda: self.mark_set(tensor.name))
+            return StringVariable(tensor.array, value.key, value.slice_spec, lambda: self.mark_set(self.name(node)))
         if not is_whole(shape):
             return UnshapedVariable(tensor, shape, value.key, value.slice_spec)
         if not value.slice_spec:
