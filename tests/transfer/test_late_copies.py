@@ -37,10 +37,9 @@ class Memory:
     """A file in memory; `fail_at` is the number of the write that fails."""
 
     path = "memory"
-    in_order = False
 
-    def __init__(self, fail_at: int | None = None) -> None:
-        self.contents = bytearray()
+    def __init__(self, fail_at: int | None = None, *, in_order: bool = False) -> None:
+        self.contents, self.in_order = bytearray(), in_order
         self._fail_at, self._writes, self._lock = fail_at, 0, threading.Lock()
 
     def has_name(self, path: str) -> bool:
@@ -155,9 +154,14 @@ def test_no_copy_into_a_buffer_is_left_after_an_error(device: LateDevice, fail_a
 
 
 def half_lost(device: LateDevice, lost: int) -> list[torch.Tensor]:
-    """Return tensors that fill two buffers; those that come before the lost one are copied before the error."""
+    """Return tensors that fill two buffers; those that come before the lost one are copied before the error.
+
+    The first is on another device than the others, so its stream is another one.
+    """
     shapes = [(700, 700), (600, 500), (5, 7), (5, 7)]
-    tensors = [device.tensor(host_values(shape, number, EARLIER)) for number, shape in enumerate(shapes)]
+    tensors = [
+        device.tensor(host_values(shape, number, EARLIER), int(number > 0)) for number, shape in enumerate(shapes)
+    ]
     failing = tensors[lost]
     assert isinstance(failing, LateTensor)
     failing.lost = True
@@ -170,7 +174,7 @@ def half_lost(device: LateDevice, lost: int) -> list[torch.Tensor]:
 def test_no_copy_into_a_buffer_is_left_after_an_error_of_the_device(lost: int, eager: float, snapshot: bool) -> None:
     """Neither into the buffer that was being filled, nor into one that waits to be written."""
     device = LateDevice(lost, eager=eager)
-    files = [Memory()]
+    files = [Memory(in_order=True)]  # one thread copies from both devices
     writes = plan(half_lost(device, lost), files)
     transfer = Transfer(writes, files, Staging(SMALL, accelerators=device), snapshot=snapshot)
     with pytest.raises(RuntimeError, match="lost"):
@@ -194,7 +198,7 @@ def test_no_copy_is_left_if_not_all_threads_can_be_started(lost: int, monkeypatc
         threads.append(self)
         start(self)
 
-    files = [Memory()]
+    files = [Memory(in_order=True)]  # one thread copies from both devices
     writes = plan(half_lost(device, lost), files)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError, match="can't start new thread"):

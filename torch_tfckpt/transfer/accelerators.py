@@ -15,8 +15,8 @@ Three rules keep the bytes right, whatever the order in which streams run:
 
     1. A stream of our own starts after the work that is queued on the stream of the caller (`CopyStream`).
     2. Nobody reads, reuses or frees memory of a copy before `Ready.wait` has returned.
-    3. Where the thread waits, it copies from its own current stream. So the thread of the caller waits for the work
-       queued on the device first (`Accelerators.finish_queued`).
+    3. Where the thread waits, it copies on its own current stream. So if it is not the caller's thread, the caller
+       first waits for the work that it queued on the device (`Accelerators.finish_queued`).
 
 `Accelerators` chooses by the type of a device. Tests pass a different one, whose copies complete as late as possible.
 """
@@ -107,18 +107,14 @@ class Accelerators:
         """
         kind = device.type
         if kind not in self._known:
-            self._known[kind] = None if kind in _WAITING or not _is_current(device) else _tried(device)
+            self._known[kind] = None if kind in _WAITING or not _is_current(device) else tried_streams(device)
         return self._known[kind]
 
     def finish_queued(self, device: torch.device) -> None:
-        """Wait until the work that was queued on `device` is done, so that other threads see its results."""
-        if _is_current(device):
-            torch.accelerator.synchronize(device)
-            return
-        synchronize = getattr(getattr(torch, device.type, None), "synchronize", None)
-        if synchronize is not None:
-            synchronize()
-        # Devices without `synchronize` have no streams of their own: a copy to the host waits for earlier work.
+        """Wait until the work that this thread queued on `device` is done, so that other threads see its results."""
+        # A copy to the host comes after earlier work of the same stream and waits, also on devices of other packages
+        # that do not have `synchronize`.
+        torch.empty(1, dtype=torch.uint8, device=device).cpu()
 
     def pinned_memory(self, size: int) -> torch.Tensor:
         """Return `size` bytes of host memory that devices with streams copy from and to."""
@@ -173,7 +169,7 @@ def _is_current(device: torch.device) -> bool:
     return current is not None and current.type == device.type
 
 
-def _tried(device: torch.device) -> Streams | None:
+def tried_streams(device: torch.device) -> Streams | None:
     """Return the streams of the current accelerator if all that copies in the background need works, else None."""
     streams = _AcceleratorStreams()
     try:
