@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import torch_tfckpt as tfckpt
 from torch_tfckpt.transfer.accelerators import ACCELERATORS, CopyStream, tried_streams
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
@@ -89,3 +90,21 @@ def test_streams_of_torch_accelerator_copy_like_those_of_cuda() -> None:
         stream.ready().wait()
         assert pinned.eq(step).all()
     assert torch.accelerator.current_stream(device) == before
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shape", [(10,), (3 << 20,), (3000, 2000, 9)])
+def test_every_restore_fills_tensors_on_a_gpu(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Small and large ones, through pinned memory or not: `load_file`, `out=`, and a saver."""
+    values = torch.randn(shape)
+    path = tfckpt.Saver({"x": values.to("cuda"), "y": values}).save(tmp_path / "m")
+    assert torch.equal(tfckpt.load_file(path, device="cuda")["x"].cpu(), values)
+    assert torch.equal(tfckpt.load_file(path, device="cuda", mmap=True)["x"].cpu(), values)
+    target = torch.zeros(shape, device="cuda")
+    with tfckpt.load_checkpoint(path) as reader:
+        assert reader.get_tensor("x", out=target) is target
+    assert torch.equal(target.cpu(), values)
+    target.zero_()
+    tfckpt.Saver({"x": target}).restore(path)
+    assert torch.equal(target.cpu(), values)

@@ -16,7 +16,7 @@ import torch
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import ReadableFile
 from torch_tfckpt.transfer.accelerators import ACCELERATORS, Accelerators, Ready
-from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, flat_bytes, swap_bytes
+from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, flat_bytes, is_row_major, swap_bytes
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest
 
 # 64 MiB: eight chunks of the pipeline, so that as many threads read it.
@@ -28,7 +28,7 @@ _ROUNDED: Final = 1024 * 1024
 
 def takes_upload(target: torch.Tensor, accelerators: Accelerators = ACCELERATORS) -> bool:
     """Return whether `upload` can fill `target`, and is worth its buffers."""
-    if target.nbytes < _LEAST_BYTES or not _is_row_major(target):
+    if target.nbytes < _LEAST_BYTES or not is_row_major(target):
         return False
     return accelerators.streams(target.device) is not None
 
@@ -69,8 +69,8 @@ def upload(
             part.copy_(buffer, non_blocking=True)
             copied.append(Ready(streams, target.device, streams.current(target.device)))
     finally:  # the buffers may be freed only when nothing is copied from them any more
-        for ready in copied[-_BUFFERS:]:
-            ready.wait()
+        for last in copied[-1:]:  # copies on one stream complete in order
+            last.wait()
 
 
 def read_to_device(
@@ -107,7 +107,7 @@ def read_to_device(
 
 def assign(target: torch.Tensor, source: torch.Tensor, accelerators: Accelerators = ACCELERATORS) -> None:
     """Copy the values of `source` into `target`, on any devices. REQUIRES: equal dtypes and shapes."""
-    if source.device.type != "cpu" or not _is_row_major(source) or not takes_upload(target, accelerators):
+    if source.device.type != "cpu" or not is_row_major(source) or not takes_upload(target, accelerators):
         copy_slice(target, (), source)
         return
     here = flat_bytes(source)
@@ -116,8 +116,3 @@ def assign(target: torch.Tensor, source: torch.Tensor, accelerators: Accelerator
         lambda buffer, begin: buffer.copy_(here[begin : begin + len(buffer)]),
         accelerators=accelerators,
     )
-
-
-def _is_row_major(tensor: torch.Tensor) -> bool:
-    """Return whether the memory of a tensor is its values in row-major order."""
-    return tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
