@@ -1,0 +1,4 @@
+"""State spread over many ranks.
+
+shards  which part of a tensor a DTensor of torch.distributed holds on this rank
+"""
