@@ -38,7 +38,7 @@ LAYERS = (
     "cli",
     "inspect_checkpoint",
 )
-TO_COME = {"distributed", "integrations"}
+TO_COME = {"integrations"}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
 # No module of these imports torch, nor does anything that it imports at the top: `tfckpt --help`, `latest` and `meta`
 # start without it.
