@@ -21,8 +21,9 @@ from torch_tfckpt.format.tensor_slice import TensorSlice, element_count
 from torch_tfckpt.storage.protocol import ReadableFile
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.batching import cut
-from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, swap_bytes
+from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, is_row_major, swap_bytes
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest, SumRequest
+from torch_tfckpt.transfer.uploads import read_to_device, takes_upload
 from torch_tfckpt.values import Strings, fixed_size, new_tensor, strings_from
 
 STAGED_BYTES: Final = 64 * 1024 * 1024
@@ -138,8 +139,10 @@ class Pieces:
         for copy in copies:
             if not copy.source.covers(copy.piece.shape):
                 spans.append(_Span(copy))
-            elif copy.target.device.type == "cpu" and copy.target.is_contiguous():
+            elif copy.target.device.type == "cpu" and is_row_major(copy.target):
                 direct.append(Whole(copy.name, copy.piece, copy.target))
+            elif takes_upload(copy.target):
+                self._upload(copy)
             else:
                 staged.append(copy)
         self.transfer(direct)
@@ -153,6 +156,15 @@ class Pieces:
         for turn in (list(first.values()), [span for span in spans if first[span.copy.piece] is not span]):
             for some in _groups(turn, lambda span: span.end - span.begin):
                 self._read_spans(some)
+
+    def _upload(self, copy: PieceCopy) -> None:
+        """Read a whole piece into a tensor on a device."""
+        piece = copy.piece
+        swap = ELEMENTS[piece.dtype].swap if self.files.header.big_endian else 0
+        file, verify = self.files.shard(piece.shard), self._verify
+        computed = read_to_device(self.pipeline, file, piece.offset, copy.target, verify=verify, swap=swap)
+        if verify:
+            self.compare(copy.name, piece, computed)
 
     def transfer(self, wholes: Sequence[Whole]) -> None:
         """Read whole pieces in one plan, and verify them."""
@@ -246,7 +258,7 @@ class _Span:
         self.begin = piece.offset + first * target.dtype.itemsize
         self.end = piece.offset + last * target.dtype.itemsize
         self._tensor: torch.Tensor | None = None
-        if self._count == target.numel() and target.device.type == "cpu" and target.is_contiguous():
+        if self._count == target.numel() and target.device.type == "cpu" and is_row_major(target):
             self._tensor = target
 
     def tensor(self) -> torch.Tensor:
