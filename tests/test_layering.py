@@ -49,6 +49,7 @@ TORCH_FREE = {
         "bundle/files",
         "bundle/leftovers",
         "bundle/marker",
+        "bundle/open_files",
         "bundle/publish",
         "bundle/removal",
         "bundle/unfinished",
