@@ -54,4 +54,4 @@ def test_a_flipped_byte(damaged: int, processes: RankProcesses, tmp_path: Path) 
     file.write_bytes(content)
     for failures in processes.call("dcp_failures:load_damaged", path, world_size=2):
         assert list(failures) == [damaged]
-        assert failures[damaged].startswith(f"DataLossError: {file}, bytes 0:24: tensor \"w\": Checksum does not match")
+        assert failures[damaged].startswith(f'DataLossError: {file}, bytes 0:24: tensor "w": Checksum does not match')

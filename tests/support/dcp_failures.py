@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from sharded import spread
 from rank_processes import Rank
+from sharded import spread
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -132,5 +132,3 @@ def load_damaged(rank: Rank, path: str) -> dict[int, str]:
     except CheckpointException as error:
         return {number: f"{type(each[0]).__name__}: {each[0]}" for number, each in error.failures.items()}
     return {}
-
-

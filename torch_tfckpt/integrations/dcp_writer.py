@@ -9,13 +9,16 @@
 
 Nothing refers to this save in what planners may keep between saves: `SavePlan.storage_data` is the rank's number. DCP
 does not tell writers when a save has failed, so each writer keeps its data file open, and the coordinator its marker,
-until the next save with this writer, `abandon`, or the end of the writer. Other programs see that the files are in use,
-and do not remove them as leftovers; after the process has ended, the next save in the directory removes them.
+until `abandon`, the next save in this thread with any writer, or the end of the writer. Other programs see that the
+files are in use, and do not remove them as leftovers; after the process has ended, the next save in the directory
+removes them.
 """
 
 import io
 import logging
 import os
+import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -50,6 +53,10 @@ _log = logging.getLogger(__name__)
 _WHOLE_IN_TENSORFLOW: Final = frozenset(
     {torch.float16, torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2}
 )
+
+
+# Writers whose last save may not be over. A save runs in one thread from its beginning to its end.
+_UNFINISHED: Final = weakref.WeakSet["TFCheckpointWriter"]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +127,7 @@ class TFCheckpointWriter(StorageWriter):
         self._publication: BundlePublication | None = None  # on the coordinator
         self._file: WritableFile | None = None  # data file of this rank
         self._owner = os.getpid()  # process that removes the files
+        self._thread: threading.Thread | None = None  # in which the save runs
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_prefix": self._prefix, "_options": self._options, "_max_piece_bytes": self._max_piece_bytes}
@@ -136,12 +144,13 @@ class TFCheckpointWriter(StorageWriter):
     def abandon(self) -> None:
         """Remove the files that this rank has written in a save that failed. Does nothing after a successful save.
 
-        The next save with this writer does the same; so does the end of the process, or of the writer.
+        The next save in the same thread does this, too, with any writer; so does the end of the writer.
 
         Examples:
             >>> import torch_tfckpt as tfckpt
             >>> tfckpt.TFCheckpointWriter("run/ckpt-8").abandon()
         """
+        _UNFINISHED.discard(self)
         publication, self._publication = self._publication, None
         file, self._file = self._file, None
         try:
@@ -178,6 +187,9 @@ class TFCheckpointWriter(StorageWriter):
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Begin a save on this rank."""
         self.abandon()
+        _abandon_failed_saves()
+        self._thread = threading.current_thread()
+        _UNFINISHED.add(self)
         rank = kwargs.get("rank")
         if rank is None:
             rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
@@ -316,6 +328,15 @@ class TFCheckpointWriter(StorageWriter):
         if file is not None:
             remove(storage_of(self._prefix), file.path)
             close_files([file])
+
+
+def _abandon_failed_saves() -> None:
+    """Abandon saves that are over: those that ran in this thread, or in one that has ended."""
+    here = threading.current_thread()
+    for writer in list(_UNFINISHED):
+        thread = writer._thread
+        if writer._owner == os.getpid() and (thread is here or thread is None or not thread.is_alive()):
+            writer.abandon()
 
 
 def _prefix(path: AnyPath) -> str:
