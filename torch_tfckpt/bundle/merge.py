@@ -13,7 +13,8 @@ from contextlib import suppress
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import name_of
-from torch_tfckpt.bundle.publish import BundlePublication, Marker, saving
+from torch_tfckpt.bundle.marker import Marker
+from torch_tfckpt.bundle.publish import BundlePublication, saving
 from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError
 from torch_tfckpt.format.tensor_bundle import (
