@@ -31,6 +31,7 @@ import torch
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import WHOLE, Extent, Shape, TensorSlice, shape_text
 from torch_tfckpt.text import quoted
+from torch_tfckpt.values import check_plain
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -58,10 +59,37 @@ class LocalShard(NamedTuple):
     is_first_replica: bool
 
 
+def any_dtensors() -> bool:
+    """Return whether there may be DTensors: whether somebody has imported torch.distributed.tensor."""
+    return _dtensor() is not None
+
+
 def is_dtensor(tensor: object) -> "TypeGuard[DTensor]":
     """Return whether an object is a DTensor. Does not import torch.distributed.tensor."""
     kind = _dtensor()
     return kind is not None and isinstance(tensor, kind)
+
+
+def check_storable(name: str, tensor: torch.Tensor, *, meta: bool = False) -> None:
+    """Raise InvalidArgumentError as `check_plain` does, for a DTensor about its local tensor, and as `local_shard`."""
+    if is_dtensor(tensor):
+        local_shard(name, tensor)
+        tensor = local_tensor(name, tensor)
+    check_plain(name, tensor, meta=meta)
+
+
+def refuse_sharded(name: str, tensor: object) -> None:
+    """Raise InvalidArgumentError if a tensor is a DTensor, which needs a save or restore by all ranks together."""
+    if is_dtensor(tensor):
+        check_plain(name, tensor)
+
+
+def memory_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor itself; for a DTensor, its local tensor as it is, of any class."""
+    if not is_dtensor(tensor):
+        return tensor
+    with torch.no_grad():
+        return tensor.to_local()
 
 
 def local_tensor(name: str, tensor: "DTensor") -> torch.Tensor:

@@ -12,17 +12,20 @@ from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.load_report import LoadReport
 from torch_tfckpt.saveables.module_state import Modules
 from torch_tfckpt.saveables.module_tensors import module_tensors
-from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.save_spec import SaveableObject, refuse_sharded_values
 from torch_tfckpt.saveables.state_dicts import StateDictSaveable
 
 
-def restore_by_name(root: Trackable, reader: CheckpointReader) -> set[Identity]:
+def restore_by_name(root: Trackable, reader: CheckpointReader, *, sharded: bool = False) -> set[Identity]:
     """Restore the stored tensors below `root`, by the names that a Saver of the same objects would use.
+
+    Args:
+        sharded: Accept DTensors, of which this rank restores its part.
 
     Returns:
         The restored objects.
 
-    Raises: as `restore_saveables`.
+    Raises: as `restore_saveables`; InvalidArgumentError: a DTensor, unless `sharded`.
     """
     modules: dict[str, nn.Module] = {}
     saveables: list[SaveableObject] = []
@@ -48,6 +51,8 @@ def restore_by_name(root: Trackable, reader: CheckpointReader) -> set[Identity]:
         for saveable in Modules(modules).to_restore(reader, report, strict=False)
         if isinstance(saveable, StateDictSaveable) or all(spec.name in reader for spec in saveable.specs)
     ]
+    if not sharded:
+        refuse_sharded_values([*saveables, *of_modules])
     restore_saveables(BulkSaverBuilder(), reader, [*saveables, *of_modules])
     for saveable in of_modules:
         if isinstance(saveable, StateDictSaveable):

@@ -37,11 +37,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torch_tfckpt.distributed.shards import check_storable
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.saveables.named_types import StoredMember, StoredTuple, class_name, fitted, is_named_tuple
 from torch_tfckpt.saveables.plain_types import PLAIN_TYPES, TAGS, decode_plain, encode_plain
 from torch_tfckpt.text import quoted
-from torch_tfckpt.values import check_plain
 
 # State of real objects is about six levels deep. The bound prevents a RecursionError for a structure that contains
 # itself, and for hostile JSON.
@@ -177,7 +177,7 @@ class _Encoder:
             return {tag: self._put(path, self._array(value, path))}
         if isinstance(value, torch.Tensor):
             elsewhere = self._stored_as.get(id(value))
-            check_plain(self._name(path), value)
+            check_storable(self._name(path), value)
             return {"$tensor": self._put(path, value.detach()) if elsewhere is None else elsewhere}
         if isinstance(value, float) and kind is float:
             return value if math.isfinite(value) else {"$float": repr(value)}
