@@ -66,3 +66,23 @@ def test_refusals(processes: RankProcesses, tmp_path: Path) -> None:
     assert '"a" is a tuple that contains a DTensor' in messages["part in a tuple"]
     assert '"a.c" and "a/c" of the state_dict would both be stored as "a/c"' in messages["document and tensor"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good.data-00000-of-00001", "good.index"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_without_collectives(ranks: int, processes: RankProcesses, tmp_path: Path) -> None:
+    """Each value is stored once, and read on any number of ranks; what nobody would write is an error on all."""
+    for found in processes.call("dcp_saves:without_collectives", str(tmp_path), world_size=ranks):
+        assert found[:2] == [[], []]
+        assert found[2] == "saved" or "no rank has written" in found[2]
+    assert processes.call("dcp_ranks:load_layouts", str(tmp_path / "alone"), world_size=3) == [[]] * 3
+
+
+def test_a_failure_without_collectives(processes: RankProcesses, tmp_path: Path) -> None:
+    """The other ranks are told which rank failed, and the next save works."""
+    found = processes.call("dcp_saves:failing_without_collectives", str(tmp_path), world_size=2)
+    for rank, errors in enumerate(found):
+        assert len(errors) == 2
+        assert errors[rank].startswith("UnimplementedError")
+        assert errors[1 - rank].startswith("IncompleteSaveError")
+        assert f"rank {1 - rank}" in errors[1 - rank] and '"net/w"' in errors[1 - rank]
+    assert sorted(path.name for path in tmp_path.iterdir())[0].startswith("good.data")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from dcp_ranks import LEAVES, differing, zeroed
+from dcp_ranks import LEAVES, differing, layouts_state, zeroed
 from rank_processes import Rank
 from sharded import numbered, spread
 from torch.distributed.checkpoint.api import CheckpointException
@@ -169,3 +169,40 @@ def writer_by_pickle(rank: Rank, folder: str) -> list[str]:
     again = pickle.loads(pickle.dumps(writer))  # noqa: S301 -- our own writer
     save(state_of(rank, 9.0), storage_writer=again)
     return wrong(rank, str(Path(folder) / "sent"), 9.0)
+
+
+def without_collectives(rank: Rank, folder: str) -> list[Any]:
+    """Save all layouts without collectives, twice over one name; then values that only one rank has."""
+    path = f"{folder}/alone"
+    writer = tfckpt.TFCheckpointWriter(path)
+    found: list[Any] = []
+    for value in (1.0, 2.0):
+        wanted = {**layouts_state(rank), **LEAVES, "value": value}
+        save(wanted, storage_writer=writer, use_collectives=False)
+        state = zeroed(wanted)
+        load(state, storage_reader=tfckpt.TFCheckpointReader(path))
+        found.append(differing(wanted, state))
+        dist.barrier()
+    try:
+        own = {f"of rank {rank.rank}": numbered((2,)) for _ in range(1)}
+        save(own, storage_writer=tfckpt.TFCheckpointWriter(f"{folder}/apart"), use_collectives=False)
+    except tfckpt.IncompleteSaveError as error:
+        found.append(str(error))
+    else:
+        found.append("saved")
+    return found
+
+
+def failing_without_collectives(rank: Rank, folder: str) -> list[str]:
+    """Each rank fails in writing; the errors."""
+    found = []
+    for failing in range(rank.world_size):
+        state = state_of(rank, 1.0)
+        if rank.rank == failing:
+            state["net"]["w"] = spread(numbered((7, 3)).to(torch.complex32), (rank.world_size,), [0])
+        try:
+            save(state, storage_writer=tfckpt.TFCheckpointWriter(f"{folder}/failed"), use_collectives=False)
+        except (tfckpt.IncompleteSaveError, tfckpt.UnimplementedError) as error:
+            found.append(f"{type(error).__name__}: {error}")
+    save(state_of(rank, 2.0), storage_writer=tfckpt.TFCheckpointWriter(f"{folder}/good"), use_collectives=False)
+    return [*found, *wrong(rank, f"{folder}/good", 2.0)]

@@ -108,7 +108,7 @@ def state_names(names: Iterable[str], planner_data: object) -> StateNames:
             which another planner has something else, is its own path.
     """
     known = planner_data if isinstance(planner_data, Mapping) else {}
-    found = StateNames({name: _path(known.get(name), name) for name in names})
+    found = StateNames({name: path_of(known.get(name), name) for name in names})
     for optimizer, members in _flattened_optimizers(found.paths).items():
         _unflatten(found, optimizer, members)
         found.optimizers.add(optimizer)
@@ -122,7 +122,8 @@ def state_names(names: Iterable[str], planner_data: object) -> StateNames:
     return found
 
 
-def _path(known: object, name: str) -> Path:
+def path_of(known: object, name: str) -> Path:
+    """Return the path of a value, given what a planner has for its name."""
     if isinstance(known, tuple) and known and all(type(part) in (str, int) for part in known):
         return known
     return (name,)

@@ -81,11 +81,17 @@ def documents_of(names: StateNames, tensors: set[str], values: Mapping[str, str]
 
 def _encoded(name: str, values: Mapping[str, str]) -> Encoded:
     if name not in values:
-        raise FailedPreconditionError(
-            f"no rank has written {quoted(name)} of the state_dict. Its planner left it out: check its "
-            f"create_local_plan and create_global_plan"
-        )
+        raise not_written(name)
     return Encoded(json.loads(values[name]))
+
+
+def not_written(name: str) -> FailedPreconditionError:
+    """Return the error for a value that no rank has written."""
+    return FailedPreconditionError(
+        f"no rank has written {quoted(name)} of the state_dict. Its planner left it out; or, with "
+        f"use_collectives=False, only some ranks have this value, and not the one that would write it. Save with "
+        f"use_collectives=True"
+    )
 
 
 def _joined(parameters: Mapping[str, Mapping[str, Encoded]]) -> list[dict[str, Any]]:

@@ -14,33 +14,34 @@ files are in use, and do not remove them as leftovers; after the process has end
 removes them.
 """
 
-import io
 import logging
 import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex, StorageMeta
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItemType
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
+from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.bundle.plan import BundlePlan
 from torch_tfckpt.bundle.publish import BundlePublication, close_files, remove, saving
-from torch_tfckpt.distributed.shards import plain_tensor
+from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.format.tensor_bundle import BundleHeader, data_filename, encode_index
-from torch_tfckpt.format.tensor_slice import Extent, Shape, TensorSlice, element_count
+from torch_tfckpt.integrations.dcp_alone import CommitOverStore, RankNames, RankPart
 from torch_tfckpt.integrations.dcp_index import joined_entries
-from torch_tfckpt.integrations.dcp_names import StateNames, key_of_path, state_names
-from torch_tfckpt.integrations.dcp_texts import documents_of, encode_value
+from torch_tfckpt.integrations.dcp_items import add_tensor, add_value
+from torch_tfckpt.integrations.dcp_names import StateNames, path_of, state_names
+from torch_tfckpt.integrations.dcp_texts import documents_of, not_written
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath, new_save_number, temporary_name
 from torch_tfckpt.storage.protocol import WritableFile
@@ -57,23 +58,6 @@ _WHOLE_IN_TENSORFLOW: Final = frozenset(
 
 # Writers whose last save may not be over. A save runs in one thread from its beginning to its end.
 _UNFINISHED: Final = weakref.WeakSet["TFCheckpointWriter"]()
-
-
-@dataclass(frozen=True, slots=True)
-class RankPart:
-    """What one rank has written.
-
-    Attributes:
-        rank: Its number.
-        path: Its data file, with a temporary name; "" if it has written no tensor.
-        index: The index entries of its tensors, as the shard with the rank's number.
-        values: Name -> JSON of the values that are not tensors.
-    """
-
-    rank: int
-    path: str
-    index: bytes
-    values: dict[str, str]
 
 
 class TFCheckpointWriter(StorageWriter):
@@ -126,6 +110,8 @@ class TFCheckpointWriter(StorageWriter):
         self._rank = 0
         self._publication: BundlePublication | None = None  # on the coordinator
         self._file: WritableFile | None = None  # data file of this rank
+        self._ranks: Ranks | None = None  # for use_collectives=False
+        self._commit: CommitOverStore | None = None
         self._owner = os.getpid()  # process that removes the files
         self._thread: threading.Thread | None = None  # in which the save runs
 
@@ -153,7 +139,10 @@ class TFCheckpointWriter(StorageWriter):
         _UNFINISHED.discard(self)
         publication, self._publication = self._publication, None
         file, self._file = self._file, None
+        commit, self._commit = self._commit, None
         try:
+            if commit is not None:
+                commit.abandon()
             if file is not None:
                 if storage_of(self._prefix).renames:  # after a successful save, no file has this name any more
                     remove(storage_of(self._prefix), file.path)
@@ -192,23 +181,28 @@ class TFCheckpointWriter(StorageWriter):
         _UNFINISHED.add(self)
         rank = kwargs.get("rank")
         if rank is None:
-            rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+            rank = dist.get_rank() if _has_group() else 0
         self._rank = rank
+        if not kwargs.get("use_collectives", True) and _has_group():
+            self._ranks = self._ranks or Ranks()
+            self._commit = CommitOverStore(self._ranks, self._prefix, rank)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """Return the plan unchanged."""
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Create the directory and the marker of the save."""
-        with saving(self._prefix):
-            self._publication = BundlePublication(storage_of(self._prefix), self._prefix)
-        return [replace(plan, storage_data=rank) for rank, plan in enumerate(plans)]
+        """Create the directory and the marker of the save, on one rank."""
+        if self._commit is None or self._rank == 0:
+            with self._telling(), saving(self._prefix):
+                self._publication = BundlePublication(storage_of(self._prefix), self._prefix)
+        first = 0 if self._commit is None else self._rank
+        return [replace(plan, storage_data=first + number) for number, plan in enumerate(plans)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write the values of this rank."""
         rank = plan.storage_data if isinstance(plan.storage_data, int) else self._rank
-        with saving(self._prefix):
+        with self._telling(), saving(self._prefix):
             try:
                 part = self._written(rank, plan, planner)
             except BaseException:
@@ -220,22 +214,42 @@ class TFCheckpointWriter(StorageWriter):
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Publish the checkpoint."""
-        parts = [
-            each.storage_data for of_rank in results for each in of_rank if isinstance(each.storage_data, RankPart)
-        ]
-        parts.sort(key=lambda part: part.rank)
-        publication = self._publication
+        written = [each.storage_data for of_rank in results for each in of_rank]
+        parts = [part for part in written if isinstance(part, RankPart)]
+        commit, self._commit = self._commit, None
+        found = metadata.state_dict_metadata
+        names = state_names(found, metadata.planner_data)
+        leaves = {name for name, of in found.items() if isinstance(of, BytesStorageMetadata)}
+        if commit is None:
+            _tell_about_tensorflow(self._prefix, metadata)
+            self._publish(parts, names, set(found) - leaves)
+            return
+        known = metadata.planner_data if isinstance(metadata.planner_data, dict) else {}
+        paths = {name: path_of(known.get(name), name) for name in found}
+        own = RankNames(
+            {name: path for name, path in paths.items() if name not in leaves}, {name: paths[name] for name in leaves}
+        )
+
+        def publish(parts: list[RankPart], of_all: RankNames) -> None:
+            everything = {**of_all.tensors, **of_all.others}
+            self._publish(parts, state_names(everything, everything), set(of_all.tensors))
+
+        try:
+            [part] = parts
+            commit.finish(part, own, publish)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _publish(self, parts: list[RankPart], names: StateNames, tensors: set[str]) -> None:
+        """Publish what the ranks have written. `tensors`: their names."""
+        publication, own = self._publication, self._file
         if publication is None:
             raise FailedPreconditionError(f"{printable(self._prefix)}: finish was called before prepare_global_plan")
-        names = state_names(metadata.state_dict_metadata, metadata.planner_data)
         names.check_unique()
-        leaves = {name for name, of in metadata.state_dict_metadata.items() if isinstance(of, BytesStorageMetadata)}
-        values = {name: text for part in parts for name, text in part.values.items()}
-        texts = documents_of(names, set(names.paths) - leaves, values)
-        _tell_about_tensorflow(self._prefix, metadata)
-        own = self._file
+        texts = documents_of(names, tensors, {name: text for part in parts for name, text in part.values.items()})
         with saving(self._prefix):
-            written = [part for part in parts if part.path]
+            written = sorted((part for part in parts if part.path), key=lambda part: part.rank)
             paths, indexes = [part.path for part in written], [part.index for part in written]
             files = [] if own is None else [own]
             try:
@@ -246,6 +260,9 @@ class TFCheckpointWriter(StorageWriter):
                     paths.append(file.path)
                     indexes.append(index)
                 entries = joined_entries(self._prefix, indexes)
+                for name in tensors:
+                    if key_of(names.tensor_key(name)) not in entries:
+                        raise not_written(name)
                 publication.publish(lambda count: encode_index(BundleHeader(count), entries), files, data=paths)
             except BaseException:
                 for path in paths:
@@ -255,6 +272,17 @@ class TFCheckpointWriter(StorageWriter):
                 raise
         self._publication = self._file = None
 
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell the other ranks of an error in the `with` block, if they would wait for this one."""
+        try:
+            yield
+        except BaseException as error:
+            commit, self._commit = self._commit, None
+            if commit is not None:
+                commit.fail(error)
+            raise
+
     def _written(self, rank: int, plan: SavePlan, planner: SavePlanner) -> RankPart:
         """Write the tensors of this rank's plan."""
         names = state_names(_all_names(plan), plan.planner_data)
@@ -262,10 +290,12 @@ class TFCheckpointWriter(StorageWriter):
         bundle = BundlePlan()
         values: dict[str, str] = {}
         for item in plan.items:
+            if self._commit is not None and not self._commit.is_own(item, planner):
+                continue
             if item.type == WriteItemType.BYTE_IO:
-                self._add_value(bundle, names, item, planner, values)
+                values[item.index.fqn] = add_value(bundle, names, item, planner)
             else:
-                self._add_tensor(bundle, names, item, planner)
+                add_tensor(bundle, names, item, planner, self._max_piece_bytes)
         if not bundle.waiting:
             return RankPart(rank, "", b"", values)
         storage = storage_of(self._prefix)
@@ -274,38 +304,6 @@ class TFCheckpointWriter(StorageWriter):
         self._staging = self._staging or Staging(self._options)
         _write(bundle, file, self._staging)
         return RankPart(rank, file.path, bundle.part_index(rank), values)
-
-    def _add_tensor(self, bundle: BundlePlan, names: StateNames, item: WriteItem, planner: SavePlanner) -> None:
-        name, data = item.index.fqn, item.tensor_data
-        key = names.tensor_key(name)
-        if data is None:
-            raise InvalidArgumentError(f"the plan has no shape for {quoted(name)}, which is a tensor")
-        full, offsets, sizes = tuple(data.size), tuple(data.chunk.offsets), tuple(data.chunk.sizes)
-        if not element_count(sizes) and (element_count(full) or any(offsets)):
-            return  # a rank without elements; an empty tensor is stored once
-        tensor = _plain(key, planner.resolve_data(item))
-        if not element_count(full):
-            bundle.add(key, tensor.reshape(full), shard=0)
-            return
-        if tuple(tensor.shape) != sizes:
-            raise InvalidArgumentError(
-                f"tensor {quoted(key)}: the plan of this rank has a part of shape {list(sizes)} at {list(offsets)}, "
-                f"but the tensor in the state_dict has shape {list(tensor.shape)}"
-            )
-        for start, piece in _pieces(tensor, self._max_piece_bytes):
-            extents = zip(offsets, start, piece.shape, strict=True)
-            part = TensorSlice(tuple(Extent(offset + begin, length) for offset, begin, length in extents))
-            bundle.add(key, piece, shard=0, part=(full, part))
-
-    def _add_value(
-        self, bundle: BundlePlan, names: StateNames, item: WriteItem, planner: SavePlanner, values: dict[str, str]
-    ) -> None:
-        name = item.index.fqn
-        found = names.hyperparameters.get(name)
-        path = names.paths[name] if found is None else (*found.optimizer, "param_groups", found.parameter, found.name)
-        values[name], tensors = encode_value(key_of_path(path), _looked_up(planner, item))
-        for key, tensor in tensors.items():
-            bundle.add(key, tensor, shard=0)
 
     def _write_texts(self, texts: dict[str, str], number: int) -> tuple[WritableFile, bytes]:
         """Write the documents to a data file; return it, and its part of the index as shard `number`."""
@@ -328,6 +326,10 @@ class TFCheckpointWriter(StorageWriter):
         if file is not None:
             remove(storage_of(self._prefix), file.path)
             close_files([file])
+
+
+def _has_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def _abandon_failed_saves() -> None:
@@ -362,46 +364,6 @@ def _all_names(plan: SavePlan) -> dict[str, None]:
     known = plan.planner_data if isinstance(plan.planner_data, dict) else {}
     names = dict.fromkeys(name for name in known if isinstance(name, str))
     return names | dict.fromkeys(item.index.fqn for item in plan.items)
-
-
-def _looked_up(planner: SavePlanner, item: WriteItem) -> object:
-    """Return the value of an item that is not a tensor."""
-    look_up = getattr(planner, "lookup_object", None)
-    if look_up is not None:
-        value: object = look_up(item.index)
-        return value
-    stored = planner.resolve_data(item)
-    if isinstance(stored, io.BytesIO):
-        stored.seek(0)
-        try:
-            value = torch.load(stored, weights_only=True)
-        except Exception as error:
-            raise TypeError(
-                f"{quoted(item.index.fqn)} of the state_dict cannot be stored: the planner has pickled it, and it is "
-                f"not a plain value: {error}. Use a planner derived from DefaultSavePlanner"
-            ) from error
-        return value
-    return stored
-
-
-def _plain(key: str, value: object) -> torch.Tensor:
-    """Return the tensor that a planner has resolved, once its value has arrived."""
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{quoted(key)} is planned as a tensor, but the planner returns a {type(value).__name__}")
-    return plain_tensor(value)
-
-
-def _pieces(tensor: torch.Tensor, limit: int | None) -> Iterator[tuple[Shape, torch.Tensor]]:
-    """Yield a tensor in slices of at most `limit` bytes each, with their offsets."""
-    if limit is None or tensor.nbytes <= limit or tensor.numel() <= 1:
-        yield (0,) * tensor.dim(), tensor
-        return
-    axis = next(axis for axis, size in enumerate(tensor.shape) if size > 1)
-    length = tensor.shape[axis]
-    step = max(1, limit * length // tensor.nbytes)
-    for start in range(0, length, step):
-        for inner, piece in _pieces(tensor.narrow(axis, start, min(step, length - start)), limit):
-            yield (*inner[:axis], start + inner[axis], *inner[axis + 1 :]), piece
 
 
 def _tell_about_tensorflow(prefix: str, metadata: Metadata) -> None:
