@@ -207,3 +207,12 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
             for name in group["params"]
         },
     }
+
+
+def load_named(rank: Rank, path: str, names: list[str]) -> list[str]:
+    """Load some of the layouts, and return the names of those that are wrong."""
+    wanted = {name: tensor for name, tensor in layouts_state(rank).items() if name in names}
+    assert len(wanted) == len(names)
+    state = zeroed(wanted)
+    load(state, storage_reader=tfckpt.TFCheckpointReader(path))
+    return differing(wanted, state)
