@@ -27,8 +27,10 @@ from torch_tfckpt.errors import CheckpointError, DataLossError, error_context
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.object_graph import OBJECT_GRAPH_KEY
 from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.integrations.dcp_mapping import MappedTensors, MappedValue
 from torch_tfckpt.integrations.dcp_names import GROUPS, PARAMETERS, Path
 from torch_tfckpt.integrations.dcp_texts import StoredDocument, opened
+from torch_tfckpt.models.rules.key_mapper import KeyMapper
 from torch_tfckpt.saveables.state_dicts import VERSIONS
 from torch_tfckpt.saveables.stored_keys import SHARED, shared_names
 from torch_tfckpt.text import listed, quoted
@@ -65,24 +67,30 @@ class StoredObjectValue:
     path: Path = ()
 
 
-Entry = StoredTensorValue | StoredObjectValue
+Entry = StoredTensorValue | StoredObjectValue | MappedValue
 
 
 class StoredContents:
     """All values of an open checkpoint.
+
+    Args:
+        mapper: Rules for tensors with other names or layouts in the state_dict; tensors that they match have only the
+            names that the rules give.
 
     Attributes:
         entries: Listed name -> the value.
         paths: Listed name -> its path.
 
     Raises:
+        UnimplementedError, InvalidArgumentError: a rule of the mapper cannot be applied.
         DataLossError: a document refers to a tensor that does not exist; or the index or a document is damaged.
 
     Cost: one index entry per key; reads all documents.
     """
 
-    def __init__(self, reader: CheckpointReader) -> None:
+    def __init__(self, reader: CheckpointReader, mapper: KeyMapper | None = None) -> None:
         self._reader = reader
+        self._mapped = None if mapper is None else MappedTensors(reader, mapper)
         self.entries: dict[str, Entry] = {}
         self.paths: dict[str, Path] = {}
         self._found: dict[str, Entry | None] = {}  # by names that are not listed
@@ -102,12 +110,20 @@ class StoredContents:
                 listed_paths.append((root + path, self._tensor(inner, described)))
             listed_paths += [((*root, *path), StoredObjectValue(key, document, path)) for path in document.values]
         for key, (_, dtype) in described.items():
+            if self._mapped is not None and key in self._mapped.keys:
+                continue
             if dtype != DataType.DT_STRING and key not in in_documents:
                 listed_paths.append((_path_of(key), self._tensor(key, described)))
         self._list(listed_paths)
+        if self._mapped is not None:
+            self.entries.update(self._mapped.items())
+            self.paths.update((name, (name,)) for name, _ in self._mapped.items())
 
     def find(self, name: str) -> Entry | None:
         """Return the value with a listed name or one of its further names; None if there is none."""
+        mapped = None if self._mapped is None else self._mapped.find(name)
+        if mapped is not None:
+            return mapped
         entry = self.entries.get(name)
         if entry is None and name not in self._found:
             self._found[name] = self._further(name)

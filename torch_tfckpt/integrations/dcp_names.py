@@ -65,8 +65,9 @@ class StateNames:
         if name in self.hyperparameters:
             return self.hyperparameters[name].optimizer
         path = self.paths[name]
-        if is_extra_state(path):
-            return path
+        extra = extra_state_of(path)
+        if extra:
+            return extra
         length = 1
         while length < len(path) and path[:length] in self.containers:
             length += 1
@@ -75,7 +76,7 @@ class StateNames:
     def tensor_key(self, name: str) -> str:
         """Return the key of a tensor in the checkpoint."""
         path = self.paths[name]
-        return key_of_path((*path, "value") if is_extra_state(path) else path)
+        return key_of_path((*path, "value") if extra_state_of(path) == path else path)
 
     def check_unique(self) -> None:
         """Raise InvalidArgumentError if two values would be stored under one key."""
@@ -94,10 +95,10 @@ def key_of_path(path: Path) -> str:
     return "/".join(map(str, path))
 
 
-def is_extra_state(path: Path) -> bool:
-    """Return whether a value is the extra state of a module."""
-    last = path[-1]
-    return isinstance(last, str) and last.rpartition(".")[2] == EXTRA_STATE
+def extra_state_of(path: Path) -> Path:
+    """Return the path of the extra state of a module that a value is, or belongs to; () if there is none."""
+    ends = (end for end, part in enumerate(path, 1) if isinstance(part, str) and part.endswith(EXTRA_STATE))
+    return path[: next((end for end in ends if str(path[end - 1]).rpartition(".")[2] == EXTRA_STATE), 0)]
 
 
 def state_names(names: Iterable[str], planner_data: object) -> StateNames:

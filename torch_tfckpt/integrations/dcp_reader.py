@@ -32,8 +32,12 @@ from torch_tfckpt.integrations.dcp_contents import (
     StoredTensorValue,
     strings_of,
 )
+from torch_tfckpt.integrations.dcp_mapping import MappedValue
+from torch_tfckpt.models.rules.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.text import quoted
+
+TensorValue = StoredTensorValue | MappedValue
 
 
 class TFCheckpointReader(StorageReader):
@@ -47,6 +51,10 @@ class TFCheckpointReader(StorageReader):
         verify: Compare the bytes read with their checksums. The checksum of a stored slice covers all of it, so a rank
             that needs a part of a slice reads the whole slice once. False: reads only what is needed, and does not
             notice damage.
+        mapper: Rules for checkpoints with other names and layouts, such as those of TensorFlow's models. The targets
+            are names in the state_dict of the module, which may be below one key of the state: "fc.weight" is also
+            found as "model.fc.weight". A kernel needs a layout, because there is no module that implies one;
+            `KeyMapper.infer` gives each rule its layout. If a layout only moves axes, each rank reads only its part.
 
     Values of a different dtype are converted, as torch's `copy_` does. A tensor that is damaged is a DataLossError with
     its name, the file and the bytes, in the CheckpointException of all ranks; tensors of the state_dict may then be
@@ -66,9 +74,10 @@ class TFCheckpointReader(StorageReader):
         >>> dist.destroy_process_group()
     """
 
-    def __init__(self, path: AnyPath, *, verify: bool = True) -> None:
+    def __init__(self, path: AnyPath, *, verify: bool = True, mapper: KeyMapper | Rules | None = None) -> None:
         super().__init__()
         self._path, self._verify = fspath(path), verify
+        self._mapper = None if mapper is None else as_key_mapper(mapper)
         self._reader: CheckpointReader | None = None
         self._contents: StoredContents | None = None
 
@@ -106,7 +115,7 @@ class TFCheckpointReader(StorageReader):
         """Open the checkpoint, and return the shapes and dtypes of all tensors, and the names of all other values."""
         self._close()
         self._reader = CheckpointReader(self._path, verify=self._verify)
-        self._contents = contents = StoredContents(self._reader)
+        self._contents = contents = StoredContents(self._reader, self._mapper)
         return Metadata(_MetadataByName(contents), planner_data=dict(contents.paths))
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
@@ -126,12 +135,12 @@ class TFCheckpointReader(StorageReader):
         if reader is None or contents is None:
             raise FailedPreconditionError(f"{self._path}: read_data was called before read_metadata")
         try:
-            tensors: list[tuple[ReadItem, StoredTensorValue]] = []
+            tensors: list[tuple[ReadItem, TensorValue]] = []
             for item in plan.items:
                 entry = contents.find(item.storage_index.fqn)
                 if item.type == LoadItemType.BYTE_IO and isinstance(entry, StoredObjectValue):
                     planner.load_bytes(item, _pickled(_value(reader, entry)))
-                elif item.type == LoadItemType.TENSOR and isinstance(entry, StoredTensorValue):
+                elif item.type == LoadItemType.TENSOR and isinstance(entry, StoredTensorValue | MappedValue):
                     tensors.append((item, entry))
                 else:
                     raise NotFoundError(f"{reader.path}: no {item.type.name} {quoted(item.storage_index.fqn)}")
@@ -182,9 +191,7 @@ def _pickled(value: object) -> io.BytesIO:
     return stored
 
 
-def _read_tensors(
-    reader: CheckpointReader, items: list[tuple[ReadItem, StoredTensorValue]], planner: LoadPlanner
-) -> None:
+def _read_tensors(reader: CheckpointReader, items: list[tuple[ReadItem, TensorValue]], planner: LoadPlanner) -> None:
     """Read the items into the tensors that the planner gives; whole tensors in one plan."""
     wholes: dict[str, torch.Tensor] = {}
     done: list[tuple[ReadItem, torch.Tensor]] = []
@@ -196,7 +203,8 @@ def _read_tensors(
                 f"{reader.path}: {quoted(entry.key)}: the planner gives a tensor of shape {list(into.shape)} for a "
                 f"part of shape {list(lengths)}"
             )
-        if lengths == entry.shape and into.dtype == entry.dtype and entry.key not in wholes:
+        direct = isinstance(entry, StoredTensorValue) and entry.key not in wholes
+        if direct and lengths == entry.shape and into.dtype == entry.dtype:
             wholes[entry.key] = into
             done.append((item, target))
             continue
@@ -209,6 +217,7 @@ def _read_tensors(
         planner.commit_tensor(item, target)
 
 
-def _read_part(reader: CheckpointReader, entry: StoredTensorValue, part: TensorSlice, into: torch.Tensor) -> None:
+def _read_part(reader: CheckpointReader, entry: TensorValue, part: TensorSlice, into: torch.Tensor) -> None:
+    value = entry.read(reader, part) if isinstance(entry, MappedValue) else reader.read_slice(entry.key, part)
     with torch.no_grad():
-        into.copy_(reader.read_slice(entry.key, part))
+        into.copy_(value)

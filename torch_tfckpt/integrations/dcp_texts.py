@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError
-from torch_tfckpt.integrations.dcp_names import GROUPS, PARAMETERS, STATE, Path, StateNames, is_extra_state, key_of_path
+from torch_tfckpt.integrations.dcp_names import GROUPS, PARAMETERS, STATE, Path, StateNames, extra_state_of, key_of_path
 from torch_tfckpt.saveables.state_tree import Encoded, flatten, tensor_keys, tensor_node, unflatten
 from torch_tfckpt.text import quoted
 
@@ -58,7 +58,7 @@ def documents_of(names: StateNames, tensors: set[str], values: Mapping[str, str]
     for name, path in names.paths.items():
         document = names.document_of(name)
         if name in tensors:
-            if document != path or is_extra_state(path):
+            if document != path or extra_state_of(path):
                 trees.setdefault(document, _StateTree()).put(path[len(document) :], tensor_node(names.tensor_key(name)))
         else:
             trees.setdefault(document, _StateTree()).put(path[len(document) :], _encoded(name, values))
