@@ -15,6 +15,7 @@ import multiprocessing
 import shutil
 import sys
 import tempfile
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -72,16 +73,16 @@ def serve(rank: int, ranks: int, store: str, given: tuple[int, int, int], pipe: 
     for name, array in large(mib, tensors, seed).items():
         own = torch.from_numpy(array).chunk(ranks)[rank].clone()
         state[name] = DTensor.from_local(own, mesh, [Shard(0)], run_check=False)
-    target = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    target: dict[str, Any] = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     while (work := pipe.recv()) is not None:
         dist.barrier()
         if work.name in (OURS, DCP, DCP_THREADS):
-            seconds, _ = timed(lambda work=work: save(state, storage_writer=writer_of(work.name, work.path)))
+            seconds, _ = timed(partial(save, state, storage_writer=writer_of(work.name, work.path)))
         else:
             for tensor in target.values():
                 tensor.to_local().zero_()
             dist.barrier()
-            seconds, _ = timed(lambda work=work: load(target, storage_reader=reader_of(work.name, work.path)))
+            seconds, _ = timed(partial(load, target, storage_reader=reader_of(work.name, work.path)))
             wrong = [name for name in state if not torch.equal(state[name].to_local(), target[name].to_local())]
             if wrong:
                 pipe.send(f"{work.name}: {wrong[0]} is wrong on rank {rank}")
@@ -109,11 +110,11 @@ class RankTimes:
         """Return the seconds of the slowest rank."""
         for pipe in self._pipes:
             pipe.send(work)
-        answers = [pipe.recv() for pipe in self._pipes]
-        for answer in answers:
-            if isinstance(answer, str):
-                raise WrongResult(answer)
-        return max(answers)
+        answers: list[float | str] = [pipe.recv() for pipe in self._pipes]
+        seconds = [answer for answer in answers if not isinstance(answer, str)]
+        if len(seconds) < len(answers):
+            raise WrongResult("; ".join(answer for answer in answers if isinstance(answer, str)))
+        return max(seconds)
 
     def close(self) -> None:
         """End the processes."""

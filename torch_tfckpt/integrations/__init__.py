@@ -5,7 +5,6 @@ torch.distributed.checkpoint: `dcp_writer` and `dcp_reader` are its StorageWrite
     dcp_names, dcp_contents    the names of values: in a state_dict that is saved, and in a checkpoint that is loaded
     dcp_items                  what a rank writes
     dcp_texts                  the JSON of values that are not tensors
-    dcp_index                  the index of what all ranks have written
     dcp_alone                  saves with use_collectives=False
 
 Each module imports the library that it is for, so no other package imports a module of this one.

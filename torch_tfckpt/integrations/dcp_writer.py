@@ -31,14 +31,16 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from torch_tfckpt.bundle.index import key_of
+from torch_tfckpt.bundle.index_merge import merge_indexes
+from torch_tfckpt.bundle.part_index import PartIndex
 from torch_tfckpt.bundle.plan import BundlePlan
 from torch_tfckpt.bundle.publish import BundlePublication, close_files, remove, saving
 from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.file_kind import refuse_other_ending
-from torch_tfckpt.format.tensor_bundle import BundleHeader, data_filename, encode_index
+from torch_tfckpt.format.table import Table
+from torch_tfckpt.format.tensor_bundle import data_filename
 from torch_tfckpt.integrations.dcp_alone import CommitOverStore, RankNames, RankPart
-from torch_tfckpt.integrations.dcp_index import joined_entries
 from torch_tfckpt.integrations.dcp_items import add_tensor, add_value
 from torch_tfckpt.integrations.dcp_names import StateNames, path_of, state_names
 from torch_tfckpt.integrations.dcp_texts import documents_of, not_written
@@ -56,6 +58,7 @@ _WHOLE_IN_TENSORFLOW: Final = frozenset(
 )
 
 
+_NAMES: Final = b"\x01"  # the keys of slices sort before it
 # Writers whose last save may not be over. A save runs in one thread from its beginning to its end.
 _UNFINISHED: Final = weakref.WeakSet["TFCheckpointWriter"]()
 
@@ -250,20 +253,24 @@ class TFCheckpointWriter(StorageWriter):
         texts = documents_of(names, tensors, {name: text for part in parts for name, text in part.values.items()})
         with saving(self._prefix):
             written = sorted((part for part in parts if part.path), key=lambda part: part.rank)
-            paths, indexes = [part.path for part in written], [part.index for part in written]
+            paths = [part.path for part in written]
+            indexes = [
+                PartIndex(f"rank {part.rank}", part.index, {part.rank: number}) for number, part in enumerate(written)
+            ]
             files = [] if own is None else [own]
             try:
                 if texts or not written:
-                    number = max((part.rank for part in parts), default=0) + 1
-                    file, index = self._write_texts(texts, number)
+                    file, index = self._write_texts(texts, len(written))
                     files.append(file)
                     paths.append(file.path)
-                    indexes.append(index)
-                entries = joined_entries(self._prefix, indexes)
+                    indexes.append(PartIndex("the coordinator", index, {len(written): len(written)}))
+                # Without collectives, ranks may write copies of parts that are not parts of DTensors.
+                merged = merge_indexes(indexes, f"save of {printable(self._prefix)}", equal_duplicates=True)
+                stored = {key for key, _ in Table.of(merged.encode(len(paths))).items(start=_NAMES)}
                 for name in tensors:
-                    if key_of(names.tensor_key(name)) not in entries:
+                    if key_of(names.tensor_key(name)) not in stored:
                         raise not_written(name)
-                publication.publish(lambda count: encode_index(BundleHeader(count), entries), files, data=paths)
+                publication.publish(merged.encode, files, data=paths)
             except BaseException:
                 for path in paths:
                     remove(storage_of(self._prefix), path)
