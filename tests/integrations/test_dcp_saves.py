@@ -86,3 +86,13 @@ def test_a_failure_without_collectives(processes: RankProcesses, tmp_path: Path)
         assert errors[1 - rank].startswith("IncompleteSaveError")
         assert f"rank {1 - rank}" in errors[1 - rank] and '"net/w"' in errors[1 - rank]
     assert sorted(path.name for path in tmp_path.iterdir())[0].startswith("good.data")
+
+
+def test_storage_without_renames(processes: RankProcesses, tmp_path: Path) -> None:
+    """Files are written under final names, and those of the replaced checkpoint are removed."""
+    pytest.importorskip("fsspec")
+    found = processes.call("dcp_saves:without_renames", f"local://{tmp_path}/m", world_size=2)
+    assert found == [[[], [], []]] * 2
+    assert sum("data" in path.name for path in tmp_path.iterdir()) == 3
+    state = tfckpt.load_file(tmp_path / "m")
+    assert state["step"].item() == b"4"

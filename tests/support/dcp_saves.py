@@ -1,6 +1,7 @@
 """Functions that ranks run: every way in which torch.distributed.checkpoint saves (see rank_processes.py)."""
 
 import io
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,15 @@ def failing_without_collectives(rank: Rank, folder: str) -> list[str]:
             found.append(f"{type(error).__name__}: {error}")
     save(state_of(rank, 2.0), storage_writer=tfckpt.TFCheckpointWriter(f"{folder}/good"), use_collectives=False)
     return [*found, *wrong(rank, f"{folder}/good", 2.0)]
+
+
+def without_renames(rank: Rank, url: str) -> list[list[str]]:
+    """Save three times over one name where files cannot be renamed, as in an object store."""
+    os.chdir("/")  # the driver removes the first slash of a path
+    found = []
+    for value in (1.0, 2.0, 3.0):
+        save(state_of(rank, value), storage_writer=tfckpt.TFCheckpointWriter(url))
+        found.append(wrong(rank, url, value))
+        dist.barrier()
+    save({"step": 4}, storage_writer=tfckpt.TFCheckpointWriter(url), use_collectives=False)
+    return found

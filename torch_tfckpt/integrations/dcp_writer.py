@@ -4,14 +4,13 @@
     prepare_global_plan     on the coordinator: creates the marker of the save (`bundle.publish`)
     write_data              on each rank: writes its tensors to one data file with a temporary name, and returns its
                             part of the index, and the JSON of its other values, in one WriteResult
-    finish                  on the coordinator: joins the parts, writes the JSON to a last data file, publishes all
-    files
+    finish                  on the coordinator: joins the parts, writes the JSON to a last data file, publishes it all
 
-Nothing refers to this save in what planners may keep between saves: `SavePlan.storage_data` is the rank's number. DCP
-does not tell writers when a save has failed, so each writer keeps its data file open, and the coordinator its marker,
-until `abandon`, the next save in this thread with any writer, or the end of the writer. Other programs see that the
-files are in use, and do not remove them as leftovers; after the process has ended, the next save in the directory
-removes them.
+Nothing refers to this save in what planners may keep between saves: `SavePlan.storage_data` is the rank, and the number
+of ranks. DCP does not tell writers when a save has failed, so each writer keeps its data file open, and the coordinator
+its marker, until `abandon`, the next save in this thread with any writer, or the end of the writer. Other programs see
+that the files are in use, and do not remove them as leftovers; after the process has ended, the next save in the
+directory removes them. In an object store, files of a failed save stay until the next save of the same name.
 """
 
 import logging
@@ -35,6 +34,7 @@ from torch_tfckpt.bundle.index_merge import merge_indexes
 from torch_tfckpt.bundle.part_index import PartIndex
 from torch_tfckpt.bundle.plan import BundlePlan
 from torch_tfckpt.bundle.publish import BundlePublication, close_files, remove, saving
+from torch_tfckpt.bundle.unfinished import current_count
 from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.file_kind import refuse_other_ending
@@ -46,7 +46,7 @@ from torch_tfckpt.integrations.dcp_names import StateNames, path_of, state_names
 from torch_tfckpt.integrations.dcp_texts import documents_of, not_written
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath, new_save_number, temporary_name
-from torch_tfckpt.storage.protocol import WritableFile
+from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
 from torch_tfckpt.transfer.transfer import Transfer
@@ -199,15 +199,20 @@ class TFCheckpointWriter(StorageWriter):
         if self._commit is None or self._rank == 0:
             with self._telling(), saving(self._prefix):
                 self._publication = BundlePublication(storage_of(self._prefix), self._prefix)
-        first = 0 if self._commit is None else self._rank
-        return [replace(plan, storage_data=first + number) for number, plan in enumerate(plans)]
+        first, count = (0, len(plans)) if self._commit is None else (self._rank, self._commit.world_size)
+        return [replace(plan, storage_data=(first + number, count)) for number, plan in enumerate(plans)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write the values of this rank."""
-        rank = plan.storage_data if isinstance(plan.storage_data, int) else self._rank
+        if not isinstance(plan.storage_data, tuple):
+            raise InvalidArgumentError(
+                f"{printable(self._prefix)}: the planner has dropped the storage_data of the plan. Its finish_plan "
+                f"must keep what create_global_plan and the storage writer have put there"
+            )
         with self._telling(), saving(self._prefix):
             try:
-                part = self._written(rank, plan, planner)
+                rank, count = plan.storage_data
+                part = self._written(rank, count, plan, planner)
             except BaseException:
                 self._remove_file()
                 raise
@@ -259,7 +264,7 @@ class TFCheckpointWriter(StorageWriter):
             ]
             files = [] if own is None else [own]
             try:
-                if texts or not written:
+                if texts or not written or not storage_of(self._prefix).renames:
                     file, index = self._write_texts(texts, len(written))
                     files.append(file)
                     paths.append(file.path)
@@ -290,8 +295,8 @@ class TFCheckpointWriter(StorageWriter):
                 commit.fail(error)
             raise
 
-    def _written(self, rank: int, plan: SavePlan, planner: SavePlanner) -> RankPart:
-        """Write the tensors of this rank's plan."""
+    def _written(self, rank: int, count: int, plan: SavePlan, planner: SavePlanner) -> RankPart:
+        """Write the tensors of this rank's plan. `count`: the number of ranks."""
         names = state_names(_all_names(plan), plan.planner_data)
         names.check_unique()
         bundle = BundlePlan()
@@ -303,11 +308,10 @@ class TFCheckpointWriter(StorageWriter):
                 values[item.index.fqn] = add_value(bundle, names, item, planner)
             else:
                 add_tensor(bundle, names, item, planner, self._max_piece_bytes)
-        if not bundle.waiting:
-            return RankPart(rank, "", b"", values)
         storage = storage_of(self._prefix)
-        save = new_save_number(storage.lock_domain(os.path.dirname(self._prefix)))
-        self._file = file = storage.create(temporary_name(data_filename(self._prefix, rank, 0), save))
+        if not bundle.waiting and storage.renames:
+            return RankPart(rank, "", b"", values)
+        self._file = file = storage.create(self._data_path(storage, rank, count + 1))
         self._staging = self._staging or Staging(self._options)
         _write(bundle, file, self._staging)
         return RankPart(rank, file.path, bundle.part_index(rank), values)
@@ -318,8 +322,7 @@ class TFCheckpointWriter(StorageWriter):
         for key in sorted(texts):
             bundle.add(key, texts[key], shard=0)
         storage = storage_of(self._prefix)
-        save = new_save_number(storage.lock_domain(os.path.dirname(self._prefix)))
-        file = storage.create(temporary_name(data_filename(self._prefix, number, 0), save))
+        file = storage.create(self._data_path(storage, number, number + 1))
         try:
             _write(bundle, file, Staging(self._options))
         except BaseException:
@@ -327,6 +330,15 @@ class TFCheckpointWriter(StorageWriter):
             close_files([file])
             raise
         return file, bundle.part_index(number)
+
+    def _data_path(self, storage: Storage, number: int, count: int) -> str:
+        """Return the path under which to write data file `number` of `count`."""
+        prefix = self._prefix
+        if storage.renames:
+            save = new_save_number(storage.lock_domain(os.path.dirname(prefix)))
+            return temporary_name(data_filename(prefix, number, count), save)
+        # A final name that the checkpoint in place does not use; from its index, so that all ranks find the same.
+        return data_filename(prefix, number, count + (current_count(storage, prefix) == count))
 
     def _remove_file(self) -> None:
         file, self._file = self._file, None
