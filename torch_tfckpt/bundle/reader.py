@@ -41,19 +41,21 @@ class BundleReader:
 
     Args:
         verify: Whether to compare the bytes read with their checksums.
+        lazy: Whether to open data files only when they are first read, as for BundleFiles.
 
     Raises:
         NotFoundError, DataLossError, InvalidArgumentError: like BundleFiles.
 
-    Cost: opening reads footer, index block and the first data block of the index; one file descriptor per file.
-    Thread safety: safe. With up to 256 shards, reading opens no further files.
+    Cost: opening reads footer, index block and the first data block of the index. With up to EAGER_SHARDS data files,
+    all stay open; otherwise they are opened when they are first read, and at most OPEN_AT_ONCE stay open.
+    Thread safety: safe.
     """
 
     version = 2
 
-    def __init__(self, storage: Storage, prefix: str, *, verify: bool = True) -> None:
+    def __init__(self, storage: Storage, prefix: str, *, verify: bool = True, lazy: bool | None = None) -> None:
         self.path = printable(prefix)
-        self.files = BundleFiles(storage, prefix)
+        self.files = BundleFiles(storage, prefix, lazy=lazy)
         try:
             self.index = BundleIndex(self.files.table, index_filename(self.path), self.path)
             self._pieces = Pieces(self.files, self.path, verify=verify)
@@ -83,15 +85,15 @@ class BundleReader:
 
     def describe(self, name: str) -> tuple[Shape, DataType]:
         """Return the full shape and the element type of `name`; raise NotFoundError if there is no such tensor."""
-        entry = self.index.entry(name)
+        entry = self.index.described(name)
         return entry.shape, DataType(entry.dtype)
 
     def shape(self, name: str) -> Shape:
         """Return the full shape of `name`; raise NotFoundError if there is no such tensor."""
-        return self.index.entry(name).shape
+        return self.index.described(name).shape
 
     def dtype(self, name: str) -> DataType:
-        return DataType(self.index.entry(name).dtype)
+        return DataType(self.index.described(name).dtype)
 
     def slices(self, name: str) -> tuple[TensorSlice, ...]:
         """Return the slices that `name` is stored in; empty if it is stored whole."""
@@ -99,8 +101,7 @@ class BundleReader:
 
     def nbytes(self, name: str) -> int:
         """Return the size of the tensor's elements in bytes; for strings and variants, of their stored form."""
-        entry = self.index.entry(name)
-        size = fixed_size(entry)
+        size = fixed_size(self.index.described(name))
         return sum(piece.size for piece in self.pieces(name)) if size is None else size
 
     def locate(self, name: str) -> list[str]:

@@ -19,7 +19,7 @@ import enum
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple, Self
 
@@ -50,6 +50,7 @@ class Compression(enum.IntEnum):
     SNAPPY = 1
 
 
+_SEEK_AFTER: Final = 2 * RESTART_INTERVAL  # entries to pass over before a search for the next of interest is faster
 _OUTSIDE: Final = "contains keys outside its separators"
 _NO_COMPRESSION: Final = bytes((Compression.NONE,))
 _EMPTY_BLOCK: Final = BlockBuilder(1).finish()  # the metaindex block
@@ -256,6 +257,36 @@ class Table:
             except DataLossError as error:
                 raise DataLossError(f"data block {number}, bytes {handle.offset}:{handle.end}: {error}") from error
 
+    def outside(
+        self,
+        prefixes: Sequence[bytes],
+        stop: bytes,
+        skip_damaged: Callable[[DataLossError], object] | None = None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the entries before key `stop` whose keys start with none of `prefixes`, without decoding most others.
+
+        Args:
+            prefixes: In ascending order; none is a prefix of another one, nor ends in byte ff.
+            skip_damaged: As for `items`. Blocks that contain only keys with one prefix are not read.
+        """
+        lowest = b""  # the separator before the block
+        for separator, handle in zip(self._separators, self._handles, strict=True):
+            if lowest >= stop:
+                return
+            prefix = _prefix_of(lowest, prefixes)
+            if prefix is None or not separator.startswith(prefix):
+                try:
+                    contents = self._contents(handle)
+                    after: bytes | None = lowest
+                    while after is not None:
+                        after = yield from _outside(contents, handle.size, after, prefixes, stop)
+                except DataLossError as error:
+                    place = f"data block at byte {handle.offset}"
+                    if skip_damaged is None:
+                        raise DataLossError(f"{place}: {error}") from error
+                    skip_damaged(DataLossError(f"{place}: {error}"))
+            lowest = separator
+
     def check_structure(self) -> None:
         """Read every block and account for every byte; raise DataLossError if a byte is damaged or unused.
 
@@ -332,6 +363,35 @@ class Table:
         if compression == Compression.SNAPPY:
             return _decompress(contents)
         raise DataLossError(f"bad block type {compression}: expected 0 (plain) or 1 (snappy)")
+
+
+def _prefix_of(key: bytes, prefixes: Sequence[bytes]) -> bytes | None:
+    """Return the one of the ascending `prefixes` that `key` starts with."""
+    number = bisect.bisect_right(prefixes, key) - 1
+    return prefixes[number] if number >= 0 and key.startswith(prefixes[number]) else None
+
+
+def _outside(
+    contents: bytes, size: int, first: bytes, prefixes: Sequence[bytes], stop: bytes
+) -> Generator[tuple[bytes, bytes], None, bytes | None]:
+    """Yield the entries of a block from `first` on whose keys start with none of `prefixes`.
+
+    Returns:
+        Where to continue, after many keys with one prefix; None at the end.
+    """
+    prefix, met = b"", 0
+    for key, value in block_entries(contents, size, first):
+        if key >= stop:
+            return None
+        if not prefix or not key.startswith(prefix):
+            prefix, met = _prefix_of(key, prefixes) or b"", 0
+        if not prefix:
+            yield key, value
+            continue
+        met += 1
+        if met > _SEEK_AFTER:
+            return prefix[:-1] + bytes((prefix[-1] + 1,))
+    return None
 
 
 def _decompress(contents: bytes) -> bytes:
