@@ -216,3 +216,45 @@ def load_named(rank: Rank, path: str, names: list[str]) -> list[str]:
     state = zeroed(wanted)
     load(state, storage_reader=tfckpt.TFCheckpointReader(path))
     return differing(wanted, state)
+
+
+def pipeline(rank: Rank, path: str, *, saves: bool) -> Any:
+    """Each rank has a layer of its own, as in pipeline parallelism; the optimizers are flattened."""
+    layers = {f"layer{number}": nn.Linear(3, 3) for number in range(4)}
+    own = nn.ModuleDict({name: layer for number, (name, layer) in enumerate(layers.items()) if _is_of(number, rank)})
+    with torch.no_grad():
+        for name, parameter in own.named_parameters():
+            parameter.copy_(numbered(parameter.shape) + len(name) + int(name[5]) if saves else torch.zeros(()))
+    groups = [{"params": list(layer.parameters()), "lr": 0.1 * (1 + int(name[5]))} for name, layer in own.items()]
+    optimizer = torch.optim.AdamW(groups)
+    for layer in own.values():
+        layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    of_model, of_optimizer = get_state_dict(own, optimizer, options=_options(True))
+    state: dict[str, Any] = {"model": of_model, "optim": of_optimizer}
+    if saves:
+        save(state, storage_writer=tfckpt.TFCheckpointWriter(path))
+    else:
+        load(state, storage_reader=tfckpt.TFCheckpointReader(path))
+        set_state_dict(
+            own, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"], options=_options(True)
+        )
+    return training_state(own, optimizer)
+
+
+def _is_of(number: int, rank: Rank) -> bool:
+    return number * rank.world_size // 4 == rank.rank
+
+
+def load_mapped(rank: Rank, path: str) -> dict[str, Any]:
+    """Load a TensorFlow model with kernels in another order of axes, and return the whole state."""
+    rules: Any = [
+        ("dense/kernel", "up.weight", "dense"),
+        ("out/kernel", "down.weight", "dense"),
+        ("(dense|out)/bias", lambda match: {"dense": "up", "out": "down"}[match[1]] + ".bias"),
+    ]
+    model = sharded("fsdp", Blocks(WIDTH, 10))
+    state = {"model": {name: value for name, value in model.state_dict().items() if "norm" not in name}}
+    del state["model"]["steps"]
+    load(state, storage_reader=tfckpt.TFCheckpointReader(path, mapper=tfckpt.KeyMapper(rules)))
+    return {name: value.full_tensor() for name, value in state["model"].items()}
