@@ -192,32 +192,30 @@ def _pickled(value: object) -> io.BytesIO:
 
 
 def _read_tensors(reader: CheckpointReader, items: list[tuple[ReadItem, TensorValue]], planner: LoadPlanner) -> None:
-    """Read the items into the tensors that the planner gives; whole tensors in one plan."""
-    wholes: dict[str, torch.Tensor] = {}
-    done: list[tuple[ReadItem, torch.Tensor]] = []
+    """Read the items into the tensors that the planner gives: those of the stored dtype directly, in one plan."""
+    direct: list[tuple[str, TensorSlice | None, torch.Tensor]] = []
+    others: list[tuple[TensorValue, TensorSlice, torch.Tensor]] = []
+    targets = []
     for item, entry in items:
         target = planner.resolve_tensor(item)
+        targets.append((item, target))
         into, lengths = target.detach(), tuple(item.lengths)
         if tuple(into.shape) != lengths:
             raise InvalidArgumentError(
                 f"{reader.path}: {quoted(entry.key)}: the planner gives a tensor of shape {list(into.shape)} for a "
                 f"part of shape {list(lengths)}"
             )
-        direct = isinstance(entry, StoredTensorValue) and entry.key not in wholes
-        if direct and lengths == entry.shape and into.dtype == entry.dtype:
-            wholes[entry.key] = into
-            done.append((item, target))
-            continue
-        if into.numel():
-            part = TensorSlice(tuple(map(Extent, item.storage_offsets, item.lengths)))
-            _read_part(reader, entry, part, into)
-        planner.commit_tensor(item, target)
-    reader.get_tensors(wholes, out=wholes)
-    for item, target in done:
-        planner.commit_tensor(item, target)
-
-
-def _read_part(reader: CheckpointReader, entry: TensorValue, part: TensorSlice, into: torch.Tensor) -> None:
-    value = entry.read(reader, part) if isinstance(entry, MappedValue) else reader.read_slice(entry.key, part)
+        part = TensorSlice(tuple(map(Extent, item.storage_offsets, item.lengths)))
+        if isinstance(entry, StoredTensorValue) and into.dtype == entry.dtype:
+            direct.append((entry.key, None if lengths == entry.shape else part, into))
+        else:
+            others.append((entry, part, into))
+    reader.read_into(direct)
     with torch.no_grad():
-        into.copy_(value)
+        for entry, part, into in others:
+            if isinstance(entry, MappedValue):
+                into.copy_(entry.read(reader, part))
+            else:
+                into.copy_(reader.read_slice(entry.key, part))
+    for item, target in targets:
+        planner.commit_tensor(item, target)
