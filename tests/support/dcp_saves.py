@@ -187,11 +187,18 @@ def without_collectives(rank: Rank, folder: str) -> list[Any]:
     try:
         own = {f"of rank {rank.rank}": numbered((2,)) for _ in range(1)}
         save(own, storage_writer=tfckpt.TFCheckpointWriter(f"{folder}/apart"), use_collectives=False)
-    except tfckpt.IncompleteSaveError as error:
+    except (tfckpt.IncompleteSaveError, tfckpt.FailedPreconditionError) as error:
         found.append(str(error))
     else:
         found.append("saved")
     return found
+
+
+class UnpublishedWriter(tfckpt.TFCheckpointWriter):
+    """Fails in the last step of the coordinator."""
+
+    def _publish(self, *args: Any) -> None:
+        raise OSError(28, "No space left on device")
 
 
 def failing_without_collectives(rank: Rank, folder: str) -> list[str]:
@@ -205,6 +212,10 @@ def failing_without_collectives(rank: Rank, folder: str) -> list[str]:
             save(state, storage_writer=tfckpt.TFCheckpointWriter(f"{folder}/failed"), use_collectives=False)
         except (tfckpt.IncompleteSaveError, tfckpt.UnimplementedError) as error:
             found.append(f"{type(error).__name__}: {error}")
+    try:
+        save(state_of(rank, 1.0), storage_writer=UnpublishedWriter(f"{folder}/failed"), use_collectives=False)
+    except (tfckpt.IncompleteSaveError, OSError) as error:
+        found.append(f"{type(error).__name__}: {error}")
     save(state_of(rank, 2.0), storage_writer=tfckpt.TFCheckpointWriter(f"{folder}/good"), use_collectives=False)
     return [*found, *wrong(rank, f"{folder}/good", 2.0)]
 

@@ -70,7 +70,6 @@ class Commit:
         progress: Changed by whoever does the work, so that the other ranks hear of this one.
         is_over: Whether the outcome is known.
         failed: Whether it is a failure.
-        keeps_parts: Whether the parts of the ranks stay, as checkpoints that can be merged, if rank 0 cannot publish.
         latest: After a failure, the number of the newest call that rank 0 has begun.
 
     Raises:
@@ -87,7 +86,6 @@ class Commit:
         self._knew = "nothing was written yet"
         self._went = False  # rank 0 has decided that all parts are complete
         self.is_over = self.failed = False
-        self.keeps_parts = True
         self.latest = number  # the newest call that rank 0 has begun, if this rank has missed some
         self._thread = StoreThread(connect, member.timeout, self._beat, min(member.timeout / 8, 5.0))
         # Longer pauses for more ranks: all of them poll one store.
@@ -301,7 +299,7 @@ class Commit:
 
     def _consequence(self, failures: Mapping[int, BaseException], published: bool) -> str:
         path = printable(self.target)
-        if self.keeps_parts and (published or (self._went and 0 in failures)):
+        if published or (self._went and 0 in failures):
             return (
                 f"The parts of all ranks are complete. `tfckpt merge {path}`, or latest_checkpoint(valid=True) in "
                 f"the next run, publishes them unless rank 0 has done so"

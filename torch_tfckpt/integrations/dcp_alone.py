@@ -17,14 +17,23 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteItemType
 
 from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.distributed.shards import is_dtensor, local_shard
-from torch_tfckpt.errors import CheckpointError, DataLossError, FailedPreconditionError, InvalidArgumentError
+from torch_tfckpt.errors import (
+    CheckpointError,
+    DataLossError,
+    FailedPreconditionError,
+    IncompleteSaveError,
+    InvalidArgumentError,
+)
 from torch_tfckpt.integrations.dcp_names import Path
+from torch_tfckpt.text import printable
+
+_FAILED: Final = "failed"  # in the result that rank 0 tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +84,8 @@ class CommitOverStore:
                 f"{rank} in process_group=. Omit process_group, or use_collectives"
             )
         self.rank, self.world_size = ranks.rank, ranks.world_size
-        self._ranks = ranks
+        self._ranks, self._prefix = ranks, prefix
         self._commit = ranks.begin("save", prefix)
-        self._commit.keeps_parts = False
 
     def is_own(self, item: WriteItem, planner: SavePlanner) -> bool:
         """Return whether this rank writes an item of its plan."""
@@ -107,8 +115,10 @@ class CommitOverStore:
             self._commit.report(_encoded(part, names))
             if self.rank == 0:
                 self._publish(publish)
-            else:
-                self._commit.result()
+            elif (failure := self._commit.result().get(_FAILED)) is not None:
+                raise IncompleteSaveError(
+                    f"save of {printable(self._prefix)}: rank 0 of {self.world_size} failed to publish it: {failure}"
+                )
         finally:
             self._ranks.ended(self._commit)
 
@@ -121,11 +131,14 @@ class CommitOverStore:
             for _, of_rank in decoded:
                 tensors.update(of_rank.tensors)
                 others.update(of_rank.others)
-            self._commit.go()
+        except BaseException as error:
+            self.fail(error)
+            raise
+        self._commit.go()
+        try:
             publish([part for part, _ in decoded], RankNames(tensors, others))
         except BaseException as error:
-            if not self._commit.is_over:
-                self._commit.fail({0: error})
+            self._commit.conclude({_FAILED: f"{type(error).__name__}: {error}"})
             raise
         self._commit.conclude({})
 

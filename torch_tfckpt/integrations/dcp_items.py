@@ -1,15 +1,15 @@
 """The items of a rank's plan, as tensors and slices of a checkpoint, and JSON."""
 
 import io
-from collections.abc import Iterator
 
 import torch
 from torch.distributed.checkpoint.planner import SavePlanner, WriteItem
 
 from torch_tfckpt.bundle.plan import BundlePlan
+from torch_tfckpt.bundle.row_slices import row_slices
 from torch_tfckpt.distributed.shards import plain_tensor
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.format.tensor_slice import Extent, Shape, TensorSlice, element_count
+from torch_tfckpt.format.tensor_slice import Extent, TensorSlice, element_count
 from torch_tfckpt.integrations.dcp_names import GROUPS, StateNames, key_of_path
 from torch_tfckpt.integrations.dcp_texts import encode_value
 from torch_tfckpt.text import quoted
@@ -33,10 +33,9 @@ def add_tensor(bundle: BundlePlan, names: StateNames, item: WriteItem, planner: 
             f"tensor {quoted(key)}: the plan of this rank has a part of shape {list(sizes)} at {list(offsets)}, "
             f"but the tensor in the state_dict has shape {list(tensor.shape)}"
         )
-    for start, piece in _pieces(tensor, limit):
-        extents = zip(offsets, start, piece.shape, strict=True)
-        part = TensorSlice(tuple(Extent(offset + begin, length) for offset, begin, length in extents))
-        bundle.add(key, piece, shard=0, part=(full, part))
+    whole = TensorSlice(tuple(map(Extent, offsets, sizes)))
+    for part, piece in row_slices(full, whole, tensor, limit):
+        bundle.add(key, piece, shard=0, part=(full, part or whole))
 
 
 def add_value(bundle: BundlePlan, names: StateNames, item: WriteItem, planner: SavePlanner) -> str:
@@ -75,16 +74,3 @@ def _plain(key: str, value: object) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{quoted(key)} is planned as a tensor, but the planner returns a {type(value).__name__}")
     return plain_tensor(value)
-
-
-def _pieces(tensor: torch.Tensor, limit: int | None) -> Iterator[tuple[Shape, torch.Tensor]]:
-    """Yield a tensor in slices of at most `limit` bytes each, with their offsets."""
-    if limit is None or tensor.nbytes <= limit or tensor.numel() <= 1:
-        yield (0,) * tensor.dim(), tensor
-        return
-    axis = next(axis for axis, size in enumerate(tensor.shape) if size > 1)
-    length = tensor.shape[axis]
-    step = max(1, limit * length // tensor.nbytes)
-    for start in range(0, length, step):
-        for inner, piece in _pieces(tensor.narrow(axis, start, min(step, length - start)), limit):
-            yield (*inner[:axis], start + inner[axis], *inner[axis + 1 :]), piece
