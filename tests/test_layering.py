@@ -1,6 +1,7 @@
 """Import rules between packages: a lower layer can be read, tested and used without those above it."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,11 +121,16 @@ class SourceFile:
         """Whether it is the public interface or the program's entry point."""
         return self.layer in ("__init__", "__main__")
 
-    def imports(self) -> Iterator[Import]:
-        yield from _imports(ast.parse(self.path.read_text(encoding="utf-8")), deferred=False)
+    def imports(self) -> list[Import]:
+        return _imports_of(self.path)
 
     def __str__(self) -> str:
         return str(self.path.relative_to(ROOT.parent))
+
+
+@functools.cache
+def _imports_of(path: Path) -> list[Import]:
+    return list(_imports(ast.parse(path.read_text(encoding="utf-8")), deferred=False))
 
 
 def _imports(node: ast.AST, *, deferred: bool) -> Iterator[Import]:

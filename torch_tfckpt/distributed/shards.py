@@ -170,7 +170,8 @@ def like_dtensor(template: "DTensor", local: torch.Tensor | None, dtype: torch.d
 
     Args:
         template: How it is spread over the ranks.
-        local: This rank's part, of the shape of the template's; not copied. None if this rank has no elements.
+        local: This rank's part, of the shape of the template's; not copied if it is on the device of the template.
+            None if this rank has no elements.
         dtype: Type of the elements if `local` is None; by default the template's. Otherwise `local` is converted.
     """
     kind = _dtensor()
@@ -181,7 +182,7 @@ def like_dtensor(template: "DTensor", local: torch.Tensor | None, dtype: torch.d
             local = torch.empty(theirs.shape, dtype=dtype or theirs.dtype, device=theirs.device)
         elif dtype is not None:
             local = local.to(dtype)
-        return kind.from_local(
+        made: Any = kind.from_local(
             local,
             template.device_mesh,
             template.placements,
@@ -189,6 +190,10 @@ def like_dtensor(template: "DTensor", local: torch.Tensor | None, dtype: torch.d
             shape=template.shape,
             stride=template.stride(),
         )
+        # `from_local` moves to the devices of the mesh, but FSDP2 may keep parameters in host memory.
+        same = template.is_meta or made.device == template.device
+        spread: DTensor = made if same else made.to(template.device)
+        return spread
 
 
 def _dtensor() -> "type[DTensor] | None":

@@ -147,7 +147,8 @@ class SaveableObject:
         """Restore the object from its values, one for each spec. Subclasses must override this.
 
         Args:
-            restored_tensors: Tensors on any device; arrays of `bytes` for strings. The saveable may keep them.
+            restored_tensors: Tensors on any device; arrays of `bytes` for strings. The saveable may keep them. For a
+                spec with a DTensor, this rank's part, as a plain tensor.
             restored_shapes: Shapes to reshape them to first, if the saver has `reshape=True`; else None.
 
         Raises:
