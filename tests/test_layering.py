@@ -48,6 +48,7 @@ TORCH_FREE = {
         "bundle/files",
         "bundle/leftovers",
         "bundle/marker",
+        "bundle/open_files",
         "bundle/publish",
         "bundle/removal",
         "bundle/unfinished",

@@ -182,7 +182,8 @@ def _read_like(reader: CheckpointReader, like: Mapping[str, torch.Tensor]) -> di
             value: LoadedValue = wholes[name] if name in wholes else read_part(reader, name, template)
             found[name] = like_dtensor(template, part_of(name, value, template))
         else:
-            found[name] = wholes[name] if template.is_meta else wholes[name].to(template.device)
+            here = template.device.type in ("cpu", "meta")
+            found[name] = wholes[name] if here else _placed(wholes[name], template.device)
     return found
 
 
