@@ -1,5 +1,11 @@
 """State spread over many ranks.
 
-shards   which part of a tensor a DTensor of torch.distributed holds on this rank
-reading  read only this part of a stored tensor
+shards        which part of a tensor a DTensor of torch.distributed holds on this rank
+reading       read only this part of a stored tensor
+ranks         Ranks: who saves and restores together, and through which store they agree
+commit        one save or restore of all ranks, agreed over that store
+failures      errors of ranks, as JSON and in messages
+store_thread  calls of a store that may never answer
+
+May use: stores of torch.distributed, which need no process group. May not: call a collective.
 """

@@ -101,17 +101,22 @@ def local_tensor(name: str, tensor: "DTensor") -> torch.Tensor:
         InvalidArgumentError: the local tensor is itself a tensor subclass; `name` is that of the DTensor.
     """
     with torch.no_grad():
-        local: Any = tensor.to_local()
-        # An AsyncCollectiveTensor, the result of a collective that may still run. Asking for its class by name keeps
-        # torch.distributed._functional_collectives, which is private, out of here.
-        if type(local).__name__ == "AsyncCollectiveTensor":
-            local = local.wait()
-        plain: torch.Tensor = local.detach()
+        plain = plain_tensor(tensor.to_local())
     if (kind := type(plain)) is not torch.Tensor:
         raise InvalidArgumentError(
             f"tensor {quoted(name)}: this rank's part of the DTensor is a {kind.__module__}.{kind.__qualname__}, whose "
             f"values only that class can interpret. Convert it to a plain tensor first"
         )
+    return plain
+
+
+def plain_tensor(local: Any) -> torch.Tensor:
+    """Return a local tensor without its history. A communication that still computes it is waited for."""
+    # An AsyncCollectiveTensor, the result of a collective that may still run. Asking for its class by name keeps
+    # torch.distributed._functional_collectives, which is private, out of here.
+    if type(local).__name__ == "AsyncCollectiveTensor":
+        local = local.wait()
+    plain: torch.Tensor = local.detach()
     return plain
 
 
