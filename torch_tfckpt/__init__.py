@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         get_checkpoint_state,
         update_checkpoint_state,
     )
+    from torch_tfckpt.distributed.ranks import Ranks
     from torch_tfckpt.errors import (
         CheckpointError,
         DataLossError,
@@ -141,6 +142,7 @@ __all__ = [
     "ObjectReference",
     "PartitionedVariable",
     "RNGState",
+    "Ranks",
     "ReadableFile",
     "RegisteredSaver",
     "Requirements",
@@ -222,6 +224,7 @@ _DEFINED_IN: Final = {
     "latest_checkpoint meta_graph_filename remove_checkpoint",
     "directory.retention": "KeepBest",
     "directory.state_file": "generate_checkpoint_state_proto get_checkpoint_state update_checkpoint_state",
+    "distributed.ranks": "Ranks",
     "errors": "CheckpointError DataLossError FailedPreconditionError "
     "IncompleteSaveError InvalidArgumentError NotFoundError UnimplementedError",
     "format.data_type": "DataType",
