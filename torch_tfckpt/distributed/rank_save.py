@@ -132,7 +132,7 @@ class RankSave:
     ) -> None:
         self._ranks, self._commit, self._path = ranks, commit, path
         self.rank = ranks.rank
-        self._storage: Any = _Watched(storage, commit)
+        self._storage: Any = _WithProgress(storage, commit)
         self._lock: WritableFile | None = None
         self._save: BundleSave | None = None
         self._owner = os.getpid()
@@ -366,7 +366,7 @@ def _fail_others(commit: Commit, groups: Sequence[Sequence[int]], text: str) -> 
     commit.fail({rank: error for group in groups if group is not largest for rank in group}, common=text)
 
 
-class _Watched:
+class _WithProgress:
     """A storage; every operation counts as progress of this rank."""
 
     def __init__(self, storage: Storage, commit: Commit) -> None:
@@ -378,10 +378,10 @@ class _Watched:
 
     def create(self, path: str) -> Any:
         self._commit.progress += 1
-        return _WatchedFile(self._storage.create(path), self._commit)
+        return _FileWithProgress(self._storage.create(path), self._commit)
 
 
-class _WatchedFile:
+class _FileWithProgress:
     """A file; every write counts as progress of this rank."""
 
     def __init__(self, file: WritableFile, commit: Commit) -> None:

@@ -8,10 +8,9 @@ The ranks agree through a c10d store, which every process group has; no collecti
 """
 
 import os
+from typing import Any
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import ProcessGroup, Store
-from torch.distributed.distributed_c10d import _get_default_group, _get_process_group_store
 
 from torch_tfckpt.distributed.calls import RankCalls
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
@@ -50,8 +49,8 @@ class Ranks:
 
     def __init__(
         self,
-        store: Store | None = None,
-        group: ProcessGroup | None = None,
+        store: Any = None,
+        group: Any = None,
         *,
         timeout: float = 600.0,
         rank: int | None = None,
@@ -60,7 +59,8 @@ class Ranks:
     ) -> None:
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 1e7:
             raise InvalidArgumentError(f"timeout={timeout!r}: pass a number of seconds, such as 600")
-        if store is not None and not isinstance(store, Store):
+        # Names of torch.distributed are looked up here, because some builds of torch are without it.
+        if store is not None and not (dist.is_available() and isinstance(store, dist.Store)):  # type: ignore[attr-defined]
             raise InvalidArgumentError(
                 f"store is a {type(store).__name__}; pass a torch.distributed store, such as a TCPStore, or None"
             )
@@ -76,9 +76,7 @@ class Ranks:
         return f"Ranks(rank={self.rank}, world_size={self.world_size}, timeout={self.timeout:g})"
 
 
-def _of_group(
-    store: Store | None, group: ProcessGroup | None, rank: int | None, world_size: int | None
-) -> tuple[Store, int, int]:
+def _of_group(store: Any, group: Any, rank: int | None, world_size: int | None) -> tuple[Any, int, int]:
     """Return the store, rank and size of a process group."""
     if not dist.is_available() or not dist.is_initialized():
         raise FailedPreconditionError(
@@ -89,10 +87,11 @@ def _of_group(
         raise InvalidArgumentError(
             "rank and world_size are those of the process group. Omit them, or pass only a store"
         )
-    group = _get_default_group() if group is None else group
-    if not isinstance(group, ProcessGroup):
+    known = dist.distributed_c10d
+    group = known._get_default_group() if group is None else group
+    if not isinstance(group, dist.ProcessGroup):
         raise InvalidArgumentError("this rank is not in the group. Create Ranks on the ranks of the group only")
-    found = _get_process_group_store(group) if store is None else store
+    found = known._get_process_group_store(group) if store is None else store
     return found, dist.get_rank(group), dist.get_world_size(group)
 
 

@@ -11,11 +11,12 @@ Source: tensorflow/python/training/saver.py.
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.directory.retention import KeepBest, Metrics, check_keep_best, check_keep_hours, check_max_to_keep
 from torch_tfckpt.distributed.calls import RankCalls
+from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
 from torch_tfckpt.meta_graph.graph_collections import registered_variables
@@ -40,9 +41,6 @@ from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, printable
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
 from torch_tfckpt.values import outside_modes
-
-if TYPE_CHECKING:
-    from torch_tfckpt.distributed.ranks import Ranks
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +127,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         *,
         keep_best: KeepBest | None = None,
         recover: bool | None = None,
-        ranks: "Ranks | None" = None,
+        ranks: Ranks | None = None,
         staging: StagingOptions | None = None,
         clock: Callable[[], float] = time.time,
         _graph: MetaGraphSource | None = None,  # for savers of imported graphs
