@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch_tfckpt.conversion.convert import convert
     from torch_tfckpt.conversion.convert_report import ConvertedTensor, ConvertReport, SidecarTensor, TensorOutcome
     from torch_tfckpt.conversion.diff import Difference, DiffReport, diff
-    from torch_tfckpt.conversion.merge import MergeReport, merge
+    from torch_tfckpt.conversion.merge import MergeReport, merge, merge_parts
     from torch_tfckpt.conversion.verify import verify
     from torch_tfckpt.directory.management import (
         checkpoint_exists,
@@ -192,6 +192,7 @@ __all__ = [
     "load_model",
     "load_variable",
     "merge",
+    "merge_parts",
     "meta_graph_filename",
     "object_graph_key_mapping",
     "register_op",
@@ -218,7 +219,7 @@ _DEFINED_IN: Final = {
     "conversion.convert": "convert",
     "conversion.convert_report": "ConvertReport ConvertedTensor SidecarTensor TensorOutcome",
     "conversion.diff": "DiffReport Difference diff",
-    "conversion.merge": "MergeReport merge",
+    "conversion.merge": "MergeReport merge merge_parts",
     "conversion.verify": "verify",
     "directory.management": "checkpoint_exists checkpoints_iterator get_checkpoint_mtimes "
     "latest_checkpoint meta_graph_filename remove_checkpoint",

@@ -5,7 +5,7 @@
     P_temp.tempstate7-tfckpt/part.note                          by rank 0: JSON, how P is to be recorded
     P_temp.rank00000.tempstate7-tfckpt                          empty; locked while rank 0 of the save may be running
 
-If rank 0 dies when all parts are complete, the checkpoint is complete, too, except for its name. `complete_parts` finds
+If rank 0 dies when all parts are complete, the checkpoint is complete, too, except for its name. `find_parts` finds
 such saves. An object store has no folders; there, parts are P.part7-00000-of-00004, and are not found.
 """
 
@@ -13,10 +13,11 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from torch_tfckpt.bundle.unfinished import PART, PARTS_SUFFIX, may_run, temporaries
+from torch_tfckpt.bundle.unfinished import PART, PARTS_SUFFIX, is_parts_directory, may_run, temporaries
 from torch_tfckpt.errors import CheckpointError
 from torch_tfckpt.storage.names import Temporary, stem, temporary_name
 from torch_tfckpt.storage.protocol import Storage
@@ -75,33 +76,33 @@ class Parts:
         return self.count > 0 and set(self.sources) == set(range(self.count))
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether the state file is to name the checkpoint."""
+        return self.note.get("state_file", "") is not None
+
+    @property
     def in_order(self) -> list[str]:
         """The prefixes of the parts, in the order of the ranks."""
         return [self.sources[rank] for rank in range(self.count)]
 
 
-def complete_parts(storage: Storage, directory: str, names: list[str] | None = None) -> list[Parts]:
-    """Return the saves in `directory` whose parts are all complete, the newest first.
-
-    Args:
-        names: The names in the directory; None: list it.
+def find_parts(storage: Storage, directory: str) -> list[Parts]:
+    """Return the saves in `directory` that have parts there, complete or not, the newest first.
 
     Cost: one listing; one more for each folder of parts.
     """
     if not storage.renames:
         return []
-    listed = storage.list(directory) if names is None else names
     found: dict[tuple[str, int], Parts] = {}
-    for path, temporary in temporaries(directory, listed).items():
+    for path, temporary in temporaries(directory, storage.list(directory)).items():
         if temporary.path.endswith(PARTS_SUFFIX) and storage.is_directory(path):
             _add(storage, path, temporary, found)
-    complete = [parts for parts in found.values() if parts.is_complete]
-    for parts in complete:  # a long name is shortened in the names of temporary files
+    for parts in found.values():  # a long name is shortened in the names of temporary files
         name = parts.note.get("name")
         full = os.path.join(directory, name) if isinstance(name, str) else parts.prefix
         if stem(full + PARTS_SUFFIX) == parts.prefix + PARTS_SUFFIX:
             parts.prefix = full
-    return sorted(complete, key=lambda parts: parts.modified, reverse=True)
+    return sorted(found.values(), key=lambda parts: parts.modified, reverse=True)
 
 
 def _add(storage: Storage, folder: str, temporary: Temporary, found: dict[tuple[str, int], Parts]) -> None:
@@ -131,11 +132,33 @@ def _note(storage: Storage, path: str) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def may_be_running(storage: Storage, parts: Parts) -> bool:
-    """Return whether one of the ranks may still be saving; another host's ranks for a day, because of `may_run`."""
+def merge_lock_name(parts: Parts) -> str:
+    """Return the name of the file that a program keeps locked while it publishes parts after a crash."""
+    return temporary_name(f"{parts.prefix}{PARTS_SUFFIX}.merge", min(parts.numbers))
+
+
+def remove_parts(storage: Storage, parts: Parts) -> None:
+    """Remove the files of published parts, and their folders; errors leave them to the next save's cleanup."""
+    for folder in {os.path.dirname(source) for source in parts.sources.values()}:
+        with suppress(OSError):
+            for name in storage.list(folder):
+                if name.startswith(PART):
+                    storage.remove(os.path.join(folder, name))
+            storage.remove_directory(folder)
+
+
+def may_be_running(storage: Storage, parts: Parts, *, sure: bool = False) -> bool:
+    """Return whether one of the ranks may still be saving; another host's ranks for a day, because of `may_run`.
+
+    Args:
+        sure: Return whether one of the ranks is certainly still saving.
+    """
     directory = os.path.dirname(parts.prefix)
     of_number: dict[int, list[str]] = {}
     for path, temporary in temporaries(directory, storage.list(directory)).items():
         if temporary.save in parts.numbers:
             of_number.setdefault(temporary.save, []).append(path)
+    if sure:
+        locks = [path for paths in of_number.values() for path in paths if not is_parts_directory(path)]
+        return any(storage.in_use(path) and storage.detects_use(path) for path in locks)
     return any(may_run(storage, directory, paths, number) for number, paths in of_number.items())

@@ -4,6 +4,7 @@
     state_file          the `checkpoint` file
     management          latest_checkpoint and tf.train's other checkpoint functions
     completeness        the checks for latest_checkpoint(valid=True)
+    recovered_parts     publishes what killed ranks have left, for latest_checkpoint(valid=True)
     retention           decides which checkpoints to delete; uses neither a clock nor a file
     records             writes the state file and deletes checkpoints, in a safe order
     retention_file      keeps pins and metrics across restarts

@@ -87,11 +87,12 @@ class SaveRequest:
             metrics=check_metrics(metrics),
         )
 
-    def note(self, *, relative: bool) -> dict[str, object]:
+    def note(self, *, relative: bool, timeout: float) -> dict[str, object]:
         """Return what is stored with the parts of all ranks, for whoever publishes them after a crash."""
         return {
             "state_file": self.latest_filename if self.write_state else None,
             "relative": relative,
+            "timeout": timeout,
             "metrics": dict(self.metrics),
         }
 

@@ -443,6 +443,6 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             sharded=self._sharded,
             snapshot=snapshot,
             staging=self._staging,
-            note=request.note(relative=self._relative),
+            note=request.note(relative=self._relative, timeout=ranks.timeout),
         )
         return SaverSave(request, pending, records, self._clock, meta_graph, begun)
