@@ -139,12 +139,17 @@ def merge_lock_name(parts: Parts) -> str:
 
 def remove_parts(storage: Storage, parts: Parts) -> None:
     """Remove the files of published parts, and their folders; errors leave them to the next save's cleanup."""
+    directory = os.path.dirname(parts.prefix)
     for folder in {os.path.dirname(source) for source in parts.sources.values()}:
         with suppress(OSError):
             for name in storage.list(folder):
                 if name.startswith(PART):
                     storage.remove(os.path.join(folder, name))
             storage.remove_directory(folder)
+    with suppress(OSError):
+        for path, temporary in temporaries(directory, storage.list(directory)).items():
+            if temporary.save in parts.numbers and not is_parts_directory(path):
+                storage.remove_unused(path)
 
 
 def may_be_running(storage: Storage, parts: Parts, *, sure: bool = False) -> bool:

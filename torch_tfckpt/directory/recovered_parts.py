@@ -42,6 +42,8 @@ def publish_newer_parts(storage: Storage, directory: str, clock: Callable[[], fl
     try:
         for parts in find_parts(storage, directory):
             if not parts.is_complete or _is_old(storage, parts) or not _is_over(storage, parts, clock):
+                # Perhaps because another program is publishing them now: what it does last may not be done yet.
+                _wait_for(storage, merge_lock_name(parts))
                 continue
             with _only_one(storage, parts) as locked:
                 if locked:
@@ -80,8 +82,8 @@ def _missing(prefix: str, found: list[Parts]) -> str:
     if not found:
         return (
             f"{printable(prefix)}: there are no parts of it to merge. Parts exist only while the ranks of a program "
-            f"save together, or after all of them have ended in a save. To merge several checkpoints, give all of them and "
-            f"the result"
+            f"save together, or after all of them have ended in a save. To merge several checkpoints, give all of "
+            f"them and the result"
         )
     best = max(found, key=lambda parts: len(parts.sources))
     missing = [str(rank) for rank in range(best.count) if rank not in best.sources]
@@ -92,14 +94,16 @@ def _missing(prefix: str, found: list[Parts]) -> str:
 
 
 def _is_old(storage: Storage, parts: Parts) -> bool:
-    """Return whether the checkpoint, or a newer one, was saved after the parts."""
-    directory = os.path.dirname(parts.prefix)
+    """Return whether the checkpoint was published and recorded, or a newer one was saved."""
+    directory, own = os.path.dirname(parts.prefix), os.path.normpath(parts.prefix)
     state = load_state(storage, directory, _state_file(parts))
-    named = [] if state is None else [from_stored(state.model_checkpoint_path)]
-    for path in (parts.prefix, *named):
-        with suppress(FileNotFoundError):
-            if storage.exists(index_filename(path)) and storage.modified(index_filename(path)) >= parts.modified:
-                return True
+    newest = None if state is None else from_stored(state.model_checkpoint_path)
+    recorded = not parts.is_recorded or (newest is not None and os.path.normpath(newest) == own)
+    path = parts.prefix if recorded else newest
+    if path is None:
+        return False
+    with suppress(FileNotFoundError):
+        return storage.exists(index_filename(path)) and storage.modified(index_filename(path)) >= parts.modified
     return False
 
 

@@ -10,7 +10,7 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.distributed.calls import RankCalls
 from torch_tfckpt.distributed.commit import Commit, Json
 from torch_tfckpt.distributed.rank_save import Entry, RankSave, telling_the_others
-from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.errors import CheckpointError, InvalidArgumentError
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, Saveables, writes_in_bulk
 from torch_tfckpt.saveables.save_spec import slice_of, specs_of, value_of
 from torch_tfckpt.storage.protocol import Storage
@@ -68,6 +68,14 @@ def begin_rank_save(
     return RankSave(ranks, commit, storage, path, entries, staging, snapshot=snapshot, note=note)
 
 
+class _RestoreStopped(Exception):
+    """Carries the error of another rank past the handlers for errors of this rank's own restore."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @contextmanager
 def agreed_restore(ranks: RankCalls | None, path: str) -> Iterator[Callable[[], None]]:
     """Restore on all ranks, or on none.
@@ -95,12 +103,17 @@ def agreed_restore(ranks: RankCalls | None, path: str) -> Iterator[Callable[[], 
                 commit.gather()
                 commit.go()
                 commit.conclude({})
+        except CheckpointError as error:
+            raise _RestoreStopped(error) from error
         finally:
             ranks.ended(commit)
 
-    with telling_the_others(ranks, commit):
-        yield agree
-        agree()
+    try:
+        with telling_the_others(ranks, commit):
+            yield agree
+            agree()
+    except _RestoreStopped as stopped:
+        raise stopped.error from None
 
 
 def _nothing() -> None:
