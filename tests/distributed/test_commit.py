@@ -242,7 +242,7 @@ def test_a_store_that_goes_away_is_an_error(
         commit(ranks, "run/m-1", lambda: process.send_signal(signal_number))
     text = str(caught.value)
     assert "save of run/m-1: the store through which the ranks agree is gone" in text
-    assert f"What rank {rank} of 2 knew: nothing was written yet" in text
+    assert f"What rank {rank} of 2 knew: its own part was not complete yet" in text
 
 
 def test_the_rank_is_known_or_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

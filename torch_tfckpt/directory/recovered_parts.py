@@ -71,10 +71,11 @@ def publish_parts(storage: Storage, prefix: str) -> list[str]:
         raise NotFoundError(_missing(prefix, found))
     if may_be_running(storage, complete, sure=True):
         raise FailedPreconditionError(f"{printable(prefix)}: its ranks are still saving it. Wait until they have ended")
+    over = not may_be_running(storage, complete)
     with _only_one(storage, complete) as locked:
         if not locked:
             return complete.in_order  # another program has just published them
-        _publish(storage, complete, remove=not may_be_running(storage, complete))
+        _publish(storage, complete, remove=over)
     return complete.in_order
 
 

@@ -84,7 +84,7 @@ class Commit:
         self.number, self.action, self.target = number, action, target
         self.progress = 0
         self._told = 0  # progress that the others have heard of
-        self._knew = "nothing was written yet"
+        self._knew = "its own part was not complete yet"
         self._went = False  # rank 0 has decided that all parts are complete
         self.is_over = self.failed = False
         self.keeps_parts = False
@@ -130,7 +130,7 @@ class Commit:
 
         self._call(tell)
         self._reported = True
-        self._knew = "this rank's part is complete, and it is not known whether the others' are"
+        self._knew = "its own part was complete, and it was not known whether the others' were"
 
     def gather(self) -> list[dict[str, Any]]:
         """On rank 0: wait for the reports of all ranks, and return them in order.
@@ -155,7 +155,7 @@ class Commit:
                 self._look(heard)
                 look = time.monotonic() + self._look_interval
                 waiting = listed([str(rank) for rank in heard], _LISTED, str)
-                self._knew = f"this rank's part is complete, and those of all others except {waiting}"
+                self._knew = f"the parts of all ranks except {waiting} were complete"
             time.sleep(pause)
             pause = min(2 * pause, self._longest_pause)
         keys = [f"{self.number}/report/{rank}" for rank in range(self.world_size)]
@@ -177,7 +177,7 @@ class Commit:
         if stored != _GO.encode():
             self._read(stored)
         self._went = True
-        self._knew = "the parts of all ranks are complete"
+        self._knew = "the parts of all ranks were complete"
 
     def conclude(self, result: Json) -> None:
         """On rank 0: tell the others the result."""
