@@ -58,6 +58,39 @@ def test_every_layout_and_dtype(processes: RankProcesses, tmp_path: Path) -> Non
     assert counts == [2 * len(values)] * 4
 
 
+def test_load_file_like(processes: RankProcesses, tmp_path: Path) -> None:
+    """The same layouts and dtypes by load_file(like=), and plain tensors; templates are unchanged."""
+    values = {f"{name} {dtype}": numbered(shape, dtype) for name, shape, _, _ in LAYOUTS for dtype in DTYPES}
+    values |= {"plain": torch.tensor([1.0, 2, 3]), "meta": torch.tensor([1.0, 2, 3]), "other": torch.ones(2)}
+    path = tfckpt.save_file(values, tmp_path / "layouts")
+    counts = processes.call("sharded_state:load_like", path, LAYOUTS, DTYPES)
+    assert counts == [len(values) - 1] * 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts the bytes that Linux reports")
+def test_load_file_like_reads_only_its_part(processes: RankProcesses, tmp_path: Path) -> None:
+    path = tfckpt.save_file({"large": numbered((4096, 256))}, tmp_path / "large")
+    for count in processes.call("sharded_state:load_own_bytes", path):
+        assert 1024 * 256 * 4 <= count <= 1.2 * 1024 * 256 * 4
+
+
+def test_load_file_like_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    """Another dtype, another shape, a value that is not a tensor, arguments that `like` determines, a missing name."""
+    path = tfckpt.save_file({"w": torch.ones(2, 3), "s": "text"}, tmp_path / "m")
+    with pytest.raises(tfckpt.InvalidArgumentError, match=r'"w" is stored as DT_FLOAT, but `like` has torch.float16'):
+        tfckpt.load_file(path, like={"w": torch.ones(2, 3, dtype=torch.float16)})
+    with pytest.raises(tfckpt.InvalidArgumentError, match=r'"w" is stored with shape \[2,3\], but `like` has \[6\]'):
+        tfckpt.load_file(path, like={"w": torch.ones(6)})
+    with pytest.raises(tfckpt.InvalidArgumentError, match='"s" is stored as DT_STRING'):
+        tfckpt.load_file(path, like={"s": torch.ones(6)})
+    with pytest.raises(tfckpt.InvalidArgumentError, match='the value of "w" is a int, not a tensor'):
+        tfckpt.load_file(path, like={"w": 3})  # type: ignore[dict-item]
+    with pytest.raises(tfckpt.InvalidArgumentError, match="`like` determines the names"):
+        tfckpt.load_file(path, like={"w": torch.ones(2, 3)}, names=["w"])
+    with pytest.raises(tfckpt.NotFoundError, match="v"):
+        tfckpt.load_file(path, like={"v": torch.ones(2, 3)})
+
+
 def test_tied_weights_and_hooks(processes: RankProcesses, tmp_path: Path) -> None:
     path = tfckpt.Saver({"model": Tied()}).save(tmp_path / "tied")
     names = processes.call("sharded_state:restore_tied", str(path))

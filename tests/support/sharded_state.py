@@ -199,6 +199,46 @@ def restore_with_reshape(rank: Rank, path: str) -> None:
     assert torch.equal(tensor.full_tensor(), numbered((5, 3)))
 
 
+def load_like(rank: Rank, path: str, layouts: Any, dtypes: Any) -> int:
+    """load_file(like=) of every layout and dtype, each rank alone: new tensors, spread as torch does."""
+    like: dict[str, Any] = {}
+    for name, shape, mesh_shape, placements in layouts:
+        for dtype in dtypes:
+            like[f"{name} {dtype}"] = spread(torch.zeros(shape, dtype=dtype), mesh_shape, placements)
+    like["plain"] = torch.zeros(3)
+    like["meta"] = torch.zeros(3, device="meta")
+    loaded: dict[str, Any] = {}
+    alone(rank, lambda: loaded.update(tfckpt.load_file(path, like=like)))
+    assert list(loaded) == list(like)
+    for name, shape, mesh_shape, placements in layouts:
+        for dtype in dtypes:
+            here, template = loaded[f"{name} {dtype}"], like[f"{name} {dtype}"]
+            wanted = spread(numbered(shape, dtype), mesh_shape, placements).to_local()
+            assert (here.placements, here.device_mesh, here.shape, here.dtype) == (
+                *(template.placements, template.device_mesh, template.shape, template.dtype),
+            )
+            assert here is not template
+            assert torch.equal(_bytes(here.to_local()), _bytes(wanted)), (name, dtype)
+            assert not template.to_local().any()
+    assert not isinstance(loaded["plain"], DTensor)
+    assert loaded["plain"].tolist() == loaded["meta"].tolist() == [1, 2, 3]
+    assert loaded["meta"].device.type == "cpu"
+    return len(loaded)
+
+
+def load_own_bytes(rank: Rank, path: str) -> int:
+    """How many bytes of a large file one rank reads for its quarter."""
+    like = {"large": spread(torch.zeros(4096, 256), (rank.world_size,), [0])}
+    before = _bytes_read()
+    tfckpt.load_file(path, like=like, verify=False)
+    return _bytes_read() - before
+
+
+def _bytes_read() -> int:
+    """Bytes that this process has read from files."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
 def restore_late_parameters(rank: Rank, path: str) -> None:
     """State that is kept until add_param_group adds the parameter is spread like the parameter then."""
     expected, expected_optimizer = trained("adamw")

@@ -5,25 +5,32 @@ which pieces make up a tensor.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from itertools import product
+from typing import Final, NamedTuple
 
 import torch
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import NamedEntry, overlapping
 from torch_tfckpt.dtypes import ELEMENTS
-from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, error_context, located
+from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, UnimplementedError, error_context, located
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import decode_strings
 from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
-from torch_tfckpt.format.tensor_slice import TensorSlice, element_count
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
 from torch_tfckpt.storage.protocol import ReadableFile
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.batching import cut
 from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, swap_bytes
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest, SumRequest
 from torch_tfckpt.values import Strings, fixed_size, new_tensor, strings_from
+
+_CLOSE: Final = 1.1  # rows that are at least this part of their span are read with what is between them
+# Smallest row, in bytes, that is read by itself. A read takes as long as copying some kilobytes from the file cache,
+# but ranks that share a disk or a network need not each read what all of them have together.
+_SHORT: Final = 256
+_SHORT_REMOTE: Final = 1 << 20  # if each read is a request to a server
 
 
 class Whole(NamedTuple):
@@ -39,6 +46,42 @@ class Run(NamedTuple):
 
     pieces: list[NamedEntry]  # in file order
     dtype: torch.dtype
+
+
+class Rows(NamedTuple):
+    """Ranges of equal size in a piece that make up a slice, in row-major order."""
+
+    size: int  # bytes
+    starts: list[range]  # for each of the outer axes, the offsets of its elements, in bytes
+
+    def offsets(self) -> Iterator[int]:
+        """Yield where each row begins in the piece."""
+        return map(sum, product(*self.starts))
+
+
+def _rows(file: ReadableFile, shape: Shape, part: TensorSlice, itemsize: int) -> Rows | None:
+    """Return the rows of a slice with explicit extents; None if it is better read from its first to its last byte."""
+    axis = max((axis for axis, size in enumerate(shape) if part.extents[axis].length != size), default=0)
+    strides = [itemsize * element_count(shape[axis + 1 :]) for axis in range(len(shape))]
+    size = strides[axis] * part.extents[axis].length
+    starts = [
+        range(extent.start * stride, extent.end * stride, stride)
+        for extent, stride in zip(part.extents[: axis + 1], strides, strict=False)
+    ]
+    starts[axis] = starts[axis][:1]
+    count = element_count(tuple(map(len, starts)))
+    span = sum(each[-1] - each[0] for each in starts) + size
+    if count == 1 or span <= _CLOSE * count * size or size < (_SHORT if _is_local(file) else _SHORT_REMOTE):
+        return None
+    return Rows(size, starts)
+
+
+def _is_local(file: ReadableFile) -> bool:
+    try:
+        file.fileno()
+    except UnimplementedError:
+        return False
+    return True
 
 
 class Pieces:
@@ -148,8 +191,21 @@ class Pieces:
             if piece.dtype == DataType.DT_STRING:
                 self.read_strings(name, piece)
 
+    def _read_rows(self, piece: BundleEntry, file: ReadableFile, rows: "Rows", target: torch.Tensor) -> torch.Tensor:
+        """Read each row of a slice by itself, so that what is between them is not read."""
+        view = byte_view(target)
+        for number, offset in enumerate(rows.offsets()):
+            begin = number * rows.size
+            file.read_into(piece.offset + offset, [view[begin : begin + rows.size]])
+        if self.files.header.big_endian:
+            swap_bytes(target, ELEMENTS[piece.dtype].swap)
+        return target
+
     def _read_span(self, name: str, piece: BundleEntry, part: TensorSlice, dtype: torch.dtype) -> torch.Tensor:
-        """Read one slice of a piece, from its first to its last element; only checksum the rest of the piece."""
+        """Read one slice of a piece, from its first to its last element; only checksum the rest of the piece.
+
+        Without `verify`, only the rows of the slice are read, unless they are short or close together.
+        """
         strides = [element_count(piece.shape[axis + 1 :]) for axis in range(len(piece.shape))]
         lengths = [extent.length for extent in part.extents]
         if not element_count(tuple(lengths)):
@@ -158,6 +214,8 @@ class Pieces:
         last = sum((extent.end - 1) * stride for extent, stride in zip(part.extents, strides, strict=True))
         span = torch.empty(last + 1 - first, dtype=dtype, device="cpu")
         file, begin = self.files.shard(piece.shard), piece.offset + first * dtype.itemsize
+        if not self._verify and (rows := _rows(file, piece.shape, part, dtype.itemsize)) is not None:
+            return self._read_rows(piece, file, rows, torch.empty(lengths, dtype=dtype, device="cpu"))
         end = begin + byte_view(span).nbytes
         request = ReadRequest(file, begin, byte_view(span))
         if not self._verify or piece in self._verified:

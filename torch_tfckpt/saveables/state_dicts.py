@@ -58,6 +58,9 @@ _PLAIN_HOOKS: Final = frozenset(
         ".to_sharded_hook",
         "torch.distributed._composable.fsdp._fsdp_param_group.FSDPParamGroup._register_state_dict_hooks.<locals>"
         ".to_sharded_hook",
+        # Looks whether load_state_dict has replaced a parameter.
+        "torch.distributed.fsdp._fully_shard._fsdp_param.FSDPParam.__init__.<locals>.<lambda>",
+        "torch.distributed._composable.fsdp._fsdp_param.FSDPParam.__init__.<locals>.<lambda>",
     )
 )
 
@@ -69,10 +72,10 @@ def loads_state_dict(module: nn.Module) -> bool:
     kind, own = type(module), module.__dict__
     if kind._load_from_state_dict not in _PLAIN_METHODS or kind.load_state_dict is not _LOAD_STATE_DICT:
         return not isinstance(module, torch.jit.ScriptModule)
-    if own["_load_state_dict_post_hooks"] or "_load_from_state_dict" in own or "load_state_dict" in own:
+    if "_load_from_state_dict" in own or "load_state_dict" in own:
         return True
-    hooks = own["_load_state_dict_pre_hooks"]
-    return bool(hooks) and not all(map(_is_plain, hooks.values()))
+    hooks = [*own["_load_state_dict_pre_hooks"].values(), *own["_load_state_dict_post_hooks"].values()]
+    return not all(map(_is_plain, hooks))
 
 
 def _is_plain(hook: Any) -> bool:
@@ -116,11 +119,14 @@ def is_version_kept(module: nn.Module) -> bool:
     return not is_class_of_torch(module) and module._version not in (None, 1)
 
 
+def class_of(module: nn.Module) -> type:
+    """Return a module's class; for fully_shard's class of a module, the class that it was before."""
+    return next(kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.distributed."))
+
+
 def is_class_of_torch(module: nn.Module) -> bool:
-    """Return whether a module's class is torch's own. For fully_shard's class of a module, the class it was before."""
-    names = (kind.__module__ for kind in type(module).__mro__)
-    own = next(name for name in names if not name.startswith("torch.distributed."))
-    return own.startswith("torch.")
+    """Return whether a module's class is torch's own."""
+    return class_of(module).__module__.startswith("torch.")
 
 
 class Backup:
