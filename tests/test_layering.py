@@ -43,7 +43,15 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split(
 # start without it.
 TORCH_FREE = {
     *("errors", "text", "_proto", "format", "storage", "meta_graph", "saveables/slice_info"),
-    *("bundle/claim", "bundle/files", "bundle/leftovers", "bundle/publish", "bundle/removal", "bundle/unfinished"),
+    *(
+        "bundle/claim",
+        "bundle/files",
+        "bundle/leftovers",
+        "bundle/marker",
+        "bundle/publish",
+        "bundle/removal",
+        "bundle/unfinished",
+    ),
     *("v1/shard_names", "foreign_files/format_names"),
     *("directory/locate", "directory/management", "directory/manager_records", "directory/names", "directory/records"),
     *("directory/retention", "directory/retention_file", "directory/state_file", "directory/unlisted"),

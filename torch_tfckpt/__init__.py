@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch_tfckpt.conversion.diff import Difference, DiffReport, diff
     from torch_tfckpt.conversion.merge import MergeReport, merge, merge_parts
     from torch_tfckpt.conversion.verify import verify
+    from torch_tfckpt.directory.checkpoint_files import checkpoint_files
     from torch_tfckpt.directory.management import (
         checkpoint_exists,
         checkpoints_iterator,
@@ -172,6 +173,7 @@ __all__ = [
     "add_to_collection",
     "average",
     "checkpoint_exists",
+    "checkpoint_files",
     "checkpoints_iterator",
     "compare_model",
     "convert",
@@ -221,6 +223,7 @@ _DEFINED_IN: Final = {
     "conversion.diff": "DiffReport Difference diff",
     "conversion.merge": "MergeReport merge merge_parts",
     "conversion.verify": "verify",
+    "directory.checkpoint_files": "checkpoint_files",
     "directory.management": "checkpoint_exists checkpoints_iterator get_checkpoint_mtimes "
     "latest_checkpoint meta_graph_filename remove_checkpoint",
     "directory.retention": "KeepBest",

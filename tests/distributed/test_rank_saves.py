@@ -1,4 +1,4 @@
-"""Checkpoints that all ranks write together: read by TensorFlow's rules, by one process and by other numbers of ranks."""
+"""Checkpoints that all ranks write together, read by one process and by other numbers of ranks."""
 
 import os
 from collections.abc import Iterator

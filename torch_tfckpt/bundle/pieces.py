@@ -4,9 +4,9 @@ A piece is the data of one index entry: a whole tensor, or one slice of a partit
 which pieces make up a tensor.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import torch
 
@@ -26,11 +26,16 @@ from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, swap_bytes
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest, SumRequest
 from torch_tfckpt.values import Strings, fixed_size, new_tensor, strings_from
 
+STAGED_BYTES: Final = 64 * 1024 * 1024
+"""Bytes that are read before they are copied, for targets that cannot be read into."""
+
 _CLOSE: Final = 1.1  # rows that are at least this part of their span are read with what is between them
 # Smallest row, in bytes, that is read by itself. A read takes as long as copying some kilobytes from the file cache,
 # but ranks that share a disk or a network need not each read what all of them have together.
 _SHORT: Final = 256
 _SHORT_REMOTE: Final = 1 << 20  # if each read is a request to a server
+
+T = TypeVar("T")
 
 
 class Whole(NamedTuple):
@@ -39,6 +44,15 @@ class Whole(NamedTuple):
     name: str
     entry: BundleEntry
     target: torch.Tensor  # contiguous, on the host
+
+
+class PieceCopy(NamedTuple):
+    """A piece, or a part of it, to copy."""
+
+    name: str
+    piece: BundleEntry
+    source: TensorSlice  # the elements to copy
+    target: torch.Tensor  # of the same shape as `source`; any device and strides
 
 
 class Run(NamedTuple):
@@ -156,17 +170,33 @@ class Pieces:
                 f"{DAMAGED}"
             )
 
-    def copy(self, name: str, piece: BundleEntry, source: TensorSlice, target: torch.Tensor) -> None:
-        """Copy part `source` of a piece into `target`, without an intermediate copy if possible."""
-        whole = source.covers(piece.shape)
-        if whole and target.device.type == "cpu" and target.is_contiguous():
-            self.transfer([Whole(name, piece, target)])
-        elif whole:
-            staged = new_tensor(name, piece.shape, target.dtype)
-            self.transfer([Whole(name, piece, staged)])
-            copy_slice(target, (), staged)
-        else:
-            copy_slice(target, (), self._read_span(name, piece, source.resolve(piece.shape), target.dtype))
+    def copy(self, copies: Sequence[PieceCopy]) -> None:
+        """Copy pieces, or parts of pieces, in parallel, without an intermediate copy if possible.
+
+        Verifies the whole of each piece the first time. Memory: STAGED_BYTES, or one piece if it is larger.
+        """
+        direct: list[Whole] = []
+        staged: list[PieceCopy] = []
+        spans: list[_Span] = []
+        for copy in copies:
+            if not copy.source.covers(copy.piece.shape):
+                if not self._read_rows(copy):
+                    spans.append(_Span(copy))
+            elif copy.target.device.type == "cpu" and copy.target.is_contiguous():
+                direct.append(Whole(copy.name, copy.piece, copy.target))
+            else:
+                staged.append(copy)
+        self.transfer(direct)
+        for group in _groups(staged, lambda copy: copy.piece.size):
+            wholes = [Whole(name, piece, new_tensor(name, piece.shape, to.dtype)) for name, piece, _, to in group]
+            self.transfer(wholes)
+            for copy, whole in zip(group, wholes, strict=True):
+                copy_slice(copy.target, (), whole.target)
+        # Only the first part of a piece verifies all of it.
+        first = {span.copy.piece: span for span in reversed(spans)}
+        for turn in (list(first.values()), [span for span in spans if first[span.copy.piece] is not span]):
+            for some in _groups(turn, lambda span: span.end - span.begin):
+                self._read_spans(some)
 
     def transfer(self, wholes: Sequence[Whole]) -> None:
         """Read whole pieces in one plan, and verify them."""
@@ -191,45 +221,54 @@ class Pieces:
             if piece.dtype == DataType.DT_STRING:
                 self.read_strings(name, piece)
 
-    def _read_rows(self, piece: BundleEntry, file: ReadableFile, rows: "Rows", target: torch.Tensor) -> torch.Tensor:
-        """Read each row of a slice by itself, so that what is between them is not read."""
+    def _read_rows(self, copy: PieceCopy) -> bool:
+        """Read each row of a slice by itself, so that what is between them is not read.
+
+        Return False, and read nothing, if the bytes are to be verified, or the rows are short or close together.
+        """
+        piece, part = copy.piece, copy.source.resolve(copy.piece.shape)
+        lengths = [extent.length for extent in part.extents]
+        if self._verify or not element_count(tuple(lengths)):
+            return False
+        file = self.files.shard(piece.shard)
+        rows = _rows(file, piece.shape, part, copy.target.dtype.itemsize)
+        if rows is None:
+            return False
+        target = torch.empty(lengths, dtype=copy.target.dtype, device="cpu")
         view = byte_view(target)
         for number, offset in enumerate(rows.offsets()):
             begin = number * rows.size
             file.read_into(piece.offset + offset, [view[begin : begin + rows.size]])
         if self.files.header.big_endian:
             swap_bytes(target, ELEMENTS[piece.dtype].swap)
-        return target
+        copy_slice(copy.target, (), target)
+        return True
 
-    def _read_span(self, name: str, piece: BundleEntry, part: TensorSlice, dtype: torch.dtype) -> torch.Tensor:
-        """Read one slice of a piece, from its first to its last element; only checksum the rest of the piece.
-
-        Without `verify`, only the rows of the slice are read, unless they are short or close together.
-        """
-        strides = [element_count(piece.shape[axis + 1 :]) for axis in range(len(piece.shape))]
-        lengths = [extent.length for extent in part.extents]
-        if not element_count(tuple(lengths)):
-            return torch.empty(lengths, dtype=dtype, device="cpu")
-        first = sum(extent.start * stride for extent, stride in zip(part.extents, strides, strict=True))
-        last = sum((extent.end - 1) * stride for extent, stride in zip(part.extents, strides, strict=True))
-        span = torch.empty(last + 1 - first, dtype=dtype, device="cpu")
-        file, begin = self.files.shard(piece.shard), piece.offset + first * dtype.itemsize
-        if not self._verify and (rows := _rows(file, piece.shape, part, dtype.itemsize)) is not None:
-            return self._read_rows(piece, file, rows, torch.empty(lengths, dtype=dtype, device="cpu"))
-        end = begin + byte_view(span).nbytes
-        request = ReadRequest(file, begin, byte_view(span))
-        if not self._verify or piece in self._verified:
-            self.pipeline.fill([request])
+    def _read_spans(self, spans: Sequence["_Span"]) -> None:
+        """Read parts of pieces, from their first to their last elements; only checksum the rest of the pieces."""
+        file = self.files.shard
+        reads = [ReadRequest(file(span.copy.piece.shard), span.begin, byte_view(span.tensor())) for span in spans]
+        checked = [self._verify and span.copy.piece not in self._verified for span in spans]
+        rests: list[SumRequest] = []
+        for span, check in zip(spans, checked, strict=True):
+            if check:
+                piece = span.copy.piece
+                rests.append(SumRequest(file(piece.shard), piece.offset, span.begin - piece.offset))
+                rests.append(SumRequest(file(piece.shard), span.end, piece.end - span.end))
+        if rests:
+            sums = iter(self.pipeline.checksums(rests))
+            for span, check, middle in zip(spans, checked, self.pipeline.read(reads), strict=True):
+                if check:
+                    piece, head, tail = span.copy.piece, next(sums), next(sums)
+                    computed = crc32c.combine(head, middle, span.end - span.begin)
+                    self.compare(span.copy.name, piece, crc32c.combine(computed, tail, piece.end - span.end))
+                    self._verified.add(piece)
         else:
-            before, after = begin - piece.offset, piece.end - end
-            head, tail = self.pipeline.checksums([SumRequest(file, piece.offset, before), SumRequest(file, end, after)])
-            [middle] = self.pipeline.read([request])
-            computed = crc32c.combine(crc32c.combine(head, middle, end - begin), tail, after)
-            self.compare(name, piece, computed)
-            self._verified.add(piece)
-        if self.files.header.big_endian:
-            swap_bytes(span, ELEMENTS[piece.dtype].swap)
-        return span.as_strided(lengths, strides)
+            self.pipeline.fill(reads)
+        for span in spans:
+            if self.files.header.big_endian:
+                swap_bytes(span.tensor(), ELEMENTS[span.copy.piece.dtype].swap)
+            span.finish()
 
     def read_strings(self, name: str, piece: BundleEntry) -> Strings:
         """Return all strings of one piece."""
@@ -255,3 +294,50 @@ class Pieces:
     def place(self, name: str, piece: BundleEntry) -> str:
         path = printable(self.files.shard_path(piece.shard))
         return f"{path}, bytes {piece.offset}:{piece.end}: tensor {quoted(name)}"
+
+
+class _Span:
+    """The bytes of a piece from the first to the last element of a part of it."""
+
+    def __init__(self, copy: PieceCopy) -> None:
+        self.copy = copy
+        piece, target = copy.piece, copy.target
+        self._strides = [element_count(piece.shape[axis + 1 :]) for axis in range(len(piece.shape))]
+        extents = copy.source.resolve(piece.shape).extents
+        self._lengths = [extent.length for extent in extents]
+        first = last = 0
+        if element_count(tuple(self._lengths)):
+            first = sum(extent.start * stride for extent, stride in zip(extents, self._strides, strict=True))
+            last = sum((extent.end - 1) * stride for extent, stride in zip(extents, self._strides, strict=True)) + 1
+        self._count = last - first
+        self.begin = piece.offset + first * target.dtype.itemsize
+        self.end = piece.offset + last * target.dtype.itemsize
+        self._tensor: torch.Tensor | None = None
+        if self._count == target.numel() and target.device.type == "cpu" and target.is_contiguous():
+            self._tensor = target
+
+    def tensor(self) -> torch.Tensor:
+        """Return the contiguous tensor to read into: the target, if the span contains nothing else."""
+        if self._tensor is None:
+            self._tensor = torch.empty(self._count, dtype=self.copy.target.dtype, device="cpu")
+        return self._tensor
+
+    def finish(self) -> None:
+        """Copy the elements of the part to the target, if they are not there already."""
+        if self._tensor is not None and self._tensor is not self.copy.target and self._count:
+            copy_slice(self.copy.target, (), self._tensor.as_strided(self._lengths, self._strides))
+        self._tensor = None
+
+
+def _groups(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Split `items` into groups of about STAGED_BYTES."""
+    group: list[T] = []
+    total = 0
+    for item in items:
+        if group and total + size(item) > STAGED_BYTES:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += size(item)
+    if group:
+        yield group

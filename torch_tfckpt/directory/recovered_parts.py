@@ -154,7 +154,7 @@ def _wait_for(storage: Storage, path: str) -> bool:
 
 
 def _publish(storage: Storage, parts: Parts, *, remove: bool) -> None:
-    merge_bundles(storage, parts.in_order, parts.prefix, delete_sources=False)
+    merge_bundles(storage, parts.in_order, parts.prefix, delete_sources=False, equal_duplicates=True)
     _log.warning(
         "published %s from the parts of %s, which had ended before the checkpoint was complete",
         printable(parts.prefix),

@@ -223,7 +223,7 @@ class RankSave:
         sizes = [report.get("bytes") for report in reports]
         self.total_bytes = sum(size for size in sizes if isinstance(size, int))
         self._commit.go()
-        merge_bundles(storage, parts, path, delete_sources=False)
+        merge_bundles(storage, parts, path, delete_sources=False, equal_duplicates=True)
 
     def abandon(self) -> None:
         """Stop, remove everything that was written, and tell the others. Does nothing after `finish_with`."""

@@ -19,7 +19,7 @@ import enum
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple, Self
 
@@ -27,7 +27,7 @@ import cramjam
 
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.format import crc32c
-from torch_tfckpt.format.block import BlockBuilder, decode_block, shared_prefix_size
+from torch_tfckpt.format.block import BlockBuilder, block_entries, decode_block, shared_prefix_size
 from torch_tfckpt.format.coding import MAX_VARINT_SIZE, decode_varint, encode_varint
 
 TABLE_MAGIC: Final = 0xDB4775248B80FB57  # last 8 bytes of every table
@@ -50,6 +50,8 @@ class Compression(enum.IntEnum):
     SNAPPY = 1
 
 
+_SEEK_AFTER: Final = 2 * RESTART_INTERVAL  # entries to pass over before a search for the next of interest is faster
+_OUTSIDE: Final = "contains keys outside its separators"
 _NO_COMPRESSION: Final = bytes((Compression.NONE,))
 _EMPTY_BLOCK: Final = BlockBuilder(1).finish()  # the metaindex block
 
@@ -200,6 +202,11 @@ class Table:
             raise DataLossError(f"index block, bytes {index.offset}:{index.end}: {error}") from error
         self._check_handles()
 
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Return a reader of the table `data`."""
+        return cls(lambda offset, size: data[offset : offset + size], len(data))
+
     def get(self, key: bytes) -> bytes | None:
         """Return the value stored under `key`, or None."""
         number = bisect.bisect_left(self._separators, key)
@@ -228,6 +235,57 @@ class Table:
                 continue
             skip = bisect.bisect_left(keys, start) if number == first else 0
             yield from zip(keys[skip:], values[skip:], strict=True)
+
+    def stream(self, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield all entries from key `start` on, in order, decoded as they are asked for, and without caching.
+
+        For reading many tables at once: only the stored form of one block is in memory.
+        """
+        for number in range(bisect.bisect_left(self._separators, start), len(self._separators)):
+            handle = self._handles[number]
+            lowest = self._separators[number - 1] if number else None
+            key = None
+            try:
+                for key, value in block_entries(self._contents(handle), handle.size, start):
+                    if lowest is not None:
+                        if key <= lowest:
+                            raise DataLossError(_OUTSIDE)
+                        lowest = None
+                    yield key, value
+                if key is not None and key > self._separators[number]:
+                    raise DataLossError(_OUTSIDE)
+            except DataLossError as error:
+                raise DataLossError(f"data block {number}, bytes {handle.offset}:{handle.end}: {error}") from error
+
+    def outside(
+        self,
+        prefixes: Sequence[bytes],
+        stop: bytes,
+        skip_damaged: Callable[[DataLossError], object] | None = None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the entries before key `stop` whose keys start with none of `prefixes`, without decoding most others.
+
+        Args:
+            prefixes: In ascending order; none is a prefix of another one, nor ends in byte ff.
+            skip_damaged: As for `items`. Blocks that contain only keys with one prefix are not read.
+        """
+        lowest = b""  # the separator before the block
+        for separator, handle in zip(self._separators, self._handles, strict=True):
+            if lowest >= stop:
+                return
+            prefix = _prefix_of(lowest, prefixes)
+            if prefix is None or not separator.startswith(prefix):
+                try:
+                    contents = self._contents(handle)
+                    after: bytes | None = lowest
+                    while after is not None:
+                        after = yield from _outside(contents, handle.size, after, prefixes, stop)
+                except DataLossError as error:
+                    place = f"data block at byte {handle.offset}"
+                    if skip_damaged is None:
+                        raise DataLossError(f"{place}: {error}") from error
+                    skip_damaged(DataLossError(f"{place}: {error}"))
+            lowest = separator
 
     def check_structure(self) -> None:
         """Read every block and account for every byte; raise DataLossError if a byte is damaged or unused.
@@ -274,7 +332,7 @@ class Table:
         if block.keys and (
             block.keys[-1] > self._separators[number] or (lowest is not None and block.keys[0] <= lowest)
         ):
-            raise DataLossError(f"data block {number} at byte {handle.offset} contains keys outside its separators")
+            raise DataLossError(f"data block {number} at byte {handle.offset} {_OUTSIDE}")
         with self._lock:
             if number not in self._cache and handle.size <= MAX_CACHED_BLOCK:
                 self._cache[number] = block
@@ -305,6 +363,35 @@ class Table:
         if compression == Compression.SNAPPY:
             return _decompress(contents)
         raise DataLossError(f"bad block type {compression}: expected 0 (plain) or 1 (snappy)")
+
+
+def _prefix_of(key: bytes, prefixes: Sequence[bytes]) -> bytes | None:
+    """Return the one of the ascending `prefixes` that `key` starts with."""
+    number = bisect.bisect_right(prefixes, key) - 1
+    return prefixes[number] if number >= 0 and key.startswith(prefixes[number]) else None
+
+
+def _outside(
+    contents: bytes, size: int, first: bytes, prefixes: Sequence[bytes], stop: bytes
+) -> Generator[tuple[bytes, bytes], None, bytes | None]:
+    """Yield the entries of a block from `first` on whose keys start with none of `prefixes`.
+
+    Returns:
+        Where to continue, after many keys with one prefix; None at the end.
+    """
+    prefix, met = b"", 0
+    for key, value in block_entries(contents, size, first):
+        if key >= stop:
+            return None
+        if not prefix or not key.startswith(prefix):
+            prefix, met = _prefix_of(key, prefixes) or b"", 0
+        if not prefix:
+            yield key, value
+            continue
+        met += 1
+        if met > _SEEK_AFTER:
+            return prefix[:-1] + bytes((prefix[-1] + 1,))
+    return None
 
 
 def _decompress(contents: bytes) -> bytes:

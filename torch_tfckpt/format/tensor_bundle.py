@@ -230,18 +230,20 @@ class SplitEntry(NamedTuple):
     @classmethod
     def _split(cls, value: bytes) -> "SplitEntry | None":
         """Split an entry whose fields are in order; return None if they are not, or if its start is damaged."""
-        at = shard = 0
+        shard = 0
         try:
-            if value[:1] == b"\x08":
-                at = decode_varint(value, 1, bits=31)[1]
-            if value[at : at + 1] != b"\x12":
-                return None
-            size, at = decode_varint(value, at + 1)
-            at += size
+            if value[0] == 0x08 and value[1] < 0x80 and value[2] == 0x12 and value[3] < 0x80:
+                at = 4 + value[3]
+            else:
+                at = decode_varint(value, 1, bits=31)[1] if value[0] == 0x08 else 0
+                if value[at] != 0x12:
+                    return None
+                size, at = decode_varint(value, at + 1)
+                at += size
             described = value[:at]
             if at < len(value) and value[at] == _SHARD_TAG:
                 shard, at = decode_varint(value, at + 1, bits=31)
-        except DataLossError:
+        except (IndexError, DataLossError):
             return None
         if at > len(value) or (at < len(value) and value[at] not in _AFTER_SHARD):
             return None
