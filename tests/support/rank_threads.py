@@ -6,10 +6,9 @@ from typing import Any
 
 from torch._C._distributed_c10d import HashStore, Store
 
-from torch_tfckpt.distributed.calls import RankCalls
+from torch_tfckpt.distributed.calls import RankCalls, calls_of
 from torch_tfckpt.distributed.commit import Commit
 from torch_tfckpt.distributed.ranks import Ranks
-from torch_tfckpt.save_restore.rank_save import calls_of
 
 
 def together(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from torch_tfckpt.distributed.commit import Commit, Member, remove_keys
 from torch_tfckpt.distributed.store_thread import Operation, Result, StoreLost, StoreThread, peek
-from torch_tfckpt.errors import IncompleteSaveError
+from torch_tfckpt.errors import IncompleteSaveError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -148,6 +148,14 @@ class RankCalls:
             ) from error
         finally:
             thread.close()
+
+
+def calls_of(ranks: object) -> RankCalls | None:
+    """Return the calls of a Ranks object; None for None; raise InvalidArgumentError for anything else."""
+    calls = None if ranks is None else getattr(ranks, "_calls", None)
+    if ranks is not None and not isinstance(calls, RankCalls):
+        raise InvalidArgumentError(f"ranks is a {type(ranks).__name__}; pass tfckpt.Ranks(), or None")
+    return calls
 
 
 _AT_EXIT_OF: Final = weakref.WeakSet[RankCalls]()

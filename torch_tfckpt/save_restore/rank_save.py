@@ -7,30 +7,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
-from torch_tfckpt.distributed.calls import RankCalls
+from torch_tfckpt.distributed.calls import RankCalls, calls_of
 from torch_tfckpt.distributed.commit import Commit, Json
 from torch_tfckpt.distributed.rank_save import Entry, RankSave, telling_the_others
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, Saveables, writes_in_bulk
+from torch_tfckpt.save_restore.restore import Agree, alone
 from torch_tfckpt.saveables.save_spec import slice_of, specs_of, value_of
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.transfer.staging import Staging
 
 
-def calls_of(
-    ranks: object, builder: BaseSaverBuilder | None = None, write_version: int = SaverDef.V2
-) -> RankCalls | None:
-    """Return the calls of a Ranks object; None for None.
-
-    Raises:
-        InvalidArgumentError: it is something else, or cannot be used with this builder or version.
-    """
-    if ranks is None:
-        return None
-    calls = getattr(ranks, "_calls", None)
-    if not isinstance(calls, RankCalls):
-        raise InvalidArgumentError(f"ranks is a {type(ranks).__name__}; pass tfckpt.Ranks(), or None")
-    if write_version == SaverDef.V1 or (builder is not None and not writes_in_bulk(builder)):
+def calls_for(ranks: object, builder: BaseSaverBuilder | None, write_version: int) -> RankCalls | None:
+    """Return `calls_of(ranks)`; raise InvalidArgumentError if ranks cannot write with this builder or version."""
+    calls = calls_of(ranks)
+    if calls is not None and (write_version == SaverDef.V1 or (builder is not None and not writes_in_bulk(builder))):
         raise InvalidArgumentError(
             "ranks: the ranks write version 2 together, with the default builder. Omit write_version and builder"
         )
@@ -77,7 +68,7 @@ class _RestoreStopped(Exception):
 
 
 @contextmanager
-def agreed_restore(ranks: RankCalls | None, path: str) -> Iterator[Callable[[], None]]:
+def agreed_restore(ranks: RankCalls | None, path: str) -> Iterator[Agree]:
     """Restore on all ranks, or on none.
 
     Yields:
@@ -88,7 +79,7 @@ def agreed_restore(ranks: RankCalls | None, path: str) -> Iterator[Callable[[], 
         The error of the rank that has failed, or IncompleteSaveError if a rank is missing; nothing is assigned.
     """
     if ranks is None:
-        yield _nothing
+        yield alone
         return
     commit = ranks.begin("restore", path)
 
@@ -114,7 +105,3 @@ def agreed_restore(ranks: RankCalls | None, path: str) -> Iterator[Callable[[], 
             agree()
     except _RestoreStopped as stopped:
         raise stopped.error from None
-
-
-def _nothing() -> None:
-    """Restore without other ranks."""

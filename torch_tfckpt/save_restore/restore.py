@@ -34,6 +34,14 @@ _LISTED: Final = 10  # names that an error lists
 _log = logging.getLogger(__name__)
 
 
+Agree = Callable[[], None]
+"""Returns when all ranks that restore together can assign their values; raises if one of them cannot."""
+
+
+def alone() -> None:
+    """Agree with nobody."""
+
+
 class RestoreOptions(NamedTuple):
     """How to restore.
 
@@ -60,7 +68,7 @@ def restore_path(
     how: RestoreOptions,
     *,
     storage: Storage | None,
-    agree: Callable[[], None] = lambda: None,
+    agree: Agree = alone,
 ) -> tuple[str | None, LoadReport]:
     """Restore the current contents of `variables` from the checkpoint at `path`.
 
@@ -241,7 +249,7 @@ def restore_saveables(
     reshape: bool = False,
     sharded: bool = False,
     restore_sequentially: bool = False,
-    agree: Callable[[], None] = lambda: None,
+    agree: Agree = alone,
 ) -> None:
     """Restore `saveables` from an open checkpoint.
 

@@ -23,7 +23,7 @@ from torch_tfckpt.meta_graph.graph_collections import registered_variables
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder, begin_save
 from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle, skipped_save
 from torch_tfckpt.save_restore.one_call import Call, takes_turns
-from torch_tfckpt.save_restore.rank_save import agreed_restore, begin_rank_save, calls_of
+from torch_tfckpt.save_restore.rank_save import agreed_restore, begin_rank_save, calls_for
 from torch_tfckpt.save_restore.restore import RestoreOptions, restore_path
 from torch_tfckpt.save_restore.saver_def import in_scope
 from torch_tfckpt.saveables.load_report import LoadReport
@@ -151,7 +151,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         self._write_version, self._pad = write_version, pad_step_number
         self._relative, self._filename = save_relative_paths, filename
         self._keep_best, self._recover, self._clock = keep_best, recover, clock
-        self._ranks = calls_of(ranks, builder, saver_def.version if saver_def else write_version)
+        self._ranks = calls_for(ranks, builder, saver_def.version if saver_def else write_version)
         self._graph = TensorsGraph() if _graph is None else _graph
         self.storage = storage
         self._staging = Staging(staging)
