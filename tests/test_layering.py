@@ -74,7 +74,12 @@ MAX_LINES = 450
 # Imported inside the functions that need them, so that nothing else depends on them: an optional package, and what
 # would make `tfckpt latest` wait for torch. (`__init__` and cli/main.py import by name.)
 OPTIONAL = {"fsspec", "h5py", "shtab"}
-DEFERRED = {"torch_tfckpt.directory.management": {"torch_tfckpt.directory.completeness"}}
+DEFERRED = {
+    "torch_tfckpt.directory.management": {
+        "torch_tfckpt.directory.completeness",
+        "torch_tfckpt.directory.recovered_parts",
+    }
+}
 # `format` is bytes only: no files, no clock. Time and storage are passed in.
 NOT_BYTES = {"os", "io", "pathlib", "shutil", "tempfile", "time", "datetime"}
 

@@ -9,6 +9,9 @@ import torch
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.distributed.calls import calls_of
+from torch_tfckpt.distributed.rank_save import Entry, RankSave
+from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.distributed.reading import is_split, part_of, read_part
 from torch_tfckpt.distributed.shards import check_storable, is_dtensor, like_dtensor
 from torch_tfckpt.dtypes import cast_counted, check_convertible, is_holdable
@@ -20,6 +23,7 @@ from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, listed, quoted
+from torch_tfckpt.transfer.staging import Staging
 from torch_tfckpt.transfer.uploads import assign
 from torch_tfckpt.values import LoadedValue, WritableValue, outside_modes, value_dtype
 
@@ -110,7 +114,13 @@ def load_file(
 
 
 @outside_modes
-def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage: Storage | None = None) -> str:
+def save_file(
+    tensors: Mapping[str, WritableValue],
+    prefix: AnyPath,
+    *,
+    ranks: Ranks | None = None,
+    storage: Storage | None = None,
+) -> str:
     """Write a dictionary of tensors as one TensorFlow checkpoint of version 2 with one data file.
 
     Args:
@@ -119,6 +129,9 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
         prefix: Path of the checkpoint: the files are `prefix.index` and `prefix.data-00000-of-00001`. Missing
             directories are created. A name with the extension of another format (.safetensors, .pt, .pth, .bin,
             .npz, .npy, .h5, .hdf5, .keras, .tflite, .onnx, .pkl, .pickle, .zip) is refused.
+        ranks: The ranks of a program that write the checkpoint together, each its part: of DTensors what it holds, of
+            all other values some. The dictionaries must have the same names on all ranks. There is one data file for
+            each rank that has something to write. None: this process writes everything.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
@@ -143,6 +156,12 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
     """
     target = fspath(prefix)
     refuse_other_ending(target, "save_file")
+    calls = calls_of(ranks)
+    if calls is not None:
+        entries = [Entry(name, tensors[name]) for name in sorted(tensors, key=key_of)]
+        commit, place = calls.begin("save", target), storage or storage_of(target)
+        note = {"state_file": None, "timeout": calls.timeout}
+        return RankSave(calls, commit, place, target, entries, Staging(), snapshot=False, note=note).finish()
     with BundleWriter(storage or storage_of(target), target) as writer:
         for name in sorted(tensors, key=key_of):
             writer.add(name, tensors[name])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from rank_threads import commit, together
+from rank_threads import calls, commit, together
 from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store, TCPStore
 
 from torch_tfckpt.distributed.commit import Commit
@@ -112,11 +112,11 @@ def test_a_slow_rank_that_makes_progress_is_waited_for() -> None:
 
     def slow() -> None:
         while heard.add("heard/1", 0) < 40:  # eight times in each timeout
-            calls[1].progress += 1
+            begun[1].progress += 1
 
-    calls: dict[int, Commit] = {}
+    begun: dict[int, Commit] = {}
     assert together(
-        2, lambda ranks: commit(ranks, "run/m-1", slow if ranks.rank else int, calls=calls), store=store, timeout=0.4
+        2, lambda ranks: commit(ranks, "run/m-1", slow if ranks.rank else int, begun=begun), store=store, timeout=0.4
     ) == [1, 1]
 
 
@@ -163,7 +163,7 @@ def test_the_store_does_not_grow() -> None:
                 with pytest.raises(IncompleteSaveError):
                     commit(ranks, f"run/m-{step}", out_of_space if ranks.rank == step % 3 else int)
         if ranks.rank == 0:
-            ranks.wait_until_known()
+            calls(ranks).wait_until_known()
         return ranks.rank
 
     assert together(3, act, store=store) == [0, 1, 2]
@@ -242,7 +242,7 @@ def test_a_store_that_goes_away_is_an_error(
         commit(ranks, "run/m-1", lambda: process.send_signal(signal_number))
     text = str(caught.value)
     assert "save of run/m-1: the store through which the ranks agree is gone" in text
-    assert f"What rank {rank} of 2 knew: nothing was written yet" in text
+    assert f"What rank {rank} of 2 knew: its own part was not complete yet" in text
 
 
 def test_the_rank_is_known_or_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

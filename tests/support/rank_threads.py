@@ -6,6 +6,7 @@ from typing import Any
 
 from torch._C._distributed_c10d import HashStore, Store
 
+from torch_tfckpt.distributed.calls import RankCalls, calls_of
 from torch_tfckpt.distributed.commit import Commit
 from torch_tfckpt.distributed.ranks import Ranks
 
@@ -36,23 +37,24 @@ def together(
 
 
 def commit(
-    ranks: Ranks,
+    of: Ranks,
     target: str,
     work: Callable[[], object] = lambda: None,
     action: str = "save",
     *,
-    calls: dict[int, Commit] | None = None,
+    begun: dict[int, Commit] | None = None,
 ) -> Any:
     """One call of all ranks: do `work`, report, and return the result, which is the number of the call.
 
     Args:
-        calls: Receives the Commit of each rank.
+        begun: Receives the Commit of each rank.
     """
+    ranks = calls(of)
     call = ranks.begin(action, target)
-    if calls is not None:
-        calls[ranks.rank] = call
+    if begun is not None:
+        begun[ranks.rank] = call
     try:
-        ranks.save_id(call)
+        ranks.token(call)
         try:
             work()
         except Exception as error:
@@ -66,3 +68,10 @@ def commit(
         return call.number
     finally:
         ranks.ended(call)
+
+
+def calls(ranks: Ranks) -> RankCalls:
+    """The calls that savers make."""
+    found = calls_of(ranks)
+    assert found is not None
+    return found

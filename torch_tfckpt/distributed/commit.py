@@ -27,12 +27,12 @@ are JSON; anything else in the store is an error.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from torch_tfckpt.distributed.failures import decoded, encoded, of_all, parsed
+from torch_tfckpt.distributed.failures import Outcome, decoded, of_all, parsed
 from torch_tfckpt.distributed.store_thread import Operation, Result, StoreLost, StoreThread, peek
-from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, located
+from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, InvalidArgumentError, located
 from torch_tfckpt.text import listed, printable
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Commit:
         progress: Changed by whoever does the work, so that the other ranks hear of this one.
         is_over: Whether the outcome is known.
         failed: Whether it is a failure.
+        keeps_parts: Whether this rank's part may be needed although the call is over.
         latest: After a failure, the number of the newest call that rank 0 has begun.
 
     Raises:
@@ -83,9 +84,11 @@ class Commit:
         self.number, self.action, self.target = number, action, target
         self.progress = 0
         self._told = 0  # progress that the others have heard of
-        self._knew = "nothing was written yet"
+        self._knew = "its own part was not complete yet"
         self._went = False  # rank 0 has decided that all parts are complete
         self.is_over = self.failed = False
+        self.keeps_parts = False
+        self._reported = False
         self.latest = number  # the newest call that rank 0 has begun, if this rank has missed some
         self._thread = StoreThread(connect, member.timeout, self._beat, min(member.timeout / 8, 5.0))
         # Longer pauses for more ranks: all of them poll one store.
@@ -126,7 +129,8 @@ class Commit:
             store.add(f"{self.number}/reports", 1)
 
         self._call(tell)
-        self._knew = "this rank's part is complete, and it is not known whether the others' are"
+        self._reported = True
+        self._knew = "its own part was complete, and it was not known whether the others' were"
 
     def gather(self) -> list[dict[str, Any]]:
         """On rank 0: wait for the reports of all ranks, and return them in order.
@@ -151,7 +155,7 @@ class Commit:
                 self._look(heard)
                 look = time.monotonic() + self._look_interval
                 waiting = listed([str(rank) for rank in heard], _LISTED, str)
-                self._knew = f"this rank's part is complete, and those of all others except {waiting}"
+                self._knew = f"the parts of all ranks except {waiting} were complete"
             time.sleep(pause)
             pause = min(2 * pause, self._longest_pause)
         keys = [f"{self.number}/report/{rank}" for rank in range(self.world_size)]
@@ -173,7 +177,7 @@ class Commit:
         if stored != _GO.encode():
             self._read(stored)
         self._went = True
-        self._knew = "the parts of all ranks are complete"
+        self._knew = "the parts of all ranks were complete"
 
     def conclude(self, result: Json) -> None:
         """On rank 0: tell the others the result."""
@@ -201,9 +205,15 @@ class Commit:
             time.sleep(pause)
             pause = min(2 * pause, self._longest_pause)
 
-    def fail(self, failures: Mapping[int, BaseException]) -> NoReturn:
-        """Tell the others that ranks have failed, unless another failure is known; raise. REQUIRES: not `is_over`."""
-        text = encoded(failures)
+    def fail(self, failures: Mapping[int, BaseException], *, common: str = "", in_place: bool = False) -> NoReturn:
+        """Tell the others that ranks have failed, unless another failure is known; raise. REQUIRES: not `is_over`.
+
+        Args:
+            common: One text for the message, instead of the errors of the ranks.
+            in_place: Whether the checkpoint is published nevertheless.
+        """
+        outcome = Outcome(failures, common, in_place)
+        text = outcome.encode()
         state = f"{self.number}/state"
 
         def tell(store: "Store") -> bytes:
@@ -217,9 +227,9 @@ class Commit:
         stored = self._call(tell)
         if stored == text.encode():
             # The exceptions themselves, not what became of them on the way.
-            raise self._error(failures)
+            raise self._error(outcome)
         if self._parsed(stored).get("go") is True:
-            raise self._error(failures, published=True)
+            raise self._error(outcome)
         self._read(stored, failures)
         raise AssertionError("unreachable: no result without rank 0's own part")
 
@@ -232,14 +242,14 @@ class Commit:
             return None
         try:
             if "failed" in found:
-                failures = decoded(found, self.world_size)
+                outcome = decoded(found, self.world_size)
             elif isinstance(found.get("done"), dict):
                 return dict(found["done"])
             else:
                 raise ValueError("neither a result nor a failure")
         except (ValueError, TypeError, KeyError) as error:
             raise self._refused(str(error)) from error
-        raise self._error({**failures, **(own or {})})
+        raise self._error(replace(outcome, failures={**outcome.failures, **(own or {})}))
 
     def _parsed(self, value: bytes) -> dict[str, Any]:
         try:
@@ -270,9 +280,8 @@ class Commit:
 
         ended = self._call(lambda store: peek(store, "ended"))
         if ended is not None and ended.isdigit() and len(ended) < 20 and int(ended) >= self.number:
-            raise self._error(
-                {self.rank: TimeoutError("the other ranks have not heard of it, and have ended without it")}
-            )
+            gone = TimeoutError("the other ranks have not heard of it, and have ended without it")
+            raise self._error(Outcome({self.rank: gone}))
 
     def _compare_targets(self, reports: Sequence[Json]) -> None:
         targets: dict[str, list[int]] = {}
@@ -280,32 +289,37 @@ class Commit:
             targets.setdefault(str(report["target"]), []).append(rank)
         if len(targets) > 1:
             named = "; ".join(f"{printable(target)}: {ranks_text(ranks)}" for target, ranks in targets.items())
-            different = IncompleteSaveError(f"the ranks name different checkpoints: {named}")
-            self.fail({rank: different for ranks in list(targets.values())[1:] for rank in ranks})
+            text = f"the ranks name different checkpoints: {named}"
+            others = [rank for ranks in list(targets.values())[1:] for rank in ranks]
+            self.fail(dict.fromkeys(others, InvalidArgumentError(text)), common=text)
 
     # Ends.
 
-    def _error(self, failures: Mapping[int, BaseException], *, published: bool = False) -> CheckpointError:
+    def _error(self, outcome: Outcome) -> CheckpointError:
         """Tell rank 0 that this rank knows the failures, and return the error that names them."""
-        self._leave(failed=True, missing=sum(isinstance(each, TimeoutError) for each in failures.values()))
+        self._leave(failed=True, missing=len(outcome.missing))
+        # Parts that rank 0 may have merged, or that anybody may still publish.
+        self.keeps_parts = self.rank != 0 and self._reported and 0 in outcome.missing
+        place, failures = f"{self.action} of {printable(self.target)}", outcome.failures
         if self.action == "restore":
-            first = failures[min(failures)]
+            rank = min(failures)
+            first = failures[rank]
             if isinstance(first, CheckpointError) and not isinstance(first, IncompleteSaveError):
-                return located(first, f"restore of {printable(self.target)}: rank {min(failures)} of {self.world_size}")
-            return of_all(self.action, self.target, failures, self.world_size, consequence="Nothing was restored")
-        return of_all(
-            self.action, self.target, failures, self.world_size, consequence=self._consequence(failures, published)
-        )
+                return located(first, place if outcome.common else f"{place}: rank {rank} of {self.world_size}")
+            return of_all(place, outcome, self.world_size, "Nothing was restored")
+        return of_all(place, outcome, self.world_size, self._consequence(outcome))
 
-    def _consequence(self, failures: Mapping[int, BaseException], published: bool) -> str:
+    def _consequence(self, outcome: Outcome) -> str:
         path = printable(self.target)
-        if published or (self._went and 0 in failures):
-            return (
-                f"The parts of all ranks are complete. `tfckpt merge {path}`, or latest_checkpoint(valid=True) in "
-                f"the next run, publishes them unless rank 0 has done so"
-            )
+        publishes = f"`tfckpt merge {path}`, or latest_checkpoint(valid=True) in the next run, publishes the checkpoint"
+        if outcome.in_place:
+            return "The checkpoint is in place. Fix the cause, then save again"
+        if 0 in outcome.missing:
+            if self.went:
+                return f"The parts of all ranks are complete: {publishes}, unless rank 0 has done so"
+            return f"If the parts of all ranks are complete, {publishes}. Earlier checkpoints are unchanged"
         fix = "Fix the cause, then save again"
-        if any(isinstance(each, TimeoutError) for each in failures.values()):
+        if outcome.missing:
             fix = "A missing rank was killed, hangs, or has not called save: see its log. Then save again"
         return f"Nothing was published; earlier checkpoints are unchanged. {fix}"
 
@@ -319,6 +333,7 @@ class Commit:
 
     def _lost(self, error: StoreLost) -> IncompleteSaveError:
         self.is_over = self.failed = True
+        self.keeps_parts = self._reported
         return IncompleteSaveError(
             f"{self.action} of {printable(self.target)}: the store through which the ranks agree is gone: {error}. Its "
             f"host, usually the process of rank 0 or the launcher, has ended or hangs. What rank {self.rank} of "

@@ -6,11 +6,12 @@ become exceptions of the same class again.
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from torch_tfckpt import errors
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError
-from torch_tfckpt.text import printable
+from torch_tfckpt.text import and_more
 
 LONGEST_VALUE: Final = 64 << 20  # bytes of one value in the store
 _LONGEST_TEXT: Final = 4_000  # characters of one error
@@ -62,20 +63,41 @@ def as_exception(description: object) -> BaseException:
     return error
 
 
-def encoded(failures: Failures) -> str:
-    """Return failures as the text that is stored."""
-    return json.dumps({"failed": {str(rank): described(error) for rank, error in failures.items()}})
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a save or restore has failed.
+
+    Attributes:
+        failures: Rank -> its error.
+        common: One text instead of the errors of the ranks, if they are about the same thing.
+        in_place: Whether the checkpoint is published nevertheless.
+    """
+
+    failures: Failures
+    common: str = ""
+    in_place: bool = False
+
+    def encode(self) -> str:
+        """Return it as the text that is stored."""
+        failed = {str(rank): described(error) for rank, error in self.failures.items()}
+        return json.dumps({"failed": failed, "common": self.common, "in_place": self.in_place})
+
+    @property
+    def missing(self) -> list[int]:
+        """The ranks that were not heard of."""
+        return [rank for rank, error in self.failures.items() if isinstance(error, TimeoutError)]
 
 
-def decoded(value: Mapping[str, Any], world_size: int) -> dict[int, BaseException]:
-    """Return the failures that `encoded` has stored; raise ValueError if it is something else."""
+def decoded(value: Mapping[str, Any], world_size: int) -> Outcome:
+    """Return the outcome that `encode` has stored; raise ValueError if it is something else."""
     failed = value["failed"]
     if not isinstance(failed, dict) or not failed:
         raise ValueError("no failures")
     ranks = {int(rank): as_exception(each) for rank, each in failed.items()}
     if not all(0 <= rank < world_size for rank in ranks):
         raise ValueError("a rank does not exist")
-    return ranks
+    common = value.get("common", "")
+    return Outcome(ranks, common if isinstance(common, str) else "", value.get("in_place") is True)
 
 
 def parsed(value: bytes, what: str) -> dict[str, Any]:
@@ -91,17 +113,17 @@ def parsed(value: bytes, what: str) -> dict[str, Any]:
     return found
 
 
-def of_all(action: str, target: str, failures: Failures, world_size: int, *, consequence: str) -> IncompleteSaveError:
+def of_all(place: str, outcome: Outcome, world_size: int, consequence: str) -> IncompleteSaveError:
     """Return the error that every rank raises.
 
     Args:
-        action: What the ranks were doing: "save".
+        place: What the ranks were doing: "save of run/m-1".
         consequence: What has, or has not, happened, and what to do.
     """
-    shown = [_of_rank(rank, failures[rank], world_size) for rank in sorted(failures)[:_LISTED]]
-    if len(failures) > _LISTED:
-        shown.append(f"and {len(failures) - _LISTED} more ranks")
-    return IncompleteSaveError(f"{action} of {printable(target)}: {'; '.join(shown)}. {consequence}", failures)
+    ranks = sorted(outcome.failures)
+    shown = "; ".join(_of_rank(rank, outcome.failures[rank], world_size) for rank in ranks[:_LISTED])
+    found = outcome.common or f"{shown}{and_more(len(ranks), _LISTED)}"
+    return IncompleteSaveError(f"{place}: {found}. {consequence}", outcome.failures)
 
 
 def _of_rank(rank: int, error: BaseException, world_size: int) -> str:

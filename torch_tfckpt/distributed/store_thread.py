@@ -37,7 +37,7 @@ class StoreLost(Exception):
     """The store cannot be reached, or does not answer. The message is one line."""
 
 
-class _Call:
+class _StoreCall:
     """One call, and its result."""
 
     def __init__(self, operation: "Operation[Any]") -> None:
@@ -68,7 +68,7 @@ class StoreThread:
     ) -> None:
         self._connect, self.patience = connect, patience
         self._beat, self._interval = beat, interval
-        self._calls = SimpleQueue[_Call | None]()
+        self._calls = SimpleQueue[_StoreCall | None]()
         self._lost = False
         threading.Thread(target=self._run, name="tfckpt-ranks", daemon=True).start()
 
@@ -85,7 +85,7 @@ class StoreThread:
         """
         if self._lost:
             raise StoreLost("the store has failed before")
-        call = _Call(operation)
+        call = _StoreCall(operation)
         self._calls.put(call)
         if not call.done.wait(self.patience):
             self._lost = True

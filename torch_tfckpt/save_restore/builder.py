@@ -187,16 +187,20 @@ def begin_save(
             returns.
         staging: Provides host memory for copies.
     """
-    in_bulk = (
+    if not writes_in_bulk(builder):
+        return SaveByParts(builder, storage, path, _snapshot(saveables) if snapshot else saveables, sharded)
+    groups = [group for _, group in group_by_devices(saveables)] if sharded else [saveables]
+    return BundleSave(storage, path, _plan(groups), staging, snapshot=snapshot)
+
+
+def writes_in_bulk(builder: BaseSaverBuilder) -> bool:
+    """Return whether a builder writes all files together, so that its methods for single files are not called."""
+    return (
         isinstance(builder, BulkSaverBuilder)
         and type(builder).save_op is BaseSaverBuilder.save_op
         and type(builder).sharded_filename is BaseSaverBuilder.sharded_filename
         and builder.write_version != SaverDef.V1
     )
-    if not in_bulk:
-        return SaveByParts(builder, storage, path, _snapshot(saveables) if snapshot else saveables, sharded)
-    groups = [group for _, group in group_by_devices(saveables)] if sharded else [saveables]
-    return BundleSave(storage, path, _plan(groups), staging, snapshot=snapshot)
 
 
 def _snapshot(saveables: Iterable[Saveable]) -> list[Saveable]:
