@@ -84,8 +84,8 @@ class CommitOverStore:
                 f"{rank} in process_group=. Omit process_group, or use_collectives"
             )
         self.rank, self.world_size = ranks.rank, ranks.world_size
-        self._ranks, self._prefix = ranks, prefix
-        self._commit = ranks.begin("save", prefix)
+        self._ranks, self._prefix = ranks._calls, prefix
+        self._commit = self._ranks.begin("save", prefix)
 
     def is_own(self, item: WriteItem, planner: SavePlanner) -> bool:
         """Return whether this rank writes an item of its plan."""
