@@ -1,8 +1,8 @@
-"""transformers, timm and torchvision, imported beside a CPU build of torch.
+"""transformers, timm, torchvision, Lightning and Accelerate, imported beside a CPU build of torch.
 
 The wheel of torchvision has no CPU operators for a torch that was built elsewhere, and fails while it registers their
 fake implementations. Without these registrations the import works; only the operators themselves (nms, roi_align)
-are missing, which no model of the tests uses. Also transformers and timm import torchvision when it is installed.
+are missing, which no model of the tests uses. The others import torchvision, too, when it is installed.
 """
 
 import importlib
@@ -17,13 +17,17 @@ from unittest import mock
 import pytest
 import torch
 
-FAMILIES = ("transformers", "timm", "torchvision")
+# Package -> the extra of pyproject.toml that installs it.
+EXTRAS = {
+    **dict.fromkeys(("transformers", "timm", "torchvision"), "families"),
+    **dict.fromkeys(("lightning", "accelerate"), "integrations"),
+}
 REQUIRE_FAMILIES = "TORCH_TFCKPT_REQUIRE_FAMILIES"
 
 
 @cache
 def import_family(name: str) -> ModuleType:
-    """Return the package, one of FAMILIES. Raises ModuleNotFoundError if it is not installed."""
+    """Return the package, one of EXTRAS. Raises ModuleNotFoundError if it is not installed."""
     register = torch.library.register_fake
 
     def register_fake(operator: Any, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
@@ -43,11 +47,11 @@ def import_family(name: str) -> ModuleType:
 
 
 def family(name: str) -> ModuleType:
-    """Return the package, one of FAMILIES; skip the test if it is not installed."""
+    """Return the package, one of EXTRAS; skip the test if it is not installed."""
     try:
         return import_family(name)
     except ModuleNotFoundError:
-        reason = f"{name} is not installed; `scripts/install families` installs it"
+        reason = f"{name} is not installed; `scripts/install {EXTRAS[name]}` installs it"
         if os.environ.get(REQUIRE_FAMILIES) == "1":
             pytest.fail(f"{reason}, and {REQUIRE_FAMILIES}=1 requires it")
         pytest.skip(reason)

@@ -7,5 +7,7 @@ torch.distributed.checkpoint: `dcp_writer` and `dcp_reader` are its StorageWrite
     dcp_texts                  the JSON of values that are not tensors
     dcp_alone                  saves with use_collectives=False
 
+Lightning: `lightning` has its CheckpointIO.
+
 Each module imports the library that it is for, so no other package imports a module of this one.
 """
