@@ -1,11 +1,14 @@
 """TFCheckpointIO: what Lightning saves with it is what Lightning loads, and other programs read the weights."""
 
+import doctest
 import importlib
 import os
 import pickletools
+import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections import OrderedDict
 from enum import Enum
 from pathlib import Path
@@ -279,6 +282,62 @@ def test_both_packages_accept_the_plugin(lightning: ModuleType, plugin: Any) -> 
     fabric = pytest.importorskip("lightning_fabric")
     assert isinstance(plugin, lightning.fabric.plugins.CheckpointIO)
     assert isinstance(plugin, fabric.plugins.CheckpointIO)
+
+
+def save_and_die(plugin: Any, path: Path) -> int:
+    """Save in a process that is killed when the save publishes its first file; return the signal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python 3.12, about threads
+        child = os.fork()
+    if child == 0:
+        sys.addaudithook(lambda event, _: os.kill(os.getpid(), signal.SIGKILL) if event == "os.rename" else None)
+        plugin.save_checkpoint({"epoch": 9, "state_dict": {"w": torch.zeros(3)}}, path)
+        os._exit(0)
+    return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+
+def test_killed_saves(plugin: Any, tmp_path: Path) -> None:
+    """A checkpoint that is saved again stays complete; the next program removes the rest of a first save."""
+    plugin.save_checkpoint({"epoch": 1}, tmp_path / "run" / "last.ckpt")
+    assert save_and_die(plugin, tmp_path / "run" / "last.ckpt") == signal.SIGKILL
+    assert plugin.load_checkpoint(tmp_path / "run" / "last.ckpt") == {"epoch": 1}
+    plugin.save_checkpoint({"epoch": 2}, tmp_path / "run" / "last.ckpt")
+    assert sorted(os.listdir(tmp_path / "run" / "last.ckpt")) == ["ckpt.data-00000-of-00001", "ckpt.index"]
+    assert save_and_die(plugin, tmp_path / "new" / "first.ckpt") == signal.SIGKILL
+    assert os.listdir(tmp_path / "new" / "first.ckpt")
+    with pytest.raises(tfckpt.NotFoundError, match="interrupted"):
+        plugin.load_checkpoint(tmp_path / "new" / "first.ckpt")
+    (tmp_path / "new" / "mine").mkdir()
+    plugin.save_checkpoint({"epoch": 3}, tmp_path / "new" / "second.ckpt")
+    assert sorted(os.listdir(tmp_path / "new")) == ["mine", "second.ckpt"]
+
+
+def test_a_removal_waits_for_a_save(plugin: Any, tmp_path: Path) -> None:
+    """AsyncCheckpointIO saves in a thread and removes at once: neither fails, and nothing is left."""
+    state = {"state_dict": {"w": torch.zeros(1_000_000)}}
+    errors: list[BaseException] = []
+
+    def save() -> None:
+        try:
+            for _ in range(20):
+                plugin.save_checkpoint(state, tmp_path / "a.ckpt")
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    while thread.is_alive():
+        plugin.remove_checkpoint(tmp_path / "a.ckpt")
+    thread.join()
+    plugin.remove_checkpoint(tmp_path / "a.ckpt")
+    assert errors == [] and os.listdir(tmp_path) == []
+
+
+def test_the_example_runs(plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the class's docstring."""
+    monkeypatch.chdir(tmp_path)
+    [test] = [each for each in doctest.DocTestFinder().find(type(plugin), globs={}) if each.examples]
+    assert doctest.DocTestRunner().run(test).failed == 0
 
 
 def test_no_file_holds_a_pickle(plugin: Any, tmp_path: Path) -> None:

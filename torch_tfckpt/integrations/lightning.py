@@ -15,7 +15,8 @@ state (`saveables.state_tree`): a JSON string and its tensors.
 
 Contract: the loaded dict equals the saved one, except that an AttributeDict becomes a dict. A value that would have
 to be pickled is a TypeError with its name, before anything is written. A checkpoint that is saved again stays complete
-until the new one replaces it. While a thread of AsyncCheckpointIO saves, `remove_checkpoint` waits.
+until the new one replaces it; what a killed program left of a first save is removed by the next program. While a
+thread of AsyncCheckpointIO saves, `remove_checkpoint` waits.
 
 This module imports Lightning: the package `lightning`, or `pytorch_lightning` with `lightning_fabric`.
 """
@@ -38,7 +39,7 @@ import torch
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.directory.management import checkpoint_exists, remove_checkpoint
-from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, error_context
+from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError, NotFoundError, error_context
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.state_tree import MAX_DEPTH, flatten, tensor_keys, unflatten
 from torch_tfckpt.saveables.stateful import read_text
@@ -63,6 +64,7 @@ _TENSOR_TAGS: Final = ("$tensor", "$ndarray", "$numpy")
 _INTERFACES: Final = ("lightning.fabric.plugins.io.checkpoint_io", "lightning_fabric.plugins.io.checkpoint_io")
 # One save or removal at a time in this process. Not an attribute: Lightning pickles its plugins for spawned processes.
 _BUSY: Final = threading.Lock()
+_CLEANED: Final[set[str]] = set()  # directories where `_remove_interrupted` has been
 
 
 def _interfaces() -> list[Any]:
@@ -131,6 +133,7 @@ class TFCheckpointIO(_BASE):  # type: ignore[misc]  # its type is not known with
                     f"{printable(directory)} is a file, and TFCheckpointIO would make a directory of this name. Move "
                     f"or delete the file, or save to another dirpath"
                 )
+            _remove_interrupted(os.path.dirname(directory))
             save_file(values, os.path.join(directory, _PREFIX))
 
     def load_checkpoint(
@@ -180,6 +183,23 @@ class TFCheckpointIO(_BASE):  # type: ignore[misc]  # its type is not known with
 
 for _other in _OTHERS:
     _other.register(TFCheckpointIO)
+
+
+def _remove_interrupted(parent: str) -> None:
+    """Remove the directories that killed programs have made in `parent` for a first save. Once per process."""
+    storage = storage_of(parent)
+    if parent in _CLEANED or not storage.renames:
+        return
+    _CLEANED.add(parent)
+    try:
+        for name in storage.list(parent or os.curdir):
+            directory = os.path.join(parent, name)
+            if not storage.is_directory(directory) or checkpoint_exists(os.path.join(directory, _PREFIX)):
+                continue
+            if remove_leftovers(storage, directory):  # not those of a living program
+                storage.remove_directory(directory)
+    except (OSError, CheckpointError) as error:
+        _log.info("%s: could not look for interrupted saves: %s", printable(parent), error)
 
 
 def _encoded(checkpoint: object, place: str) -> dict[str, WritableValue]:
