@@ -22,8 +22,9 @@ def make() -> Any:
     return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2)
 
 
-def step(model: Any, optimizer: Any, scheduler: Any, backward: Any) -> float:
+def step(state: Any, backward: Any) -> float:
     """Train one step; return the loss."""
+    model, optimizer, scheduler = state
     loss = model(torch.linspace(-1, 1, 12).reshape(4, 3)).square().mean()
     backward(loss)
     optimizer.step()
@@ -38,34 +39,34 @@ def test_accelerate(tmp_path: Path) -> None:
     state = accelerator.prepare(*make())
     names = ("model", "optimizer", "scheduler")
     for _ in range(3):
-        step(*state, accelerator.backward)
+        step(state, accelerator.backward)
     saver = tfckpt.Saver(dict(zip(names, state, strict=True)))
     path = saver.save(tmp_path / "ckpt", 3)
-    losses = [step(*state, accelerator.backward) for _ in range(3)]
+    losses = [step(state, accelerator.backward) for _ in range(3)]
 
     plain = make()
     tfckpt.Saver(dict(zip(names, plain, strict=True))).restore(path)
-    assert [step(*plain, torch.Tensor.backward) for _ in range(3)] == losses
+    assert [step(plain, torch.Tensor.backward) for _ in range(3)] == losses
     again = tfckpt.Saver(dict(zip(names, plain, strict=True))).save(tmp_path / "plain", 6)
     saver.restore(path)
-    assert [step(*state, accelerator.backward) for _ in range(3)] == losses
-    following = [step(*state, accelerator.backward) for _ in range(2)]
+    assert [step(state, accelerator.backward) for _ in range(3)] == losses
+    following = [step(state, accelerator.backward) for _ in range(2)]
     saver.restore(again)
-    assert [step(*state, accelerator.backward) for _ in range(2)] == following
+    assert [step(state, accelerator.backward) for _ in range(2)] == following
 
 
 def test_accelerate_directories(tmp_path: Path) -> None:
     """Hooks put the checkpoint into the directory of save_state, and Accelerate writes no weights."""
     accelerator = family("accelerate").Accelerator(cpu=True)
-    model, optimizer, scheduler = accelerator.prepare(*make())
-    saver = tfckpt.Saver({"model": model})
+    state = accelerator.prepare(*make())
+    saver = tfckpt.Saver({"model": state[0]})
 
     def save(models: list[Any], weights: list[Any], directory: str) -> None:
         saver.save(Path(directory) / "model.ckpt", write_state=False, write_meta_graph=False)
         weights.clear()
 
     accelerator.register_save_state_pre_hook(save)
-    step(model, optimizer, scheduler, accelerator.backward)
+    step(state, accelerator.backward)
     accelerator.save_state(tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names >= {"model.ckpt.index", "model.ckpt.data-00000-of-00001"}
