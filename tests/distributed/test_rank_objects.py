@@ -79,7 +79,7 @@ def test_metrics_and_retention_of_a_saver(tmp_path: Path) -> None:
     """`last_checkpoints` and `best_checkpoint` are those of rank 0, on every rank."""
 
     def act(ranks: tfckpt.Ranks) -> tuple[list[str], str | None]:
-        saver = tfckpt.Saver(values(), ranks=ranks, max_to_keep=2, keep_best=tfckpt.KeepBest("loss", "min"))
+        saver = tfckpt.Saver(values(), ranks=ranks, max_to_keep=2, keep_best=tfckpt.KeepBest("loss", "min", k=1))
         for step, loss in enumerate((0.1, 0.3, 0.2, 0.4)):
             saver.save(tmp_path / "m", step, metrics={"loss": loss})
         return [os.path.basename(path) for path in saver.last_checkpoints], saver.best_checkpoint
