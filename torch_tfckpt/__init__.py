@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from torch_tfckpt.imported_graph.exported import export_meta_graph
     from torch_tfckpt.imported_graph.graph_def import import_graph_def
     from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
+    from torch_tfckpt.integrations.dcp_reader import TFCheckpointReader
+    from torch_tfckpt.integrations.dcp_writer import TFCheckpointWriter
     from torch_tfckpt.manager import CheckpointManager, ManagedCheckpoint
     from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
     from torch_tfckpt.models.checkpoint import Checkpoint
@@ -162,6 +164,8 @@ __all__ = [
     "StagingOptions",
     "Storage",
     "StoredTensor",
+    "TFCheckpointReader",
+    "TFCheckpointWriter",
     "TensorOutcome",
     "TensorSlice",
     "TensorSliceProto",
@@ -239,6 +243,8 @@ _DEFINED_IN: Final = {
     "imported_graph.exported": "export_meta_graph",
     "imported_graph.graph_def": "import_graph_def",
     "imported_graph.imported": "ImportedMetaGraph import_meta_graph",
+    "integrations.dcp_reader": "TFCheckpointReader",
+    "integrations.dcp_writer": "TFCheckpointWriter",
     "manager": "CheckpointManager ManagedCheckpoint",
     "meta_graph.graph_collections": "Collections GraphKeys add_to_collection get_collection",
     "models.initialization": "init_from_checkpoint",

@@ -72,6 +72,11 @@ def test_cnn_on_the_meta_device_and_assigned(
     processes.call("sharded_models:load_spread", path, "cnn", "fsdp", assign=assign, on_meta=on_meta, world_size=2)
 
 
+@pytest.mark.parametrize(("kind", "ranks"), LAYOUTS)
+def test_checkpoint_of_objects(processes: RankProcesses, tmp_path: Path, kind: str, ranks: int) -> None:
+    processes.call("sharded_models:restore_objects", str(tmp_path / "objects"), kind, world_size=ranks)
+
+
 def test_a_module_with_a_hook(processes: RankProcesses, tensorflow: TensorFlowProcess, tmp_path: Path) -> None:
     path = str(tmp_path / "cnn")
     tensorflow.call("tensorflow_models.save_twin", path, 7, trained=False)

@@ -67,6 +67,15 @@ def test_what_is_refused(processes: RankProcesses) -> None:
         assert "sharded.Interleaved" in messages["of another library"]
 
 
+def test_a_collective_that_still_runs_is_waited_for(processes: RankProcesses) -> None:
+    assert processes.call("sharded:unfinished") == [True] * 4
+
+
+def test_local_tensors_of_other_classes_are_refused(processes: RankProcesses) -> None:
+    for message in processes.call("sharded:wrapped", world_size=2):
+        assert 'tensor "w": this rank\'s part of the DTensor is a sharded.Wrapped' in message
+
+
 def test_a_rank_outside_of_the_mesh_has_nothing(processes: RankProcesses) -> None:
     assert processes.call("sharded:outside_of_the_mesh") == ["0,2:-", "2,2:-", None, None]
 

@@ -167,6 +167,45 @@ def refusals(rank: Rank) -> dict[str, str]:
     return messages
 
 
+def unfinished(rank: Rank) -> bool:
+    """A collective may still write the local tensor: it is waited for."""
+    mesh = init_device_mesh("cpu", (rank.world_size,))
+    full = numbered((4, 3))
+    tensor = distribute_tensor(full, mesh, [Shard(0)], src_data_rank=None)
+    shard = local_shard("x", tensor.redistribute(mesh, [Replicate()], async_op=True))
+    assert shard is not None
+    return type(shard.local) is torch.Tensor and torch.equal(shard.local, full)
+
+
+class Wrapped(torch.Tensor):
+    """A tensor whose values are in another one, as those of quantized tensors."""
+
+    elements: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> "Wrapped":
+        made: Wrapped = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+        made.elements = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        inner = [each.elements if isinstance(each, Wrapped) else each for each in args]
+        out = func(*inner, **(kwargs or {}))
+        return Wrapped(out) if isinstance(out, torch.Tensor) else out
+
+
+def wrapped(rank: Rank) -> str:
+    """The local tensor is of a class that only its library can read."""
+    mesh = init_device_mesh("cpu", (rank.world_size,))
+    tensor = DTensor.from_local(Wrapped(torch.ones(2)), mesh, [Shard(0)], run_check=False)
+    try:
+        local_shard("w", tensor)
+    except InvalidArgumentError as error:
+        return str(error)
+    return "not refused"
+
+
 def _interleaved(mesh: Any) -> DTensor:
     """Rows 0, 2, 4, 6 and 1, 3, 5, 7, as a view of a split dimension may be."""
     from torch.distributed.tensor.placement_types import _StridedShard

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from rank_processes import Rank
 from sharded_state import alone, whole
 from torch import nn
@@ -14,6 +15,10 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import torch_tfckpt as tfckpt
+from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.format.object_graph import ROOT
+from torch_tfckpt.objects.restoration import Restoration
+from torch_tfckpt.objects.trackables.registry import trackable_of
 
 HEADS, HEAD, HIDDEN, INNER, WORDS = 4, 64, 256, 512, 90
 
@@ -151,6 +156,38 @@ def load_spread_optimizer(rank: Rank, path: str, kind: str) -> list[str]:
             assert torch.equal(whole(state[slot]), value), (name, slot)
             slots.append(f"{name} {slot}")
     return slots
+
+
+def restore_objects(rank: Rank, path: str, kind: str) -> None:
+    """An object-based checkpoint of one process, with the slots and the rest of Adam's state."""
+    expected: Any = Cnn()
+    wanted = torch.optim.Adam(expected.parameters())
+    expected.fc(torch.ones(1, 9)).sum().backward()
+    wanted.step()
+    if not rank.rank:
+        tfckpt.Checkpoint(model=expected, optimizer=wanted).write(path)
+    for parameter in expected.state_dict().values():
+        dist.broadcast(parameter, 0)
+    dist.barrier()
+    model = spread_model("cnn", kind, rank.world_size)
+    made = torch.optim.Adam(model.parameters())
+
+    def restore() -> None:
+        with CheckpointReader(path) as reader:
+            graph = reader.object_graph
+            assert graph is not None
+            restoration = Restoration(reader.storage, path, graph, skip_slot_variables=False, sharded=True)
+            root = trackable_of(tfckpt.Checkpoint(model=model, optimizer=made), "root")
+            restoration.restore(root, ROOT, reader)
+
+    alone(rank, restore)
+    for (name, parameter), own in zip(model.named_parameters(), expected.parameters(), strict=True):
+        assert torch.equal(whole(parameter), own), name
+        state = wanted.state[own]
+        assert made.state[parameter].keys() == state.keys()
+        for slot, value in state.items():
+            assert isinstance(made.state[parameter][slot], DTensor) == (value.shape == own.shape)
+            assert torch.equal(whole(made.state[parameter][slot]), value), (name, slot)
 
 
 def load_with_load_hook(rank: Rank, path: str) -> None:

@@ -22,20 +22,20 @@ from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
 from torch_tfckpt.storage.protocol import ReadableFile
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.batching import cut
-from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, swap_bytes
+from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, is_row_major, swap_bytes
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest, SumRequest
+from torch_tfckpt.transfer.uploads import read_to_device, takes_upload
 from torch_tfckpt.values import Strings, fixed_size, new_tensor, strings_from
 
 STAGED_BYTES: Final = 64 * 1024 * 1024
 """Bytes that are read before they are copied, for targets that cannot be read into."""
 
+T = TypeVar("T")
 _CLOSE: Final = 1.1  # rows that are at least this part of their span are read with what is between them
 # Smallest row, in bytes, that is read by itself. A read takes as long as copying some kilobytes from the file cache,
 # but ranks that share a disk or a network need not each read what all of them have together.
 _SHORT: Final = 256
 _SHORT_REMOTE: Final = 1 << 20  # if each read is a request to a server
-
-T = TypeVar("T")
 
 
 class Whole(NamedTuple):
@@ -177,16 +177,20 @@ class Pieces:
         """
         direct: list[Whole] = []
         staged: list[PieceCopy] = []
+        uploads: list[PieceCopy] = []
         spans: list[_Span] = []
         for copy in copies:
             if not copy.source.covers(copy.piece.shape):
-                if not self._read_rows(copy):
-                    spans.append(_Span(copy))
-            elif copy.target.device.type == "cpu" and copy.target.is_contiguous():
+                spans.append(_Span(copy))
+            elif copy.target.device.type == "cpu" and is_row_major(copy.target):
                 direct.append(Whole(copy.name, copy.piece, copy.target))
+            elif takes_upload(copy.target):
+                uploads.append(copy)
             else:
                 staged.append(copy)
         self.transfer(direct)
+        for copy in uploads:
+            self._upload(copy)
         for group in _groups(staged, lambda copy: copy.piece.size):
             wholes = [Whole(name, piece, new_tensor(name, piece.shape, to.dtype)) for name, piece, _, to in group]
             self.transfer(wholes)
@@ -197,6 +201,15 @@ class Pieces:
         for turn in (list(first.values()), [span for span in spans if first[span.copy.piece] is not span]):
             for some in _groups(turn, lambda span: span.end - span.begin):
                 self._read_spans(some)
+
+    def _upload(self, copy: PieceCopy) -> None:
+        """Copy a whole piece to a device."""
+        name, piece, _, target = copy
+        swap = ELEMENTS[piece.dtype].swap if self.files.header.big_endian else 0
+        file, verify = self.files.shard(piece.shard), self._verify
+        computed = read_to_device(self.pipeline, file, piece.offset, target, verify=verify, swap=swap)
+        if verify:
+            self.compare(name, piece, computed)
 
     def transfer(self, wholes: Sequence[Whole]) -> None:
         """Read whole pieces in one plan, and verify them."""
@@ -221,31 +234,13 @@ class Pieces:
             if piece.dtype == DataType.DT_STRING:
                 self.read_strings(name, piece)
 
-    def _read_rows(self, copy: PieceCopy) -> bool:
-        """Read each row of a slice by itself, so that what is between them is not read.
-
-        Return False, and read nothing, if the bytes are to be verified, or the rows are short or close together.
-        """
-        piece, part = copy.piece, copy.source.resolve(copy.piece.shape)
-        lengths = [extent.length for extent in part.extents]
-        if self._verify or not element_count(tuple(lengths)):
-            return False
-        file = self.files.shard(piece.shard)
-        rows = _rows(file, piece.shape, part, copy.target.dtype.itemsize)
-        if rows is None:
-            return False
-        target = torch.empty(lengths, dtype=copy.target.dtype, device="cpu")
-        view = byte_view(target)
-        for number, offset in enumerate(rows.offsets()):
-            begin = number * rows.size
-            file.read_into(piece.offset + offset, [view[begin : begin + rows.size]])
-        if self.files.header.big_endian:
-            swap_bytes(target, ELEMENTS[piece.dtype].swap)
-        copy_slice(copy.target, (), target)
-        return True
-
     def _read_spans(self, spans: Sequence["_Span"]) -> None:
-        """Read parts of pieces, from their first to their last elements; only checksum the rest of the pieces."""
+        """Read parts of pieces, from their first to their last elements; only checksum the rest of the pieces.
+
+        Without `verify`, only the rows of a part are read, unless they are short or close together.
+        """
+        if not self._verify:
+            spans = [span for span in spans if not self._read_rows(span)]
         file = self.files.shard
         reads = [ReadRequest(file(span.copy.piece.shard), span.begin, byte_view(span.tensor())) for span in spans]
         checked = [self._verify and span.copy.piece not in self._verified for span in spans]
@@ -269,6 +264,25 @@ class Pieces:
             if self.files.header.big_endian:
                 swap_bytes(span.tensor(), ELEMENTS[span.copy.piece.dtype].swap)
             span.finish()
+
+    def _read_rows(self, span: "_Span") -> bool:
+        """Read each row of a part by itself, so that what is between them is not read; return whether that pays off."""
+        _, piece, source, target = span.copy
+        file, itemsize = self.files.shard(piece.shard), target.dtype.itemsize
+        rows = _rows(file, piece.shape, source.resolve(piece.shape), itemsize) if target.numel() else None
+        if rows is None:
+            return False
+        direct = target.device.type == "cpu" and is_row_major(target)
+        into = target if direct else torch.empty(target.shape, dtype=target.dtype, device="cpu")
+        view = byte_view(into)
+        for number, offset in enumerate(rows.offsets()):
+            begin = number * rows.size
+            file.read_into(piece.offset + offset, [view[begin : begin + rows.size]])
+        if self.files.header.big_endian:
+            swap_bytes(into, ELEMENTS[piece.dtype].swap)
+        if not direct:
+            copy_slice(target, (), into)
+        return True
 
     def read_strings(self, name: str, piece: BundleEntry) -> Strings:
         """Return all strings of one piece."""
@@ -313,7 +327,7 @@ class _Span:
         self.begin = piece.offset + first * target.dtype.itemsize
         self.end = piece.offset + last * target.dtype.itemsize
         self._tensor: torch.Tensor | None = None
-        if self._count == target.numel() and target.device.type == "cpu" and target.is_contiguous():
+        if self._count == target.numel() and target.device.type == "cpu" and is_row_major(target):
             self._tensor = target
 
     def tensor(self) -> torch.Tensor:

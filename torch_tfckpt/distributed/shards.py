@@ -101,17 +101,22 @@ def local_tensor(name: str, tensor: "DTensor") -> torch.Tensor:
         InvalidArgumentError: the local tensor is itself a tensor subclass; `name` is that of the DTensor.
     """
     with torch.no_grad():
-        local: Any = tensor.to_local()
-        # An AsyncCollectiveTensor, the result of a collective that may still run. Asking for its class by name keeps
-        # torch.distributed._functional_collectives, which is private, out of here.
-        if type(local).__name__ == "AsyncCollectiveTensor":
-            local = local.wait()
-        plain: torch.Tensor = local.detach()
+        plain = plain_tensor(tensor.to_local())
     if (kind := type(plain)) is not torch.Tensor:
         raise InvalidArgumentError(
             f"tensor {quoted(name)}: this rank's part of the DTensor is a {kind.__module__}.{kind.__qualname__}, whose "
             f"values only that class can interpret. Convert it to a plain tensor first"
         )
+    return plain
+
+
+def plain_tensor(local: Any) -> torch.Tensor:
+    """Return a local tensor without its history. A communication that still computes it is waited for."""
+    # An AsyncCollectiveTensor, the result of a collective that may still run. Asking for its class by name keeps
+    # torch.distributed._functional_collectives, which is private, out of here.
+    if type(local).__name__ == "AsyncCollectiveTensor":
+        local = local.wait()
+    plain: torch.Tensor = local.detach()
     return plain
 
 
@@ -165,7 +170,8 @@ def like_dtensor(template: "DTensor", local: torch.Tensor | None, dtype: torch.d
 
     Args:
         template: How it is spread over the ranks.
-        local: This rank's part, of the shape of the template's; not copied. None if this rank has no elements.
+        local: This rank's part, of the shape of the template's; not copied if it is on the device of the template.
+            None if this rank has no elements.
         dtype: Type of the elements if `local` is None; by default the template's. Otherwise `local` is converted.
     """
     kind = _dtensor()
@@ -176,7 +182,7 @@ def like_dtensor(template: "DTensor", local: torch.Tensor | None, dtype: torch.d
             local = torch.empty(theirs.shape, dtype=dtype or theirs.dtype, device=theirs.device)
         elif dtype is not None:
             local = local.to(dtype)
-        return kind.from_local(
+        made: Any = kind.from_local(
             local,
             template.device_mesh,
             template.placements,
@@ -184,6 +190,10 @@ def like_dtensor(template: "DTensor", local: torch.Tensor | None, dtype: torch.d
             shape=template.shape,
             stride=template.stride(),
         )
+        # `from_local` moves to the devices of the mesh, but FSDP2 may keep parameters in host memory.
+        same = template.is_meta or made.device == template.device
+        spread: DTensor = made if same else made.to(template.device)
+        return spread
 
 
 def _dtensor() -> "type[DTensor] | None":

@@ -5,7 +5,7 @@ tensorflow/python/training/saver.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, parse_shape_and_slice
 from torch_tfckpt.text import counted, quoted
 from torch_tfckpt.values import Value, WritableValue
-
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
 
 SpecValue = WritableValue | None
 
@@ -74,7 +71,7 @@ class SaveSpec:
         return self._tensor() if callable(self._tensor) else self._tensor
 
     @property
-    def dtensor(self) -> "DTensor | None":
+    def dtensor(self) -> Any:
         """The tensor, if it is a DTensor; None otherwise, and for a function, which is not called."""
         return self._tensor if is_dtensor(self._tensor) else None
 
@@ -147,7 +144,8 @@ class SaveableObject:
         """Restore the object from its values, one for each spec. Subclasses must override this.
 
         Args:
-            restored_tensors: Tensors on any device; arrays of `bytes` for strings. The saveable may keep them.
+            restored_tensors: Tensors on any device; arrays of `bytes` for strings. The saveable may keep them. For a
+                spec with a DTensor, this rank's part, as a plain tensor.
             restored_shapes: Shapes to reshape them to first, if the saver has `reshape=True`; else None.
 
         Raises:

@@ -26,7 +26,7 @@ from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.spread_state import KnowsLayouts, Layouts, layouts_like, spread
 from torch_tfckpt.saveables.state_tree import flatten, tensor_keys, unflatten
 from torch_tfckpt.text import did_you_mean, escaped, first_lines, quoted
-from torch_tfckpt.transfer.host_bytes import copy_slice
+from torch_tfckpt.transfer.uploads import assign
 from torch_tfckpt.values import Value, value_dtype
 
 if TYPE_CHECKING:
@@ -187,9 +187,9 @@ def _can_take(old: torch.Tensor, new: torch.Tensor) -> bool:
 def _filled(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         if is_dtensor(old) and is_dtensor(new):
-            copy_slice(local_tensor("state", old), (), local_tensor("state", new))
+            assign(local_tensor("state", old), local_tensor("state", new))
         else:
-            copy_slice(old, (), new)
+            assign(old, new)
     return old
 
 

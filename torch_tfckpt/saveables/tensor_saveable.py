@@ -19,7 +19,7 @@ from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.text import escaped, quoted
-from torch_tfckpt.transfer.host_bytes import copy_slice
+from torch_tfckpt.transfer.uploads import assign
 from torch_tfckpt.values import Value
 
 
@@ -89,7 +89,7 @@ class VariableSaveable(SaveableObject):
         self.check([tuple(value.shape)], restored_shapes)
         # A tensor created in inference mode can only be written in that mode.
         with torch.inference_mode() if self.tensor.is_inference() else torch.no_grad():
-            copy_slice(self.tensor, (), value.reshape(self.tensor.shape))
+            assign(self.tensor, value.reshape(self.tensor.shape))
 
     def _restore_part(self, tensor: torch.Tensor, value: torch.Tensor, restored_shapes: Sequence[Shape] | None) -> None:
         """Copy this rank's part, or its elements in a whole value, into this rank's part of a DTensor."""
@@ -100,7 +100,7 @@ class VariableSaveable(SaveableObject):
         if value.shape != local.shape:
             self.check([tuple(value.shape)], restored_shapes)
         with torch.no_grad():
-            copy_slice(local, (), part_of(self.name, value, tensor))
+            assign(local, part_of(self.name, value, tensor))
 
     def _other_dtype(self, found: object) -> InvalidArgumentError:
         return InvalidArgumentError(
