@@ -119,6 +119,20 @@ class TestOut:
         if out.device.type != "meta":
             assert not out.any()
 
+    @pytest.mark.parametrize("count", [2, 50_000])
+    def test_whose_memory_is_not_its_values(self, tmp_path: Path, count: int) -> None:
+        """A conjugate, and its imaginary part, are views with a flag: they are filled with the values, too."""
+        stored = {"z": torch.tensor([1 + 2j, 3 - 4j] * count), "x": torch.tensor([1.0, 2.0] * count)}
+        with tfckpt.load_checkpoint(save(tmp_path / "m", 2, stored)) as reader:
+            for read in (lambda out: {k: reader.get_tensor(k, out=v) for k, v in out.items()},
+                         lambda out: reader.get_tensors(list(out), out)):  # fmt: skip
+                conjugate = torch.zeros(2 * count, dtype=torch.complex64).conj()
+                negated = torch.zeros(2 * count, dtype=torch.complex64).conj().imag
+                assert conjugate.is_conj() and negated.is_neg()
+                found = read({"z": conjugate, "x": negated})
+                assert found["z"] is conjugate and found["x"] is negated
+                assert torch.equal(conjugate, stored["z"]) and torch.equal(negated, stored["x"])
+
     @pytest.mark.cuda
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     def test_on_a_device(self, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Import rules between packages: a lower layer can be read, tested and used without those above it."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,7 +44,15 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split(
 # start without it.
 TORCH_FREE = {
     *("errors", "text", "_proto", "format", "storage", "meta_graph", "saveables/slice_info"),
-    *("bundle/claim", "bundle/files", "bundle/leftovers", "bundle/publish", "bundle/removal", "bundle/unfinished"),
+    *(
+        "bundle/claim",
+        "bundle/files",
+        "bundle/leftovers",
+        "bundle/marker",
+        "bundle/publish",
+        "bundle/removal",
+        "bundle/unfinished",
+    ),
     *("v1/shard_names", "foreign_files/format_names"),
     *("directory/locate", "directory/management", "directory/manager_records", "directory/names", "directory/records"),
     *("directory/retention", "directory/retention_file", "directory/state_file", "directory/unlisted"),
@@ -113,11 +122,16 @@ class SourceFile:
         """Whether it is the public interface or the program's entry point."""
         return self.layer in ("__init__", "__main__")
 
-    def imports(self) -> Iterator[Import]:
-        yield from _imports(ast.parse(self.path.read_text(encoding="utf-8")), deferred=False)
+    def imports(self) -> list[Import]:
+        return _imports_of(self.path)
 
     def __str__(self) -> str:
         return str(self.path.relative_to(ROOT.parent))
+
+
+@functools.cache
+def _imports_of(path: Path) -> list[Import]:
+    return list(_imports(ast.parse(path.read_text(encoding="utf-8")), deferred=False))
 
 
 def _imports(node: ast.AST, *, deferred: bool) -> Iterator[Import]:

@@ -193,3 +193,16 @@ def test_a_device_that_is_not_available(tmp_path: Path) -> None:
         pytest.skip("CUDA is available")
     with pytest.raises(tfckpt.InvalidArgumentError, match="CUDA is not available in this process"):
         tfckpt.load_file(tmp_path / "absent", device="cuda")
+
+
+@pytest.mark.parametrize("device", ["xpu", "mps", "mtia", "hpu", "xla", "privateuseone"])
+def test_any_device_that_is_not_available(device: str, tmp_path: Path) -> None:
+    """Torch raises an error of another class for each; the message names the device and says what to pass."""
+    try:
+        torch.empty(0, device=device)
+    except Exception:
+        pass
+    else:
+        pytest.skip(f"{device} is available")
+    with pytest.raises(tfckpt.InvalidArgumentError, match=f"device={device}: not available .*Pass device='cpu'"):
+        tfckpt.load_file(tmp_path / "absent", device=device)

@@ -188,8 +188,8 @@ class CheckpointReader:
 
         Args:
             name: A key, e.g. "dense/kernel", or another name as described for the class.
-            out: Tensor to fill, of the stored shape and dtype, any device, any strides. A CUDA `out` is filled on the
-                current stream. None allocates a contiguous CPU tensor.
+            out: Tensor to fill, of the stored shape and dtype, any device, any strides. On an accelerator it is filled
+                on the current stream. None allocates a contiguous CPU tensor.
 
         Returns:
             `out`, or a new tensor of the stored shape, in TensorFlow's layout. A string tensor is returned as a numpy

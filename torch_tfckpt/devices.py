@@ -21,13 +21,13 @@ def canonical_device(device: torch.device | str | None) -> str:
 
     Returns:
         A string such as "/job:ps/replica:0/task:1/device:CPU:0", with only the parts that are given, in this order.
-        "cuda" without an index is the current device, or device 0 if CUDA is not initialised; other torch devices
-        without an index get index 0.
+        An accelerator without an index, such as "cuda", is the current device, or device 0 if it is not initialised;
+        other torch devices without an index get index 0.
 
     Raises:
         InvalidArgumentError: the string is neither a torch nor a TensorFlow device name.
 
-    Does not initialise CUDA.
+    Does not initialise the accelerator.
     """
     if device is None or device == "":
         return ""
@@ -44,6 +44,14 @@ def canonical_device(device: torch.device | str | None) -> str:
 def _of_torch(device: torch.device) -> str:
     kind, _, index = str(device).partition(":")
     if not index:
-        current = kind == "cuda" and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        index = str(torch.cuda.current_device()) if current else "0"
+        index = str(torch.accelerator.current_device_index()) if _is_initialized(kind) else "0"
     return f"/device:{device_type(kind)}:{index}"
+
+
+def _is_initialized(kind: str) -> bool:
+    """Return whether `kind` is the accelerator of this process, and has been used."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or accelerator.type != kind:
+        return False
+    is_initialized = getattr(torch.get_device_module(kind), "is_initialized", None)
+    return is_initialized is not None and bool(is_initialized())

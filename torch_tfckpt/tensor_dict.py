@@ -16,6 +16,7 @@ from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, listed, quoted
+from torch_tfckpt.transfer.uploads import assign
 from torch_tfckpt.values import LoadedValue, WritableValue, outside_modes
 
 _log = logging.getLogger(__name__)
@@ -79,8 +80,7 @@ def load_file(
     except (RuntimeError, TypeError) as error:
         finding = str(error) if isinstance(device, str) else f"is a {type(device).__name__}, not a device"
         raise InvalidArgumentError(f"device={device}: {finding}. Pass a torch.device or its name") from error
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgumentError(f"device={device}: CUDA is not available in this process. Pass device='cpu'")
+    _check_usable(device, target)
     with CheckpointReader(path, verify=verify, storage=storage) as reader:
         wanted = _holdable(reader) if names is None else list(names)
         values = reader.map_tensors(wanted) if mmap else reader.get_tensors(wanted)
@@ -160,5 +160,22 @@ def _cast(values: dict[str, LoadedValue], dtype: torch.dtype, place: str) -> dic
     return cast
 
 
+def _check_usable(given: torch.device | str, device: torch.device) -> None:
+    """Raise InvalidArgumentError, before anything is read, unless tensors can be on the device."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgumentError(f"device={given}: CUDA is not available in this process. Pass device='cpu'")
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # each device has its own kind of error
+        finding = str(error).partition("\n")[0]
+        raise InvalidArgumentError(
+            f"device={given}: not available in this process: {type(error).__name__}: {finding:.200}. Pass device='cpu'"
+        ) from error
+
+
 def _placed(value: LoadedValue, device: torch.device) -> LoadedValue:
-    return value.to(device) if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    made = torch.empty_like(value, device=device)
+    assign(made, value)
+    return made

@@ -5,7 +5,8 @@ from typing import cast
 
 import pytest
 
-from torch_tfckpt.bundle.publish import Marker, remove
+from torch_tfckpt.bundle.marker import Marker
+from torch_tfckpt.bundle.publish import remove
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import parse_temporary_name
 from torch_tfckpt.storage.protocol import Storage

@@ -73,7 +73,7 @@ def test_every_form_becomes_weights_that_keras_loads(
 
     assert report.format == "Keras weights" and report.files == [str(target)]
     values = tensorflow.call("tensorflow_keras_like.loaded_values", model, str(target))
-    assert values == tensorflow.call("tensorflow_keras_like.loaded_values", model, str(directory / "m.weights.h5"))
+    assert values == tensorflow.call("tensorflow_keras_like.written_values", model, str(directory / "m.weights.h5"))
 
 
 def test_checkpoints_of_training_programs(tensorflow: TensorFlowProcess, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from own_threads import own_thread_names, own_threads
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.transfer import transfer as transfer_module
-from torch_tfckpt.transfer.staging import Buffers, Staging, StagingOptions
+from torch_tfckpt.transfer.staging import Staging, StagingOptions
 from torch_tfckpt.transfer.transfer import Transfer
 from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes
 
@@ -245,71 +245,3 @@ def test_ctrl_c_while_threads_start_leaves_no_thread(
             thread.join(60)
         assert own_thread_names() == [], f"after the start of thread {number}"
         assert_all_memory_is_back(staging)
-
-
-def test_buffers_are_not_reused_before_their_copies_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device may still be copying into a buffer when the transfer is stopped.
-
-    If the buffer were reused before the copy ends, old bytes would overwrite those of the next save.
-    """
-    log: list[str] = []
-    lock = threading.Lock()
-
-    def note(what: str) -> None:
-        with lock:
-            log.append(what)
-
-    class Ready:
-        def __init__(self, number: int) -> None:
-            self.number = number
-
-        def wait(self) -> None:
-            note(f"copied {self.number}")
-
-    class Stream:
-        """Like CopyStream, but copies into host memory happen immediately."""
-
-        def __init__(self, device: object) -> None:
-            self.count = 0
-
-        def ready(self) -> Ready:
-            self.count += 1
-            return Ready(self.count)
-
-        def __enter__(self) -> None:
-            pass
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    given = Buffers.give_back
-
-    def give_back(buffers: Buffers, buffer: torch.Tensor) -> None:
-        note("back")
-        given(buffers, buffer)
-
-    monkeypatch.setattr(transfer_module, "CopyStream", Stream)
-    monkeypatch.setattr(transfer_module, "_STREAMED", {"cpu"})
-    monkeypatch.setattr(Buffers, "give_back", give_back)
-    monkeypatch.setattr(torch, "empty", _pageable(torch.empty))
-    failing = Steps(0, "write")
-    staging = Staging(OPTIONS)
-    source = torch.ones(3 * MIB)
-    transfer = Transfer([Write(0, 0, source.nbytes, source)], [Memory(failing)], staging, snapshot=True)
-    with pytest.raises(Failing):
-        transfer.result()
-    copied = 0
-    for entry in log:
-        if entry == "back":
-            copied -= 1
-            assert copied >= 0, f"a buffer was returned before its copy ended: {log}"
-        else:
-            copied += 1
-    assert "back" in log
-
-
-def _pageable(empty: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    def without_pinning(*arguments: object, pin_memory: bool = False, **options: object) -> torch.Tensor:
-        return empty(*arguments, **options)
-
-    return without_pinning

@@ -15,7 +15,7 @@ from training_script import alternate
 
 import torch_tfckpt as tfckpt
 from torch_tfckpt.bundle.leftovers import remove_leftovers
-from torch_tfckpt.bundle.publish import Marker
+from torch_tfckpt.bundle.marker import Marker
 from torch_tfckpt.directory.state_file import read_state, update_checkpoint_state
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import new_save_number, parse_temporary_name, temporary_name

@@ -1,5 +1,7 @@
 """Regular expressions mean what they mean in RE2, or are refused."""
 
+import math
+
 import numpy as np
 import pytest
 from op_inputs import Results
@@ -8,6 +10,7 @@ from op_rows import check, operations, row
 
 from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.graph_ops.registry import OPS
+from torch_tfckpt.graph_ops.regular_expressions import compiled
 
 TEXTS = s(
     [
@@ -151,6 +154,38 @@ PATTERNS = [
     "(?i)K",
     "(?i)[k-s]+",
 ]
+# Patterns with which `re` may take 2^n steps, or more than n^2, with two groups each.
+CHOOSING = [
+    "()(a+)+$",
+    "((a|b|ab)*)c",
+    "((a?){3})a{3}",
+    "(.*)(b)",
+    "(.*?)([-, ])",
+    "(\\S+)[.](\\S+)",
+    "((a*)*)",
+    "((a*)+)c",
+    "((a*?)*)",
+    "((|a)+)b",
+    "((a|)+)b",
+    "((a|b)*c)*",
+    "(a|(aa))*?b",
+    "((b+b+)+)c",
+    "((ab?)*?)(?:c|$)",
+    "(a{1,2}){2}(b)?",
+    "((a??b)*)",
+    "(\\b\\w+\\b)*(\\W)",
+    "((?i:A|ab)*)(B)",
+    "(^|a)*(b)",
+    "((?m)^[a-z ]*$)(\\n)",
+    "([^,]*,?)*([!])",
+    "(\\w+\\s?)*(\\d)",
+    "((\x61|\u00e9|f)*)",
+    "(a){2,}|(b)*",
+    "((a*){2,3})",
+    "((a{2}|a)*?)(b|$)",
+    "(a|b(c)?)*",
+]
+LONG = s([b"a" * 2000 + b"!", b"ab" * 1000 + b"c", b"one two " * 200 + b"3", b"x"])
 UNSUPPORTED = ["\\B", "\\pL", "\\C", "(?U)a+", "(?i)\u00c9", "[[:^alpha:]]", "a(?i)b|C"]
 SUPPORTED = [pattern for pattern in PATTERNS if pattern not in UNSUPPORTED]
 
@@ -164,6 +199,13 @@ ROWS = [
     *(
         row("StaticRegexReplace", TEXTS, pattern="(b)(c)?|(a)", rewrite=rewrite)
         for rewrite in ("\\1\\2", "[\\3]", "\\\\", "\\4", "\\x", "\\", "$1", "\u00e9", "")
+    ),
+    *(row("StaticRegexReplace", TEXTS, pattern=pattern, rewrite="<\\0|\\1|\\2>") for pattern in CHOOSING),
+    *(row("StaticRegexFullMatch", TEXTS, pattern=pattern) for pattern in CHOOSING),
+    *(row("StaticRegexReplace", LONG, pattern=pattern, rewrite="<\\2>") for pattern in CHOOSING),
+    *(
+        row("StaticRegexReplace", TEXTS, pattern=pattern, rewrite="-")
+        for pattern in ("(a{100}){10}", "(a{100}){11}", "((a{2}){20}){30}", "(a{1001,})", "(?:a{31}){1,33}")
     ),
     row("RegexReplace", TEXTS, s(b"[a-c]"), s(b"\\0\\0")),
     row("RegexReplace", TEXTS, s(b"[a-c]"), s(b"x"), replace_global=False),
@@ -188,3 +230,55 @@ def test_unsupported(pattern: str) -> None:
     """What `re` cannot express raises UnimplementedError, and is not taken as something else."""
     with pytest.raises(UnimplementedError):
         OPS["StaticRegexFullMatch"].function(s([b"a"]), pattern=pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("(a+)+$", b"a" * 3000 + b"!"),
+        ("(x+x+)+y", b"x" * 3000),
+        ("(.*)*[|]", b"a" * 3000),
+        ("(a|a)*[|]", b"a" * 3000),
+        ("(a|b|ab)*c", b"ab" * 2000),
+        ("a?" * 200 + "a" * 200, b"a" * 200),
+        ("((a?){20}){20}b", b"a" * 400),
+        ("\\s*" * 20 + "x", b" " * 1000),
+        ("(.*),(.*),(.*),(.*);", b"," * 1000),
+        ("(?:a|aa)+?;", b"a" * 3000),
+        ("[a-z]+[0-9]", b"a" * 100_000),
+    ],
+)
+def test_no_pattern_takes_long(pattern: str, text: bytes) -> None:
+    """Patterns for which `re` would take 2^n steps, or a high power of n. The texts are too long to wait for those."""
+    found = OPS["StaticRegexReplace"].function(s([text, b"-"]), pattern=pattern, rewrite="")
+    assert found[1] == b"-"
+    assert not OPS["StaticRegexFullMatch"].function(s([text + b"\n"]), pattern=pattern).any()
+
+
+def test_too_many_parts() -> None:
+    """Repetitions of a pattern that needs all of them to be followed do not decide how much memory is taken."""
+    with pytest.raises(UnimplementedError, match="parts, counting those of each repetition"):
+        OPS["StaticRegexFullMatch"].function(s([b"a"]), pattern="(" + "(a|a)" * 50 + "){1000}")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "exponent"),
+    [
+        ("[^a-z]+", 1),
+        ("\\s+", 1),
+        ("[[:punct:]]", 1),
+        ("(?i)<br ?/?>", 1),
+        ("(\\w+)\\s*", 2),
+        ("^\\s+|\\s+$", 2),
+        ("https?://\\S+", 2),
+        ("\\d+(,\\d+)*", 2),
+        ("<[^>]+>", 2),
+        ("'s|'t|'re| ?[a-z]+| ?[0-9]+|\\s+", 2),
+        (".*foo", 3),
+        ("(a+)+", math.inf),
+        ("(a|ab)*c", math.inf),
+    ],
+)
+def test_steps_are_known(pattern: str, exponent: float) -> None:
+    """Patterns that are usual for vocabularies are not followed in all ways, which is slower."""
+    assert compiled(pattern.encode()).exponent == exponent

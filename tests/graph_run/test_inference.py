@@ -62,3 +62,46 @@ def test_what_is_not_known_is_refused(
     names = [node.name for node in training[0].meta_graph_def.graph_def.node if node.name.startswith(output)]
     with pytest.raises(tfckpt.UnimplementedError, match=f"inference=True does not know.*{message}"):
         training[0].module(["x:0"], [f"{names[-1]}:0"], inference=True)
+
+
+@pytest.fixture(scope="module")
+def functions(
+    tensorflow: TensorFlowProcess, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[tfckpt.ImportedMetaGraph, dict[str, Any]]:
+    """A graph with dropout in the functions of TensorFlow 2."""
+    prefix: Path = tmp_path_factory.mktemp("functions") / "model"
+    computed = tensorflow.call("tensorflow_runs.training_functions", str(prefix))
+    imported = tfckpt.import_meta_graph(f"{prefix}.meta")
+    assert imported.saver is not None
+    imported.saver.restore(str(prefix))
+    return imported, computed
+
+
+def test_dropout_in_functions(functions: tuple[tfckpt.ImportedMetaGraph, dict[str, Any]]) -> None:
+    """In loops, branches and called functions, inside each other; each change is listed."""
+    imported, computed = functions
+    net = imported.module(["x:0", "is_high:0"], ["trained:0"], inference=True)
+    x = torch.from_numpy(computed["x"])
+    for flag, expected in enumerate(computed["expected"]):
+        torch.testing.assert_close(net(x, torch.tensor(bool(flag)))[0].detach(), torch_of(expected))
+    lines = net.meta["inference"]
+    assert len(lines) == 6, lines  # two branches call the same function
+    assert all(line.startswith("dropout at ") for line in lines)
+    module = imported.module(["x:0", "is_high:0"], ["trained:0"])
+    assert not torch.equal(module(x, torch.tensor(True))[0], module(x, torch.tensor(True))[0])
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        *((name, "random numbers") for name in ("noise", "cut", "seeded", "sampled")),
+        *((f"{name}_in_loop", "random numbers") for name in ("noise", "cut", "seeded", "sampled")),
+        ("normalised_in_branch", "statistics of the batch without moving averages"),
+    ],
+)
+def test_what_is_not_known_in_functions_is_refused(
+    output: str, message: str, functions: tuple[tfckpt.ImportedMetaGraph, dict[str, Any]]
+) -> None:
+    """Random numbers of all kinds, and statistics of the batch, in the graph and in functions."""
+    with pytest.raises(tfckpt.UnimplementedError, match=f"inference=True does not know how to turn off .*{message}"):
+        functions[0].module(["x:0", "is_high:0"], [f"{output}:0"], inference=True)

@@ -94,3 +94,67 @@ def test_saved_model(version_2: tuple[Path, dict[str, RawTensor]]) -> None:
     module = imported.module(signature="serving_default")
     (name,) = imported.signatures["serving_default"].inputs
     assert equals(module(**{name: np.array(WORDS, dtype=object)})["rows"], expected["rows"])
+
+
+@pytest.fixture(scope="module")
+def changing(
+    tensorflow: TensorFlowProcess, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[list[RawTensor]]]:
+    """A .meta file whose saver stores two tables, with two checkpoints."""
+    directory = tmp_path_factory.mktemp("changing")
+    expected = tensorflow.call("tensorflow_tables.write_changing_tables", str(directory), WORDS)
+    return directory / "model", expected
+
+
+CHANGING = ["number:0", "row:0", "size:0"]
+
+
+def test_each_restore_fills_the_tables(changing: tuple[Path, list[list[RawTensor]]]) -> None:
+    """`run`, and modules that were made before, give what TensorFlow gives after a restore, whichever comes first."""
+    prefix, expected = changing
+    imported = tfckpt.import_meta_graph(f"{prefix}-1.meta")
+    assert imported.saver is not None
+    words = np.array(WORDS, dtype=object)
+    unfilled = imported.module(inputs=["x:0"], outputs=["number:0"])
+    assert unfilled(words)[0].tolist() == [-1] * 5
+    modules = [unfilled]
+    for step in (1, 0, 0, 1):
+        imported.saver.restore(f"{prefix}-{step}")
+        for module in modules:
+            assert equals(module(words)[0], expected[step][0])
+        found = imported.run(CHANGING, {"x": WORDS})
+        assert [equals(*each) for each in zip(found, expected[step], strict=True)] == [True] * 3
+        modules.append(imported.module(inputs=["x:0"], outputs=["number:0", "row:0"]))
+
+
+def test_a_changed_table_is_saved(
+    changing: tuple[Path, list[list[RawTensor]]], tensorflow: TensorFlowProcess, tmp_path: Path
+) -> None:
+    """A save stores what `run` has put into a table, and TensorFlow restores it; the other table is as it was."""
+    prefix, _ = changing
+    imported = tfckpt.import_meta_graph(f"{prefix}-1.meta")
+    assert imported.saver is not None
+    imported.saver.restore(f"{prefix}-0")
+    imported.run("learn", {"x": [b"b", b"a"], "y": [1, 7]})
+    first = imported.run(CHANGING, {"x": WORDS})
+    assert first[0].tolist() == [7, 1, -1, -1, 1]
+    saved = imported.saver.save(tmp_path / "changed")
+    read = tensorflow.call("tensorflow_tables.read_changing_tables", str(saved), WORDS)
+    assert [equals(*each) for each in zip(first, read, strict=True)] == [True] * 3
+    imported.saver.restore(f"{prefix}-0")  # again as in the checkpoint
+    assert imported.run("number", {"x": WORDS}).tolist() == [0, 1, -1, -1, -1]
+    imported.saver.restore(str(saved))
+    assert imported.run("number", {"x": WORDS}).tolist() == [7, 1, -1, -1, 1]
+
+
+def test_a_table_that_was_never_restored_is_saved(
+    changing: tuple[Path, list[list[RawTensor]]], tensorflow: TensorFlowProcess, tmp_path: Path
+) -> None:
+    """Nothing is restored: the tables are saved as the graph has filled them."""
+    imported = tfckpt.import_meta_graph(f"{changing[0]}-1.meta")
+    assert imported.saver is not None
+    imported.variables["w"] = torch.tensor(2.0)
+    imported.run(["learn", "row"], {"x": [b"b"], "y": [5]})
+    saved = imported.saver.save(tmp_path / "new")
+    read = tensorflow.call("tensorflow_tables.read_changing_tables", str(saved), WORDS)
+    assert torch_of(read[0]).tolist() == [-1, -1, -1, -1, 5]

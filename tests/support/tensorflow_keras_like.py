@@ -1,5 +1,6 @@
 """Keras models that load what save_model(like=) and convert(like=) write. Runs in the TensorFlow process only."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,12 @@ def write_trained(model: str, directory: str, given: np.ndarray) -> RawTensor:
 def loaded_values(model: str, path: str) -> dict[str, RawTensor]:
     """The values of a new model after load_weights, or after restoring a checkpoint, by their order and path."""
     return values_of(_loaded(model, path))
+
+
+@functools.cache
+def written_values(model: str, path: str) -> dict[str, RawTensor]:
+    """`loaded_values` of a file that does not change."""
+    return loaded_values(model, path)
 
 
 def outputs(model: str, path: str, given: np.ndarray, again: str = "") -> RawTensor:

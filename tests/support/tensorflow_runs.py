@@ -458,6 +458,50 @@ def training_graph(prefix: str, resource: bool) -> dict[str, Any]:
     return {"x": images, "expected": value, "graph": repr(graph)}
 
 
+def training_functions(prefix: str) -> dict[str, Any]:
+    """Save a graph with dropout in loops, branches and called functions of TensorFlow 2, and "expected" without it.
+
+    Other outputs have in a loop or branch what is not recognised. Returns the feeds and TensorFlow's value of
+    "expected".
+    """
+    x_value = np.random.default_rng(7).normal(size=(3, 4)).astype(np.float32)
+    v1.enable_control_flow_v2()
+    with tf.Graph().as_default(), v1.Session() as session:
+        x, is_high = _x("x", shape=[None, 4]), _x("is_high", tf.bool)
+        w = v1.get_variable("w", [4, 4], use_resource=True)
+
+        def repeated(body: Callable[[Any], Any], y: Any) -> Any:
+            return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, body(y)), [0, y])[1]
+
+        def network(dropout: Callable[[Any], Any]) -> Any:
+            y = repeated(lambda y: dropout(tf.tanh(y @ w)), x)
+            y = tf.cond(is_high, lambda: repeated(lambda z: dropout(z + 1), y), lambda: dropout(dropout(y) * 2))
+            called = tf.function(lambda z: tf.cond(is_high, lambda: dropout(z), lambda: -z))
+            index = tf.cast(is_high, tf.int32)
+            return tf.switch_case(index, [lambda: called(y), lambda: dropout(called(y)) + x])
+
+        def normalised() -> Any:
+            scale = tf.ones([1])
+            return v1.nn.fused_batch_norm(x[:, :, None, None], scale, scale, is_training=True)[0][:, :, 0, 0]
+
+        drawn = {
+            "noise": lambda y: y + v1.random_normal([4]),
+            "cut": lambda y: y + v1.truncated_normal([4]),
+            "seeded": lambda y: y + tf.random.stateless_normal([4], [1, tf.cast(y[0, 0], tf.int32)]),
+            "sampled": lambda y: y + tf.cast(v1.random.categorical(y, 1), tf.float32),
+        }
+        tf.identity(network(lambda y: tf.nn.dropout(y, rate=0.4)), "trained")
+        expected = tf.identity(network(lambda y: y), "expected")
+        for name, body in drawn.items():
+            tf.identity(repeated(body, x), f"{name}_in_loop")
+            tf.identity(body(x), name)  # type: ignore[no-untyped-call]
+        tf.identity(tf.cond(is_high, normalised, lambda: x), "normalised_in_branch")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, prefix)
+        values = [RawTensor.of(session.run(expected, {x: x_value, is_high: flag})) for flag in (False, True)]
+    return {"x": x_value, "expected": values}
+
+
 def accuracy_graph(prefix: str) -> None:
     """Save a graph with a streaming metric, whose counts are local variables."""
     with tf.Graph().as_default(), v1.Session() as session:

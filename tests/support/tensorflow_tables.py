@@ -42,6 +42,42 @@ def write_tables_of_version_1(directory: str, vocabulary: str, words: list[bytes
         return [RawTensor.of(each) for each in found]
 
 
+def write_changing_tables(directory: str, words: list[bytes]) -> list[list[RawTensor]]:
+    """Write a .meta file whose saver stores two tables, with two checkpoints; return what they give for `words`.
+
+    The node "learn" inserts the feeds "x" and "y" into the first table.
+    """
+    with tf.Graph().as_default(), v1.Session() as session:
+        x, y = v1.placeholder(tf.string, [None], name="x"), v1.placeholder(tf.int64, [None], name="y")
+        numbers = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1, name="numbers")
+        rows = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, [0.0, 0.5], name="rows")
+        outputs = [
+            tf.identity(numbers.lookup(x), "number"),
+            tf.identity(rows.lookup(numbers.lookup(x)), "row"),
+            tf.identity(numbers.size(), "size"),
+        ]
+        tf.group(numbers.insert(x, y), name="learn")
+        put = rows.insert(y, tf.stack([tf.cast(y, tf.float32)] * 2, 1))
+        tf.Variable(1.0, name="w", use_resource=True)
+        session.run(v1.global_variables_initializer())
+        saver = v1.train.Saver()
+        found = []
+        for step, known in enumerate((words[:2], words[1:4])):
+            learnt = {x: known, y: range(step, step + len(known))}
+            session.run(["learn", put], learnt)
+            saver.save(session, os.path.join(directory, "model"), step)
+            found.append([RawTensor.of(each) for each in session.run(outputs, {x: words})])
+        return found
+
+
+def read_changing_tables(prefix: str, words: list[bytes]) -> list[RawTensor]:
+    """Return what the tables of `write_changing_tables` give for `words` after a restore."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.train.import_meta_graph(f"{prefix}.meta").restore(session, prefix)
+        outputs = ["number:0", "row:0", "size:0"]
+        return [RawTensor.of(each) for each in session.run(outputs, {"x:0": words})]
+
+
 class _Model(tf.Module):  # type: ignore[misc]
     def __init__(self, vocabulary: str) -> None:
         super().__init__()

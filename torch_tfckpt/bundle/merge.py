@@ -9,21 +9,18 @@ Source: MergeBundles in tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from torch_tfckpt.bundle.files import BundleFiles
-from torch_tfckpt.bundle.index import name_of
-from torch_tfckpt.bundle.publish import BundlePublication, Marker, saving
+from torch_tfckpt.bundle.index_merge import merge_indexes
+from torch_tfckpt.bundle.marker import Marker
+from torch_tfckpt.bundle.part_index import PartIndex
+from torch_tfckpt.bundle.publish import BundlePublication, saving
 from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError
-from torch_tfckpt.format.tensor_bundle import (
-    BundleEntry,
-    BundleHeader,
-    encode_index,
-    index_filename,
-)
+from torch_tfckpt.format.tensor_bundle import SplitEntry, index_filename
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import printable, quoted
+from torch_tfckpt.text import printable
 from torch_tfckpt.transfer.pipeline import CHUNK_BYTES
 
 _log = logging.getLogger(__name__)
@@ -37,6 +34,7 @@ def merge_bundles(
     allow_missing_files: bool = False,
     delete_sources: bool = True,
     marker: Marker | None = None,
+    equal_duplicates: bool = False,
 ) -> None:
     """Merge the checkpoints `sources` (prefixes, in order) into `prefix`.
 
@@ -46,10 +44,11 @@ def merge_bundles(
         allow_missing_files: Skip sources without an index.
         delete_sources: Remove the sources afterwards, and the directories that contained nothing else.
         marker: The marker of the save that this merge is part of; the merge ends that save.
+        equal_duplicates: Allow a tensor or slice in several sources if type, shape, size and checksum are equal.
 
     Raises:
-        InvalidArgumentError: no source is given, or one is missing; a tensor or slice is in two of them; their
-            endianness or format versions differ. Nothing was changed.
+        InvalidArgumentError: no source is given, or one is missing; a tensor or slice is in two of them; slices
+            overlap; their endianness or format versions differ. Nothing was changed.
         DataLossError, NotFoundError: a source is damaged, or one of its data files is missing. Nothing was changed.
         IncompleteSaveError: a file operation failed. The sources and an existing target are unchanged.
 
@@ -62,86 +61,48 @@ def merge_bundles(
                 f"merge into {printable(prefix)}: At least one prefix checkpoint file must exist, but none existed. "
                 f"Pass a prefix that exists"
             )
-        merged = _Merged(prefix)
-        for source in dict.fromkeys(present):
-            files = BundleFiles(storage, source)
-            try:
-                merged.add_source(source, files)
-            finally:
-                files.close()
-        merged.publish(storage, BundlePublication(storage, prefix, marker))
+        data: list[str] = []  # position = shard number in the merged checkpoint
+        parts = [_part(storage, source, data) for source in dict.fromkeys(present)]
+        merged = merge_indexes(parts, f"merge into {printable(prefix)}", equal_duplicates=equal_duplicates)
+        if not data:
+            raise InvalidArgumentError(
+                f"merge into {printable(prefix)}: no source has a tensor. Pass one that has some"
+            )
+        publication = BundlePublication(storage, prefix, marker)
+        try:
+            for path, name in zip(data, publication.new_data_names(len(data)), strict=True):
+                _second_copy(storage, path, name)
+            publication.publish(merged.encode)
+        finally:
+            publication.abandon()
     if delete_sources:
         _delete_sources(storage, [source for source in present if source != prefix], prefix)
 
 
-class _Merged:
-    """Entries of the merged checkpoint."""
+def _part(storage: Storage, source: str, data: list[str]) -> PartIndex:
+    """Read the index of a source, and append the data files that it uses to `data`, in order of their first use."""
+    with closing(BundleFiles(storage, source)) as files:
+        index = files.index.read(0, files.index.size)
+        part = PartIndex(printable(source), index, {})
+        used = _used_shards(part, files.header.num_shards)
+        paths = [files.shard(number).path for number in used]
+    shards = {number: len(data) + position for position, number in enumerate(used)}
+    data += paths
+    return part._replace(shards=shards)
 
-    def __init__(self, prefix: str) -> None:
-        self._place = f"merge into {printable(prefix)}"
-        self._entries: dict[bytes, BundleEntry] = {}
-        self._header: BundleHeader | None = None
-        self.data_files: list[str] = []  # position = shard number in the merged checkpoint
 
-    def add_source(self, source: str, files: BundleFiles) -> None:
-        self._join_header(source, files.header)
-        shards: dict[int, int] = {}  # number in the source -> number in the merged checkpoint
-        for key, value in files.table.items(start=b"\0"):
-            try:
-                entry = BundleEntry.decode(value)
-            except DataLossError as error:
-                raise DataLossError(f"{printable(source)}: tensor {quoted(name_of(key))}: {error}") from error
-            if entry.shard not in shards:
-                shards[entry.shard] = len(self.data_files)
-                self.data_files.append(files.shard(entry.shard).path)
-            self._join_entry(source, key, entry._replace(shard=shards[entry.shard]))
-
-    def encode_index(self, num_shards: int) -> bytes:
-        assert self._header is not None, "encode_index before the first source"
-        entries = {key: entry.encode() for key, entry in self._entries.items()}
-        return encode_index(self._header._replace(num_shards=num_shards), entries)
-
-    def publish(self, storage: Storage, publication: BundlePublication) -> None:
-        """Link the data files and publish them; the sources stay unchanged."""
+def _used_shards(part: PartIndex, count: int) -> list[int]:
+    """Return the numbers of the data files that the entries of `part` refer to, in order of their first use."""
+    entries = part.entries(part.table(), b"\0")  # after the header
+    if count == 1:  # as of all parts of a sharded save
+        return [0] if next(entries, None) is not None else []
+    used: dict[int, None] = {}
+    for key, value in entries:
         try:
-            names = publication.new_data_names(len(self.data_files))
-            for path, name in zip(self.data_files, names, strict=True):
-                _second_copy(storage, path, name)
-            publication.publish(self.encode_index)
-        finally:
-            publication.abandon()
-
-    def _join_header(self, source: str, header: BundleHeader) -> None:
-        first = self._header = self._header or header
-        if header.big_endian != first.big_endian:
-            raise InvalidArgumentError(
-                f"{self._place}: Merging bundles with conflicting endianness: {printable(source)}"
-            )
-        if header[2:] != first[2:]:
-            raise InvalidArgumentError(
-                f"{self._place}: Merging bundles with different format versions: {printable(source)}"
-            )
-
-    def _join_entry(self, source: str, key: bytes, entry: BundleEntry) -> None:
-        before = self._entries.get(key)
-        if before is not None:
-            name = quoted(name_of(key))
-            if not before.slices:
-                raise InvalidArgumentError(
-                    f"{self._place}: Duplicate tensor keyed by {name} encountered, when merging prefix: "
-                    f"{printable(source)}"
-                )
-            if not entry.slices:
-                raise InvalidArgumentError(
-                    f"{self._place}: Duplicate tensor keyed by {name}; attempting to merge in a non-slice bundle entry "
-                    f"from {printable(source)}"
-                )
-            if (before.dtype, before.shape) != (entry.dtype, entry.shape):
-                raise InvalidArgumentError(
-                    f"{self._place}: the slices of {name} in {printable(source)} have a different dtype or shape"
-                )
-            entry = before._replace(slices=before.slices + entry.slices)
-        self._entries[key] = entry
+            used[SplitEntry.decode(value).shard] = None
+        except DataLossError as error:
+            raise part.damaged(error, key) from error
+    return list(used)
 
 
 def _is_there(storage: Storage, source: str, allow_missing_files: bool) -> bool:

@@ -21,8 +21,9 @@ from torch_tfckpt.format.tensor_slice import TensorSlice, element_count
 from torch_tfckpt.storage.protocol import ReadableFile
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.batching import cut
-from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, swap_bytes
+from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, is_row_major, swap_bytes
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest, SumRequest
+from torch_tfckpt.transfer.uploads import read_to_device, takes_upload
 from torch_tfckpt.values import Strings, fixed_size, new_tensor, strings_from
 
 
@@ -116,8 +117,14 @@ class Pieces:
     def copy(self, name: str, piece: BundleEntry, source: TensorSlice, target: torch.Tensor) -> None:
         """Copy part `source` of a piece into `target`, without an intermediate copy if possible."""
         whole = source.covers(piece.shape)
-        if whole and target.device.type == "cpu" and target.is_contiguous():
+        if whole and target.device.type == "cpu" and is_row_major(target):
             self.transfer([Whole(name, piece, target)])
+        elif whole and takes_upload(target):
+            swap = ELEMENTS[piece.dtype].swap if self.files.header.big_endian else 0
+            file, verify = self.files.shard(piece.shard), self._verify
+            computed = read_to_device(self.pipeline, file, piece.offset, target, verify=verify, swap=swap)
+            if verify:
+                self.compare(name, piece, computed)
         elif whole:
             staged = new_tensor(name, piece.shape, target.dtype)
             self.transfer([Whole(name, piece, staged)])

@@ -18,7 +18,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import encode_strings
-from torch_tfckpt.format.tensor_bundle import BundleEntry, BundleHeader, encode_index
+from torch_tfckpt.format.tensor_bundle import BundleEntry, BundleHeader, SplitEntry, encode_index
 from torch_tfckpt.format.tensor_slice import (
     Shape,
     TensorSlice,
@@ -147,6 +147,20 @@ class BundlePlan:
         """Return the index for `num_shards` data files. REQUIRES: entries are complete, the plan closed."""
         assert all(self._entries.values()), "an entry without a checksum"
         return encode_index(BundleHeader(num_shards), self._entries)
+
+    def part_index(self, first_shard: int) -> bytes:
+        """Return the index of a checkpoint of which this plan is one part, written by one of several processes.
+
+        Its entries have the numbers that the plan's data files have in the whole checkpoint, `first_shard` and up, and
+        its header declares just enough shards for these. `bundle.merge.merge_indexes` joins the parts. REQUIRES:
+        entries are complete, the plan closed.
+        """
+        assert all(self._entries.values()), "an entry without a checksum"
+        entries = {}
+        for key, value in self._entries.items():
+            split = SplitEntry.decode(value)
+            entries[key] = split._replace(shard=first_shard + split.shard).encode()
+        return encode_index(BundleHeader(first_shard + len(self.shards)), entries)
 
     def _new_key(self, name: str) -> bytes:
         if not name:

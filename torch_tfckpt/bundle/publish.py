@@ -35,13 +35,14 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from torch_tfckpt.bundle.claim import claim_names, unused_number
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.leftovers import remove_leftovers
+from torch_tfckpt.bundle.marker import Marker
 from torch_tfckpt.bundle.unfinished import count_in_names, current_count, data_files_of, running_markers
-from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, NotFoundError
-from torch_tfckpt.format.tensor_bundle import data_filename, index_filename
-from torch_tfckpt.storage.names import LONGEST_END, new_save_number, refuse_long_name, temporary_name
+from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, InvalidArgumentError
+from torch_tfckpt.format.tensor_bundle import data_filename
+from torch_tfckpt.storage.names import LONGEST_END, refuse_long_name, temporary_name
 from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.storage.small_files import make_directories
-from torch_tfckpt.text import printable
+from torch_tfckpt.text import printable, quoted
 
 _log = logging.getLogger(__name__)
 
@@ -62,86 +63,6 @@ def close_files(files: Sequence[WritableFile]) -> None:
         for file in files:
             stack.enter_context(suppress(OSError))
             stack.callback(file.close)
-
-
-class Marker:
-    """Marks a running save of checkpoint `prefix` by an empty temporary index file that stays in use.
-
-    The file is in use until `publish` or `end`. It must be created before the other files of a save: a marker that is
-    not in use shows that leftovers of its save may exist. On object stores there are no temporary files, so no marker
-    file is created.
-
-    Raises:
-        OSError: the marker file cannot be created.
-    """
-
-    def __init__(self, storage: Storage, prefix: str) -> None:
-        self.index = index_filename(prefix)
-        self.save = new_save_number(storage.lock_domain(os.path.dirname(prefix)) if storage.renames else 0)
-        self._storage = storage
-        self._file: WritableFile | None = None  # the marker file, open until `end`
-        self._contents = b""  # contents of the published index
-        if storage.renames:
-            self._file = storage.create(temporary_name(self.index, self.save))
-
-    def publish(self, index: bytes) -> None:
-        """Turn the marker file into the checkpoint's index, with the contents `index`.
-
-        From then on, the file no longer marks a running save.
-
-        Raises:
-            OSError: a file operation failed; call `is_published` to find out whether the index is in place anyway.
-        """
-        storage, self._contents = self._storage, index
-        file = self._file or storage.create(self.index)
-        try:
-            file.write(0, [index])
-            file.sync()
-            if self._file is not None:
-                try:
-                    storage.replace(file.path, self.index)
-                except OSError:
-                    # On a network file system a rename may report an error although it succeeded.
-                    if not file.has_name(self.index):
-                        raise
-        finally:
-            if self._file is None:
-                with suppress(OSError):  # already synced, or no longer needed
-                    file.close()
-
-    def is_published(self) -> bool | None:
-        """Return whether the current index is the one that `publish` wrote; None if that is unknown."""
-        try:
-            if self._file is not None:
-                return self._file.has_name(self.index)
-            return _has_contents(self._storage, self.index, self._contents)
-        except (CheckpointError, OSError):
-            return None
-
-    def end(self, *, clean: bool) -> None:
-        """End the save. Unless everything is `clean`, keep the marker file, so that the next save cleans up."""
-        file, self._file = self._file, None
-        if file is None:
-            return
-        try:
-            # Remove the file before closing it: otherwise another process might treat this save's files as leftovers.
-            if clean:
-                with suppress(OSError):
-                    self._storage.remove(file.path)  # does nothing after `publish`
-        finally:
-            with suppress(OSError):
-                file.close()
-
-
-def _has_contents(storage: Storage, path: str, contents: bytes) -> bool:
-    try:
-        file = storage.open(path)
-    except NotFoundError:
-        return False
-    try:
-        return file.size == len(contents) and file.read(0, file.size) == contents
-    finally:
-        file.close()
 
 
 EncodeIndex = Callable[[int], bytes]
@@ -188,6 +109,7 @@ class BundlePublication:
 
     Args:
         marker: This save's marker, if it already exists.
+        save: The number for a new marker, as for Marker.
 
     Raises:
         InvalidArgumentError: the names of the files would be too long. Nothing was changed.
@@ -197,7 +119,7 @@ class BundlePublication:
     Thread safety: one thread at a time uses a publication; any number of publications of one prefix may exist.
     """
 
-    def __init__(self, storage: Storage, prefix: str, marker: Marker | None = None) -> None:
+    def __init__(self, storage: Storage, prefix: str, marker: Marker | None = None, *, save: int | None = None) -> None:
         self._storage, self._prefix, self._directory = storage, prefix, os.path.dirname(prefix)
         self._data: list[str] = []  # temporary name of each shard
         self._names: list[str] = []  # claimed names of the data files
@@ -206,7 +128,12 @@ class BundlePublication:
             refuse_long_name(prefix, appended=LONGEST_END)
         make_directories(storage, self._directory)
         remove_leftovers(storage, self._directory)
-        self._marker = marker or Marker(storage, prefix)
+        self._marker = marker or Marker(storage, prefix, save)
+
+    @property
+    def save(self) -> int:
+        """The number in the names of this save's temporary files."""
+        return self._marker.save
 
     def new_data_names(self, count: int) -> list[str]:
         """Return the paths under which to write, or link, `count` shards before `publish`."""
@@ -219,18 +146,27 @@ class BundlePublication:
             self._data = self._names = [data_filename(prefix, n, shown) for n in range(count)]
         return self._data
 
-    def publish(self, encode_index: EncodeIndex, files: Sequence[WritableFile] = ()) -> None:
+    def publish(
+        self, encode_index: EncodeIndex, files: Sequence[WritableFile] = (), *, data: Sequence[str] | None = None
+    ) -> None:
         """Publish the data files, whose bytes are durable, as shards 0, 1, ... of the checkpoint.
 
         Args:
             files: The data files, if they are open. They are closed at the end: an open file is never treated as
                 a leftover.
+            data: The paths of the data files, in order of their shards, if they were not chosen by `new_data_names`:
+                temporary names in the prefix's directory, possibly created by other processes, which need not be open
+                any more. On storages without renames, names that one call of `new_data_names` returns for that
+                number of files. If publishing fails, these files are removed, too.
 
         Raises:
+            InvalidArgumentError: `data` is empty, or has a path outside the prefix's directory.
             OSError: a file operation failed. Nothing was published, and the data files are removed.
             IncompleteSaveError: the new checkpoint is in place but not durable; or it is unknown whether the new
                 checkpoint is in place; or another program has since removed or damaged it.
         """
+        if data is not None:
+            self._take(data)
         storage, switch = self._storage, self._marker
         last = switch  # the marker that becomes the final index
         guard: Marker | None = None  # marks the save until the replaced files are removed
@@ -280,6 +216,21 @@ class BundlePublication:
         for file in files:
             with suppress(OSError):  # the file is already durable
                 file.close()
+
+    def _take(self, data: Sequence[str]) -> None:
+        """Use the files `data` as shards."""
+        place = f"save of {printable(self._prefix)}"
+        if not data:
+            raise InvalidArgumentError(f"{place}: there is no data file to publish. Pass at least one, even if empty")
+        for path in data:
+            if os.path.dirname(path) != self._directory:
+                raise InvalidArgumentError(
+                    f"{place}: the data file {quoted(path)} is in another directory, so that it cannot be renamed. "
+                    f"Create it next to the index"
+                )
+        self._data = list(data)
+        if not self._storage.renames:
+            self._names = self._data
 
     def abandon(self) -> None:
         """Remove everything that was written. Does nothing after `publish`."""

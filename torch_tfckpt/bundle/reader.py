@@ -29,7 +29,7 @@ from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.batching import find_runs
-from torch_tfckpt.transfer.host_bytes import byte_view
+from torch_tfckpt.transfer.host_bytes import byte_view, is_row_major
 from torch_tfckpt.transfer.pipeline import Pipeline
 from torch_tfckpt.values import Value, check_out, check_stored_bytes, fixed_size, new_strings, new_tensor, value_dtype
 
@@ -330,4 +330,4 @@ class BundleReader:
 
 def _is_direct(out: torch.Tensor | None) -> bool:
     """Return whether the bytes of a tensor can be read into `out` directly, or into a new tensor."""
-    return out is None or (out.device.type == "cpu" and out.is_contiguous())
+    return out is None or (out.device.type == "cpu" and is_row_major(out))

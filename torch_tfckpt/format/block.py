@@ -15,6 +15,7 @@ Source: LevelDB doc/table_format.md, table/block_builder.cc, table/block.cc.
 """
 
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from torch_tfckpt.errors import DataLossError
@@ -86,7 +87,17 @@ def shared_prefix_size(a: bytes, b: bytes) -> int:
 
 
 def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[bytes]]:
-    """Return all keys and values of a block, in order.
+    """Return all keys and values of a block, in order. Arguments and errors as for `block_entries`."""
+    keys: list[bytes] = []
+    values: list[bytes] = []
+    for key, value in block_entries(contents, stored_size):
+        keys.append(key)
+        values.append(value)
+    return keys, values
+
+
+def block_entries(contents: bytes, stored_size: int, first: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """Yield the entries of a block from key `first` on, decoded as they are asked for.
 
     Args:
         stored_size: Size of the contents in the file, smaller than `contents` if they are compressed.
@@ -94,15 +105,15 @@ def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[b
     Raises:
         DataLossError: an entry or the restart array is out of bounds, or keys are not strictly ascending.
 
-    Cost: about half a microsecond per entry; memory for keys is at most MAX_KEY_EXPANSION times (stored size + 1 KiB).
+    Cost: about half a microsecond per entry; all keys together have at most MAX_KEY_EXPANSION times (stored size + 1
+    KiB) bytes.
     """
     end = _entries_end(contents)
     budget = MAX_KEY_EXPANSION * (stored_size + _SMALL_BLOCK)
-    keys: list[bytes] = []
-    values: list[bytes] = []
-    key, at = b"", 0
+    start = at = _seek(contents, end, first) if first else 0
+    key = b""
     while at < end:
-        start = at
+        begin = at
         shared, unshared, size = contents[at], contents[at + 1], contents[at + 2]  # 4 bytes of restart count follow
         if (shared | unshared | size) < 0x80:
             at += 3
@@ -114,24 +125,39 @@ def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[b
         at = value_at + size
         if shared > len(key):
             raise DataLossError(
-                f"entry at byte {start} of the block: its shared key size is {shared}, but the size of the previous "
+                f"entry at byte {begin} of the block: its shared key size is {shared}, but the size of the previous "
                 f"key is {len(key)}"
             )
         if at > end:
             raise DataLossError(
-                f"entry at byte {start} of the block: ends at byte {at}, but the entries end at byte {end}"
+                f"entry at byte {begin} of the block: ends at byte {at}, but the entries end at byte {end}"
             )
         previous, key = key, key[:shared] + contents[value_at - unshared : value_at]
-        if key <= previous and keys:
+        if key <= previous and begin != start:
             raise DataLossError(
-                f"entry at byte {start} of the block: key {key[:64]!r} does not sort after the previous key"
+                f"entry at byte {begin} of the block: key {key[:64]!r} does not sort after the previous key"
             )
         budget -= len(key)
         if budget < 0:
             raise DataLossError(f"the block's keys expand to more than {MAX_KEY_EXPANSION} times its size")
-        keys.append(key)
-        values.append(contents[value_at:at])
-    return keys, values
+        if key >= first:
+            yield key, contents[value_at:at]
+
+
+def _seek(contents: bytes, end: int, first: bytes) -> int:
+    """Return the offset of the last restart at or before key `first`; 0 if the restarts are not as expected."""
+    low, high = 0, (len(contents) - end) // _U32.size - 2
+    while low < high:
+        middle = (low + high + 1) // 2
+        at: int = _U32.unpack_from(contents, end + middle * _U32.size)[0]
+        if at >= end or contents[at] or contents[at + 1] >= 0x80 or contents[at + 2] >= 0x80:
+            return 0
+        if contents[at + 3 : at + 3 + contents[at + 1]] <= first:
+            low = middle
+        else:
+            high = middle - 1
+    found: int = _U32.unpack_from(contents, end + low * _U32.size)[0]
+    return found if found < end and not contents[found] else 0
 
 
 def _entries_end(contents: bytes) -> int:

@@ -27,7 +27,7 @@ import cramjam
 
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.format import crc32c
-from torch_tfckpt.format.block import BlockBuilder, decode_block, shared_prefix_size
+from torch_tfckpt.format.block import BlockBuilder, block_entries, decode_block, shared_prefix_size
 from torch_tfckpt.format.coding import MAX_VARINT_SIZE, decode_varint, encode_varint
 
 TABLE_MAGIC: Final = 0xDB4775248B80FB57  # last 8 bytes of every table
@@ -50,6 +50,7 @@ class Compression(enum.IntEnum):
     SNAPPY = 1
 
 
+_OUTSIDE: Final = "contains keys outside its separators"
 _NO_COMPRESSION: Final = bytes((Compression.NONE,))
 _EMPTY_BLOCK: Final = BlockBuilder(1).finish()  # the metaindex block
 
@@ -200,6 +201,11 @@ class Table:
             raise DataLossError(f"index block, bytes {index.offset}:{index.end}: {error}") from error
         self._check_handles()
 
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Return a reader of the table `data`."""
+        return cls(lambda offset, size: data[offset : offset + size], len(data))
+
     def get(self, key: bytes) -> bytes | None:
         """Return the value stored under `key`, or None."""
         number = bisect.bisect_left(self._separators, key)
@@ -228,6 +234,27 @@ class Table:
                 continue
             skip = bisect.bisect_left(keys, start) if number == first else 0
             yield from zip(keys[skip:], values[skip:], strict=True)
+
+    def stream(self, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield all entries from key `start` on, in order, decoded as they are asked for, and without caching.
+
+        For reading many tables at once: only the stored form of one block is in memory.
+        """
+        for number in range(bisect.bisect_left(self._separators, start), len(self._separators)):
+            handle = self._handles[number]
+            lowest = self._separators[number - 1] if number else None
+            key = None
+            try:
+                for key, value in block_entries(self._contents(handle), handle.size, start):
+                    if lowest is not None:
+                        if key <= lowest:
+                            raise DataLossError(_OUTSIDE)
+                        lowest = None
+                    yield key, value
+                if key is not None and key > self._separators[number]:
+                    raise DataLossError(_OUTSIDE)
+            except DataLossError as error:
+                raise DataLossError(f"data block {number}, bytes {handle.offset}:{handle.end}: {error}") from error
 
     def check_structure(self) -> None:
         """Read every block and account for every byte; raise DataLossError if a byte is damaged or unused.
@@ -274,7 +301,7 @@ class Table:
         if block.keys and (
             block.keys[-1] > self._separators[number] or (lowest is not None and block.keys[0] <= lowest)
         ):
-            raise DataLossError(f"data block {number} at byte {handle.offset} contains keys outside its separators")
+            raise DataLossError(f"data block {number} at byte {handle.offset} {_OUTSIDE}")
         with self._lock:
             if number not in self._cache and handle.size <= MAX_CACHED_BLOCK:
                 self._cache[number] = block

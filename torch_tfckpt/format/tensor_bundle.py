@@ -31,6 +31,7 @@ from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, TensorSlice
 
 HEADER_KEY: Final = b""
 _SHARD_TAG, _OFFSET_TAG, _SIZE_TAG, _CHECKSUM_TAG = 0x18, 0x20, 0x28, 0x35  # field number << 3 | wire type
+_AFTER_SHARD: Final = bytes((_OFFSET_TAG, _SIZE_TAG, _CHECKSUM_TAG, 0x3A))  # the last one: a slice
 VERSION: Final = 1  # kTensorBundleVersion: the version we write, and the newest we can read
 MIN_PRODUCER: Final = 0  # kTensorBundleMinProducer
 MAX_RANK: Final = 254  # TensorShape::MaxDimensions
@@ -203,6 +204,54 @@ class BundleEntry(NamedTuple):
                 raise DataLossError(f"the entry lists slices that do not fit its shape {shape[:16]}")
             slices = tuple(map(TensorSlice.from_proto, proto.slices))
         return cls(proto.dtype, shape, shard, offset, size, proto.crc32c, slices)
+
+
+class SplitEntry(NamedTuple):
+    """An encoded entry in the usual form, split around its shard number.
+
+    `described + (b"" if shard == 0 else b"\x18" + varint) + rest` is the entry.
+    """
+
+    described: bytes  # dtype and shape
+    shard: int
+    rest: bytes  # offset, size and checksum; or the slices
+
+    @classmethod
+    def decode(cls, value: bytes) -> "SplitEntry":
+        """Split an entry without decoding the rest of it; raise DataLossError if it does not parse."""
+        return cls._split(value) or cls._split_usual(BundleEntry.decode(value).encode())
+
+    @classmethod
+    def _split_usual(cls, value: bytes) -> "SplitEntry":
+        split = cls._split(value)
+        assert split is not None, "an entry that this module encoded"
+        return split
+
+    @classmethod
+    def _split(cls, value: bytes) -> "SplitEntry | None":
+        """Split an entry whose fields are in order; return None if they are not, or if its start is damaged."""
+        shard = 0
+        try:
+            if value[0] == 0x08 and value[1] < 0x80 and value[2] == 0x12 and value[3] < 0x80:
+                at = 4 + value[3]
+            else:
+                at = decode_varint(value, 1, bits=31)[1] if value[0] == 0x08 else 0
+                if value[at] != 0x12:
+                    return None
+                size, at = decode_varint(value, at + 1)
+                at += size
+            described = value[:at]
+            if at < len(value) and value[at] == _SHARD_TAG:
+                shard, at = decode_varint(value, at + 1, bits=31)
+        except (IndexError, DataLossError):
+            return None
+        if at > len(value) or (at < len(value) and value[at] not in _AFTER_SHARD):
+            return None
+        return cls(described, shard, value[at:])
+
+    def encode(self) -> bytes:
+        """Return the entry."""
+        return self.described + (b"\x18" + encode_varint(self.shard) if self.shard else b"") + self.rest
 
 
 def encode_index(header: BundleHeader, entries: Mapping[bytes, bytes]) -> bytes:

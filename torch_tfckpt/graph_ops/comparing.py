@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.limits import is_empty
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.unsigned import ordered
 from torch_tfckpt.graph_ops.values import AnyTensor, Strings, Tensor
@@ -147,6 +148,8 @@ def in_top_k_v2(predictions: Tensor, targets: Tensor, k: int) -> Tensor:
             f"{list(targets.shape)}"
         )
     classes = predictions.shape[1]
+    if is_empty((classes,)):
+        return torch.zeros_like(targets, dtype=torch.bool)
     known = (targets >= 0) & (targets < classes)
     place = torch.where(known, targets, 0).to(torch.int64)
     greater_ones = (predictions > predictions.gather(1, place[:, None])).sum(1)

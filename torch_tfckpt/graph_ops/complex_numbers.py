@@ -6,6 +6,7 @@ Source: tensorflow/core/ops/math_ops.cc, spectral_ops.cc, tensorflow/core/kernel
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.limits import is_empty
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.values import Ints, Tensor
 
@@ -111,14 +112,19 @@ def _transformed(input: Tensor, rank: int, *, inverse: bool) -> Tensor:
 
 def _transformed_reals(input: Tensor, length: Ints, rank: int) -> Tensor:
     axes = _last_axes(input, rank)
-    _check_lengths(input, rank, length, tuple(length))
+    sizes = (*length[:-1], *(each // 2 + 1 if each else 0 for each in length[-1:]))
+    _check_lengths(input, rank, length, tuple(length), sizes)
+    if is_empty(input.shape):
+        return input.new_zeros((*input.shape[:-rank], *sizes))
     found: Tensor = torch.fft.rfftn(input, s=length, dim=axes)
     return found
 
 
 def _transformed_to_reals(input: Tensor, length: Ints, rank: int) -> Tensor:
     axes = _last_axes(input, rank)
-    _check_lengths(input, rank, length, (*length[:-1], length[-1] // 2 + 1) if length else ())
+    _check_lengths(input, rank, length, (*length[:-1], length[-1] // 2 + 1) if length else (), tuple(length))
+    if is_empty(input.shape):
+        return input.new_zeros((*input.shape[:-rank], *length))
     found: Tensor = torch.fft.irfftn(input, s=length, dim=axes)
     return found
 
@@ -129,10 +135,14 @@ def _last_axes(input: Tensor, rank: int) -> tuple[int, ...]:
     return tuple(range(-rank, 0))
 
 
-def _check_lengths(input: Tensor, rank: int, length: Ints, needed: Ints) -> None:
-    """A transform uses the beginning of each axis; TensorFlow does not fill up what is shorter."""
+def _check_lengths(input: Tensor, rank: int, length: Ints, needed: Ints, results: Ints) -> None:
+    """Check that each axis is long enough; TensorFlow does not fill up what is shorter.
+
+    Without elements, the result must not have any either: TensorFlow leaves them uninitialised.
+    """
     sizes = tuple(input.shape[-rank:])
-    if len(length) != rank or any(size < least for size, least in zip(sizes, needed, strict=True)):
+    are_missing = is_empty(input.shape) and not is_empty((*input.shape[:-rank], *results))
+    if are_missing or len(length) != rank or any(0 != size < least for size, least in zip(sizes, needed, strict=True)):
         raise InvalidArgumentError(
             f"a transform of length {list(length)} needs {list(needed)} elements, but the input has {list(sizes)}"
         )

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.axes import torch_pads
-from torch_tfckpt.graph_ops.limits import check_shape_of, check_size
+from torch_tfckpt.graph_ops.limits import check_shape_of, check_size, is_empty
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.sliding import (
     Windows,
@@ -351,7 +351,7 @@ def convolve(
     x = channels_first(input, data_format)
     windows = _windows(x.shape[2:], weight.shape[2:], strides, padding, explicit, data_format, dilations)
     groups = _groups(x.shape[1], weight)
-    if windows.is_empty:
+    if windows.is_empty or is_empty((groups, weight.shape[0])):
         return as_format(x.new_zeros((x.shape[0], weight.shape[0], *windows.counts)), data_format)
     padded, pads = windows.padded(x)
     of_torch = _FORWARD[len(windows.sizes)]

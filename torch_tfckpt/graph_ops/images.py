@@ -98,7 +98,7 @@ def crop_and_resize(
     method: str = "bilinear",
     extrapolation_value: float = 0.0,
 ) -> Tensor:
-    _check(image, crop_size)
+    _check(image, crop_size, no_channels=True)
     if boxes.dim() != 2 or boxes.shape[1] != 4 or tuple(box_ind.shape) != (boxes.shape[0],):
         raise InvalidArgumentError(
             f"boxes must have the shape [n, 4] and box_ind [n], found {list(boxes.shape)} and {list(box_ind.shape)}"
@@ -197,8 +197,15 @@ def adjust_hue(images: Tensor, delta: Tensor) -> Tensor:
     return hsv_to_rgb(torch.stack([torch.remainder(hue + delta, 1), saturation, value], -1)).to(images.dtype)
 
 
-def _check(images: Tensor, size: Ints, align_corners: bool = False, half_pixel_centers: bool = False) -> None:
-    if images.dim() != 4 or 0 in images.shape[1:]:
+def _check(
+    images: Tensor,
+    size: Ints,
+    align_corners: bool = False,
+    half_pixel_centers: bool = False,
+    no_channels: bool = False,
+) -> None:
+    """Check arguments; `no_channels`: whether there may be images without channels."""
+    if images.dim() != 4 or 0 in images.shape[1 : 3 if no_channels else 4]:
         raise InvalidArgumentError(f"expected images [batch, height, width, channels], found {list(images.shape)}")
     if len(size) != 2 or any(each < 1 for each in size):
         raise InvalidArgumentError(f"the size must be two positive numbers, found {list(size)}")

@@ -28,6 +28,11 @@ def check_size(shape: Iterable[int]) -> None:
         )
 
 
+def is_empty(shape: Iterable[int]) -> bool:
+    """Return whether a tensor of this shape has no elements. Sizes of torch.export count as more than 0."""
+    return any(isinstance(size, int) and size == 0 for size in shape)
+
+
 def check_shape_of(name: str, value: torch.Tensor, expected: Iterable[int]) -> None:
     """Raise InvalidArgumentError unless the input has the shape."""
     wanted = tuple(expected)

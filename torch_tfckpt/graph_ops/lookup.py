@@ -42,6 +42,7 @@ class LookupTable:
 
     Attributes:
         is_filled: Whether the table has its contents.
+        version: The number of its changes.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class LookupTable:
     ) -> None:
         self.name, self.is_mutable, self.shape = name, is_mutable, shape
         self.key_type, self.value_type = keys, values
-        self.is_filled = False
+        self.is_filled, self.version = False, 0
         self._rows: dict[Any, int] = {}
         self._values: AnyTensor = _empty(values, (0, *shape))
 
@@ -76,6 +77,7 @@ class LookupTable:
                     raise InvalidArgumentError(f"table {quoted(self.name)} has different values for {shortened(key)}")
                 rows[key] = row
         self._rows, self._values, self.is_filled = rows, _flat(values, self.shape), True
+        self.version += 1
 
     def insert(self, keys: AnyTensor, values: AnyTensor) -> None:
         """Add keys, or change their values."""
@@ -84,12 +86,14 @@ class LookupTable:
         self._values = _joined(self._values, _flat(values, self.shape))
         self._rows.update((key, first + row) for row, key in enumerate(listed))
         self.is_filled = True
+        self.version += 1
 
     def remove(self, keys: AnyTensor) -> None:
         """Remove keys; those that the table does not have are ignored."""
         self._check_keys(keys)
         for key in _list(keys):
             self._rows.pop(key, None)
+        self.version += 1
 
     def find(self, keys: AnyTensor, default: AnyTensor) -> AnyTensor:
         """Return the values for an array of keys, and a default value for those that are missing."""

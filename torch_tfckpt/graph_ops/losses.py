@@ -6,6 +6,7 @@ Source: tensorflow/core/ops/nn_ops.cc, tensorflow/core/kernels/xent_op.cc, tenso
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.graph_ops.limits import is_empty
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.values import Tensor
 
@@ -18,6 +19,8 @@ def softmax_cross_entropy(features: Tensor, labels: Tensor) -> tuple[Tensor, Ten
             f"logits and labels must be matrices, not of shape {list(features.shape)} and {list(labels.shape)}"
         )
     features, labels = torch.broadcast_tensors(features, labels)  # type: ignore[no-untyped-call]
+    if is_empty(features.shape[1:]):
+        return features.sum(-1), features.detach().clone()
     logarithms = torch.log_softmax(features, -1)
     loss = -(labels * logarithms).sum(-1)
     if torch.is_grad_enabled() and features.requires_grad:
@@ -36,6 +39,8 @@ def sparse_softmax_cross_entropy(features: Tensor, labels: Tensor) -> tuple[Tens
             f"logits must be a matrix and labels a vector of its rows, not of shape {list(features.shape)} and "
             f"{list(labels.shape)}"
         )
+    if is_empty(features.shape[1:]):
+        raise InvalidArgumentError(f"logits must have at least one class, not the shape {list(features.shape)}")
     logarithms = torch.log_softmax(features, -1)
     place = labels.to(torch.int64)[:, None]
     loss = -logarithms.gather(1, place).squeeze(1)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.graph_ops.limits import check_shape_of
+from torch_tfckpt.graph_ops.limits import check_shape_of, is_empty
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.sliding import axes_without_channels, channel_axis, per_channel
 from torch_tfckpt.graph_ops.values import Ints, Tensor
@@ -47,14 +47,14 @@ def fused_batch_norm(
     if not is_training or exponential_avg_factor != 1:
         _check(x, data_format, mean=mean, variance=variance)
     mean, variance = mean.detach(), variance.detach()
+    if is_empty(x.shape):  # as TensorFlow: not a number
+        nothing = torch.full_like(scale, float("nan"))
+        return x.clone(), nothing, nothing, scale.new_zeros(scale.shape), scale.new_zeros(scale.shape)
     if not is_training:
         y = _normalised(x, scale, offset, mean, variance, epsilon, data_format)
         return y, mean, variance, mean, variance
     wide = x.to(torch.promote_types(x.dtype, scale.dtype))
     axes = axes_without_channels(data_format, x.dim())
-    if x.numel() == 0:  # as TensorFlow: not a number
-        nothing = torch.full_like(scale, float("nan"))
-        return x.clone(), nothing, nothing, scale.new_zeros(scale.shape), scale.new_zeros(scale.shape)
     batch_variance, batch_mean = torch.var_mean(wide, axes, correction=0)
     y = _normalised(wide, scale, offset, batch_mean, batch_variance, epsilon, data_format).to(x.dtype)
     batch_mean, batch_variance = batch_mean.detach(), batch_variance.detach()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.graph_ops.limits import check_shape_of, check_size
+from torch_tfckpt.graph_ops.limits import check_shape_of, check_size, is_empty
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.sliding import (
     Windows,
@@ -79,6 +79,8 @@ def max_pool_with_argmax(
 ) -> tuple[Tensor, Tensor]:
     x = channels_first(input, "NHWC")
     windows = _windows(x, ksize, strides, padding, (), "NHWC")
+    if is_empty(x.shape):
+        raise InvalidArgumentError(f"the input must not be empty, but has the shape {list(input.shape)}")
     batch, channels, height, width = x.shape
     values, places = _with_places(x, windows)
     padded_width = windows.padded_sizes[1]

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.graph_ops.limits import check_all, check_size
+from torch_tfckpt.graph_ops.limits import check_all, check_size, is_empty
 from torch_tfckpt.graph_ops.moves import moves_elements
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.slicing import nd_places
@@ -62,6 +62,10 @@ def _scattered(tensor: Tensor, indices: Tensor, updates: Tensor, policy: str, ho
     if updates.shape != (*indices.shape[:-1], *rest):
         raise InvalidArgumentError(
             f"updates have the shape {list(updates.shape)}, expected {[*indices.shape[:-1], *rest]}"
+        )
+    if is_empty(tensor.shape) and not is_empty(indices.shape):
+        raise InvalidArgumentError(
+            f"{list(indices.shape)} indices into a tensor without elements: {list(tensor.shape)}"
         )
     places, valid = nd_places(indices, tensor.shape, policy)
     base = tensor.reshape(math.prod(tensor.shape[:depth]), math.prod(rest))

@@ -11,7 +11,7 @@ from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.graph_ops.axes import gathered_axes_of
 from torch_tfckpt.graph_ops.integer_arrays import split_sizes
 from torch_tfckpt.graph_ops.integers import axis_of
-from torch_tfckpt.graph_ops.limits import check_all, check_size
+from torch_tfckpt.graph_ops.limits import check_all, check_size, is_empty
 from torch_tfckpt.graph_ops.moves import moves_elements
 from torch_tfckpt.graph_ops.registry import op
 from torch_tfckpt.graph_ops.strided import NEW_AXIS, Item, Masks, check_index, items_of
@@ -141,8 +141,10 @@ def gather(params: Tensor, indices: Tensor) -> Tensor:
 def gather_v2(params: Tensor, indices: Tensor, axis: int, *, batch_dims: int = 0) -> Tensor:
     at, same = gathered_axes_of(axis, batch_dims, params.shape, indices.shape)
     if same == 0:
-        taken = params.index_select(at, indices.reshape(-1))
-        return taken.reshape((*params.shape[:at], *indices.shape, *params.shape[at + 1 :]))
+        shape = (*params.shape[:at], *indices.shape, *params.shape[at + 1 :])
+        if is_empty(shape):  # then TensorFlow does not look at the indices
+            return params.reshape(-1)[:0].reshape(shape)
+        return params.index_select(at, indices.reshape(-1)).reshape(shape)
     batch, between, after = params.shape[:same], params.shape[same:at], params.shape[at + 1 :]
     many = indices.shape[same:]
     groups, count, rest = math.prod(batch), math.prod(many), math.prod(between) * math.prod(after)
@@ -156,6 +158,9 @@ def gather_v2(params: Tensor, indices: Tensor, axis: int, *, batch_dims: int = 0
 @op("ResourceGather")
 def resource_gather(resource: Tensor, indices: Tensor, *, dtype: torch.dtype, batch_dims: int = 0) -> Tensor:
     """GatherV2 along the first axis after the batch. The caller passes the value of the variable."""
+    at, _ = gathered_axes_of(batch_dims, batch_dims, resource.shape, indices.shape)
+    if is_empty(resource.shape):  # here, TensorFlow looks at the indices
+        check_all((indices >= 0) & (indices < resource.shape[at]), "indices are out of range")
     return gather_v2(resource, indices, batch_dims, batch_dims=batch_dims)
 
 
@@ -167,6 +172,8 @@ def gather_nd(params: Tensor, indices: Tensor, *, bad_indices_policy: str = "") 
         raise InvalidArgumentError(
             f"indices of the shape {list(indices.shape)} for params of the shape {list(params.shape)}"
         )
+    if is_empty(params.shape) and not is_empty(indices.shape[:-1]):
+        raise InvalidArgumentError(f"{list(indices.shape)} indices into params without elements: {list(params.shape)}")
     if depth == 0:
         return params.expand((*indices.shape[:-1], *params.shape))
     places, valid = nd_places(indices, params.shape, bad_indices_policy)

@@ -8,6 +8,9 @@ A `.meta` file usually has the graph for training. Recognised, and replaced befo
 
 A moving average is found by its update, `variable -= (variable - statistic) * decay`. What looks like training and is
 not recognised is refused: random numbers, and statistics of the batch without moving averages.
+
+Dropout is also turned off in the functions that loops and conditions of TensorFlow 2 run. Statistics in them are
+refused, since the variable is an argument there.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,10 +19,8 @@ from typing import Final
 from torch_tfckpt._proto.attr_value_pb2 import AttrValue
 from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.format.graph_def import Node
-from torch_tfckpt.graph_ops.registry import find
 from torch_tfckpt.graph_run.constants import constant_of
 from torch_tfckpt.graph_run.steps import (
-    ASSIGNMENTS,
     VARIABLES,
     GraphStep,
     Region,
@@ -31,6 +32,8 @@ from torch_tfckpt.text import listed, quoted
 
 _SHOWN: Final = 5
 _RANDOM: Final = frozenset({"RandomUniform", "StatelessRandomUniform", "StatelessRandomUniformV2"})
+_DRAWS: Final = ("Random", "TruncatedNormal", "Multinomial")
+_SEEDS: Final = "StatelessRandomGet"
 _ADD: Final = frozenset({"Add", "AddV2"})
 _DIVIDE: Final = frozenset({"RealDiv", "Div"})
 _NORMALISATIONS: Final = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
@@ -49,9 +52,9 @@ def turn_off_training(region: Region, nodes: Mapping[str, Node]) -> list[tuple[G
     reads: dict[str, GraphStep] = {}
     steps: list[GraphStep] = []
 
-    def average(statistic: tuple[str, int]) -> Source | None:
-        variable = averages.get(statistic)
-        if variable is None:
+    def average(step: GraphStep, index: int) -> Source | None:
+        variable = averages.get((step.name, index))
+        if variable is None or nodes.get(step.name) is not step.node:  # a node of a function with such a path
             return None
         if variable not in reads:
             node = nodes[variable]
@@ -67,14 +70,14 @@ def turn_off_training(region: Region, nodes: Mapping[str, Node]) -> list[tuple[G
             step.alias = kept
             changes.append((step, f"dropout at {quoted(step.name)} passes its input on"))
         elif _is_training(step):
-            found = [average((step.name, index)) for index in (1, 2)]
+            found = [average(step, index) for index in (1, 2)]
             if found[0] is not None and found[1] is not None:
                 step.inputs = [*step.inputs[:3], found[0], found[1]]
                 step.attributes = {**step.attributes, "is_training": AttrValue(b=False)}
                 names = " and ".join(quoted(source[0].inputs[0][0].name) for source in found if source is not None)
                 changes.append((step, f"normalisation {quoted(step.name)} uses {names}"))
         else:
-            moved = average((step.name, 0)) if step.op not in _NORMALISATIONS else None
+            moved = average(step, 0) if step.op not in _NORMALISATIONS else None
             if moved is not None:
                 step.alias = moved
                 changes.append((step, f"statistic {quoted(step.name)} is {quoted(moved[0].inputs[0][0].name)}"))
@@ -90,8 +93,7 @@ def check_inference(regions: Iterable[Region]) -> None:
         for step in region.steps:
             if step not in region.live or step.alias is not None:
                 continue
-            known = find(step.op)
-            if known is not None and not known.is_pure and step.op not in ASSIGNMENTS and "Random" in step.op:
+            if _gives_random_numbers(step.op):
                 unsure.append(f"{step.name} ({step.op}): random numbers that are not those of a known dropout")
             elif _is_training(step):
                 unsure.append(f"{step.name} ({step.op}): statistics of the batch without moving averages")
@@ -102,6 +104,11 @@ def check_inference(regions: Iterable[Region]) -> None:
             f"inference=True does not know how to turn off {listed(unsure, _SHOWN, str)}. Give constants for the "
             f"placeholders that decide about training, or feed these tensors"
         )
+
+
+def _gives_random_numbers(op: str) -> bool:
+    """Return whether an operation draws numbers, also from a given seed: seeds of a graph may change with each call."""
+    return any(part in op for part in _DRAWS) and not op.startswith(_SEEDS)
 
 
 def _is_training(step: GraphStep) -> bool:

@@ -216,13 +216,17 @@ class GraphProgram:
             fed[name] = GraphStep(f"{name[0]}:{name[1]}", FED, value=value, constants=known)
         flattener = Flattener(self.graph, self.declarations)
         region = flattener.graph_region(request.outputs, request.targets, fed)
-        turned_off = turn_off_training(region, self.graph.nodes) if request.inference else []
+        changes: list[tuple[Region, GraphStep, str]] = []
+
+        def turn_off(each: Region) -> None:
+            changes.extend((each, step, line) for step, line in turn_off_training(each, self.graph.nodes))
+
         if request.filled_tables:
             region.targets = changes_of(region, request.filled_tables)
-        regions = regions_of(flattener, region)
+        regions = regions_of(flattener, region, turn_off if request.inference else None)
         if request.inference:
             check_inference(regions)
-        region.turned_off = [line for step, line in turned_off if step in region.live]
+        region.turned_off = [line for each, step, line in changes if step in each.live]
         return fed, regions
 
     def _assigned(self, regions: Sequence[Region]) -> set[str] | None:

@@ -4,7 +4,7 @@ Everything that is missing is reported at once, before anything is built.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -64,13 +64,18 @@ class Requirements:
     examples: Mapping[str, str] = field(default_factory=dict)
 
 
-def regions_of(flattener: Flattener, region: Region) -> list[Region]:
+def regions_of(flattener: Flattener, region: Region, change: Callable[[Region], None] | None = None) -> list[Region]:
     """Analyse a region and the functions that its conditions and loops run; return all of them.
+
+    Args:
+        change: Changes the steps of a region before they are analysed.
 
     An unused result of a function is not needed: graphs that also compute gradients have many.
     """
     found = [region]
     for each in found:  # grows
+        if change is not None:
+            change(each)
         analyse(each)
         used = _used_outputs(each)
         for step in each.steps:

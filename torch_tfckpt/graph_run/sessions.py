@@ -82,11 +82,7 @@ class GraphSession:
         if not built.tables:
             return
         tables, sources = self._program.tables, self._program.tables.sources
-        if self._stored is None:
-            self._stored = self._program.stored_tables()
-        for name in built.tables:
-            if name in self._stored:
-                tables.restore(name, sources.stored(self._stored[name]))
+        self._restore_tables(built.tables)
         empty = tuple(name for name in built.tables if not tables.named(name).is_filled)
         nodes = [node for node in sources.initializers if node in self._program.graph.nodes]
         if not empty or not nodes:
@@ -96,6 +92,32 @@ class GraphSession:
         initializer = self._program.build(request)
         self._variables.require(initializer.read)
         _computed(initializer.module, feeds.values())
+
+    def restore_tables(self) -> None:
+        """Fill the tables that modules use again, after a checkpoint was restored."""
+        self._restore_tables(self._program.tables.names)
+
+    def store_tables(self) -> None:
+        """Let the next save write the contents of tables that have changed."""
+        tables = self._program.tables
+        self._restore_tables(tables.names)  # those that no module has used after the restore
+        for name in tables.names:
+            keys = self._stored_tables().get(name)
+            found = tables.changed(name) if keys is not None else None
+            if keys is not None and found is not None:
+                tables.sources.store(dict(zip(keys, found, strict=True)))
+
+    def _restore_tables(self, names: Iterable[str]) -> None:
+        tables = self._program.tables
+        for name in names:
+            keys = self._stored_tables().get(name)
+            if keys is not None:
+                tables.restore(name, tables.sources.stored(keys))
+
+    def _stored_tables(self) -> Mapping[str, tuple[str, str]]:
+        if self._stored is None:
+            self._stored = self._program.stored_tables()
+        return self._stored
 
     def _fed(self, name: TensorName, value: Any) -> Value:
         expected = self._expected.get(name)

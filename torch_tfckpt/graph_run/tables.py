@@ -2,8 +2,9 @@
 
 A table is an object that lives as long as the program. Nodes with the same `shared_name` are the same table. Before a
 request that uses a table runs for the first time, the table is filled: from the checkpoint that was restored, if the
-graph's saver stores the table; else by the nodes that initialise it, which are among those that the graph's
-initialisers need. These nodes name files: assets of the SavedModel, or files in the directory of the graph.
+graph's saver stores the table, and again after each restore; else by the nodes that initialise it, which are among
+those that the graph's initialisers need. These nodes name files: assets of the SavedModel, or files in the directory
+of the graph. A save writes what the graph has put into the tables.
 
 Source: LookupTableOp in tensorflow/core/kernels/lookup_table_op.h; tensorflow/python/saved_model/loader_impl.py.
 """
@@ -42,6 +43,7 @@ class TableSources:
         paths: Tensor -> path of a file: the assets of a SavedModel.
         read: Returns the contents of the file that the graph names.
         stored: Returns the values that the last restore gave for keys of the checkpoint; None for those it did not.
+        store: Takes the values that the next save writes for keys of the checkpoint.
     """
 
     initializers: Sequence[str] = ()
@@ -49,6 +51,7 @@ class TableSources:
     paths: Mapping[tuple[str, int], str] = field(default_factory=dict)
     read: Callable[[str], bytes] = _no_file
     stored: Callable[[Sequence[str]], Sequence[Value | None]] = lambda keys: [None for _ in keys]
+    store: Callable[[Mapping[str, Value]], None] = lambda values: None
 
 
 class LookupTables:
@@ -62,6 +65,7 @@ class LookupTables:
         self.sources = sources
         self._tables: dict[str, LookupTable] = {}
         self._restored: dict[str, tuple[Value, Value]] = {}
+        self._versions: dict[str, int] = {}  # of tables when they were restored or stored
 
     def of(self, step: GraphStep) -> LookupTable:
         """Return the table of a node.
@@ -92,6 +96,24 @@ class LookupTables:
             return
         self._restored[name] = keys, values
         self._tables[name].fill(keys, values)
+        self._versions[name] = self._tables[name].version
+
+    def changed(self, name: str) -> tuple[Value, Value] | None:
+        """Return the keys and values of a table that has changed since this or `restore` was called; else None.
+
+        The first time, also those of a table that may be changed and is still empty, as TensorFlow stores it.
+        """
+        table = self._tables[name]
+        if table.version == self._versions.get(name, -1 if table.is_mutable else 0):
+            return None
+        self._versions[name] = table.version
+        self._restored[name] = table.contents()
+        return self._restored[name]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The tables that modules use."""
+        return tuple(self._tables)
 
     def named(self, name: str) -> LookupTable:
         return self._tables[name]

@@ -129,9 +129,10 @@ class ImportedMetaGraph(ExportsMetaGraph, RunsInTorch):
 
     @cached_property
     def _runner(self) -> GraphRunner:
-        tables = table_sources(self._meta, self._directory, self._stored)
+        tables = table_sources(self._meta, self._directory, self._stored, self._graph.tensors.hold)
         variables = NodeVariables(self._bindings, self._meta.graph)
-        return GraphRunner(self._meta, variables, self.import_scope, tables)
+        self._graph.runner = GraphRunner(self._meta, variables, self.import_scope, tables)
+        return self._graph.runner
 
     def _stored(self, keys: Sequence[str]) -> list[Value | None]:
         """Return values of the graph's tables that were restored from a checkpoint, by their keys in it."""
@@ -215,6 +216,7 @@ class _ImportedGraph:
 
     def __init__(self, meta: RawMetaGraph, scope: str) -> None:
         self._meta, self._scope = meta, scope
+        self.runner: GraphRunner | None = None  # once something was run
         self._savers: dict[bytes, Saver] = {}
         self._definitions: dict[int, Message] = {}  # id of an object in `collections` -> the message it replaces
         self.bound = bound = bound_variables(meta)
@@ -247,10 +249,17 @@ class _ImportedGraph:
                 "Attempting to use uninitialized value: no variable of the graph has been restored or set. Restore a "
                 "checkpoint first"
             )
+        if self.runner is not None:
+            self.runner.store_tables()
 
     def values_restored(self) -> None:
-        """Record that a checkpoint was restored: from now on, variables may be saved even if all are zeros."""
+        """Record that a checkpoint was restored: from now on, variables may be saved even if all are zeros.
+
+        Lookup tables of modules get their new contents.
+        """
         self.tensors.are_restored = True
+        if self.runner is not None:
+            self.runner.restore_tables()
 
     def read_values(self, prefix: str, names: Sequence[str]) -> None:
         """Restore these variables, and values without a variable, from the files of the SavedModel."""

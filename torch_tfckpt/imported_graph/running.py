@@ -53,6 +53,16 @@ class GraphRunner:
             found = self._session.run(tuple(outputs), tuple(targets), feeds)
         return pattern(dict(zip(outputs, found, strict=True)))
 
+    def restore_tables(self) -> None:
+        """Fill lookup tables again, after a checkpoint was restored."""
+        with error_context(self._meta.place):
+            self._session.restore_tables()
+
+    def store_tables(self) -> None:
+        """Let the next save write the contents of lookup tables that have changed."""
+        with error_context(self._meta.place):
+            self._session.store_tables()
+
     def module(
         self,
         inputs: Sequence[str],

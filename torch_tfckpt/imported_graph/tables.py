@@ -6,7 +6,7 @@ SavedModel      the nodes that its initialiser needs, with the paths of its asse
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -26,13 +26,17 @@ _MAX_FILE: Final = 1 << 30
 
 
 def table_sources(
-    meta: RawMetaGraph, directory: str, stored: Callable[[Sequence[str]], Sequence[Value | None]]
+    meta: RawMetaGraph,
+    directory: str,
+    stored: Callable[[Sequence[str]], Sequence[Value | None]],
+    store: Callable[[Mapping[str, Value]], None],
 ) -> TableSources:
     """Return what `graph_run` needs to fill tables.
 
     Args:
         directory: Of the graph's file; "" if there is none.
         stored: Returns the values that the last restore gave for keys of the checkpoint.
+        store: Takes the values that the next save writes for keys of the checkpoint.
     """
     paths = {}
     for asset in meta.assets:
@@ -40,7 +44,8 @@ def table_sources(
         paths[name, int(index) if index.isdecimal() else 0] = asset.filename
     restore = meta.saver_def.restore_op_name if meta.saver_def is not None else ""
     read = partial(_contents, directory)
-    return TableSources(tuple(dict.fromkeys(_initializers(meta))), restore.partition(":")[0], paths, read, stored)
+    initializers = tuple(dict.fromkeys(_initializers(meta)))
+    return TableSources(initializers, restore.partition(":")[0], paths, read, stored, store)
 
 
 def _contents(directory: str, name: str) -> bytes:

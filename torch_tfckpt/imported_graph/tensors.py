@@ -1,7 +1,7 @@
 """Create the torch tensors for the variables of an imported graph."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -167,6 +167,12 @@ class GraphTensors:
         """Return the value without a variable that was restored under this key; None if there is none."""
         found = self._held.get((key, ""))
         return None if found is None else found.value
+
+    def hold(self, values: Mapping[str, Value]) -> None:
+        """Replace values without a variable, by their keys."""
+        for key, value in values.items():
+            if (key, "") in self._held:
+                self._held[key, ""].value = value
 
     def leave_out(self, node: str, reason: str) -> None:
         """Record that there is no tensor for the variable with this node name, and log a warning."""

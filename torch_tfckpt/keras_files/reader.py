@@ -31,7 +31,7 @@ from torch_tfckpt.keras_files.template import TemplateVariable, WeightsTemplate
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.storage.zip_archive import zip_errors
 from torch_tfckpt.text import escaped, printable, quoted
-from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, swap_bytes
+from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, is_row_major, swap_bytes
 from torch_tfckpt.values import Value, check_out, new_tensor, value_dtype
 
 _CHUNK: Final = 4 * 1024 * 1024
@@ -183,7 +183,7 @@ class KerasReader(TensorReader):
             dtype = value_dtype(name, self._types[name])
             if out is not None:
                 check_out(name, out, shape, dtype)
-            in_place = out is not None and out.device.type == "cpu" and out.is_contiguous() and not out.is_conj()
+            in_place = out is not None and out.device.type == "cpu" and is_row_major(out)
             target = out.detach() if out is not None and in_place else new_tensor(name, shape, dtype)
         if saved.array.nbytes:
             saved.file.read_into(saved.offset, [byte_view(target)])

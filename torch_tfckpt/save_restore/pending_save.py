@@ -12,8 +12,9 @@ from typing import Protocol
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.leftovers import remove_leftovers
+from torch_tfckpt.bundle.marker import Marker
 from torch_tfckpt.bundle.merge import merge_bundles
-from torch_tfckpt.bundle.publish import Marker, remove, saving
+from torch_tfckpt.bundle.publish import remove, saving
 from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.bundle.unfinished import PART, PARTS_SUFFIX
 from torch_tfckpt.errors import CheckpointError, FailedPreconditionError, IncompleteSaveError

@@ -24,7 +24,7 @@ from torch_tfckpt.saveables.optimizer_loading import keeping_dtypes
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.state_tree import flatten, tensor_keys, unflatten
 from torch_tfckpt.text import did_you_mean, escaped, first_lines, quoted
-from torch_tfckpt.transfer.host_bytes import copy_slice
+from torch_tfckpt.transfer.uploads import assign
 from torch_tfckpt.values import Value, value_dtype
 
 _LISTED: Final = 10  # maximum number of remarks in a warning
@@ -179,7 +179,7 @@ def _can_take(old: torch.Tensor, new: torch.Tensor) -> bool:
 
 def _filled(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        copy_slice(old, (), new)
+        assign(old, new)
     return old
 
 

@@ -17,7 +17,7 @@ from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.text import escaped, quoted
-from torch_tfckpt.transfer.host_bytes import copy_slice
+from torch_tfckpt.transfer.uploads import assign
 from torch_tfckpt.values import Value, check_plain
 
 
@@ -85,7 +85,7 @@ class VariableSaveable(SaveableObject):
         self.check([tuple(value.shape)], restored_shapes)
         # A tensor created in inference mode can only be written in that mode.
         with torch.inference_mode() if self.tensor.is_inference() else torch.no_grad():
-            copy_slice(self.tensor, (), value.reshape(self.tensor.shape))
+            assign(self.tensor, value.reshape(self.tensor.shape))
 
 
 class LazySaveable(SaveableObject):

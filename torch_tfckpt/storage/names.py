@@ -50,6 +50,18 @@ def new_save_number(domain: int) -> int:
     return domain << 32 | secrets.randbits(32)
 
 
+def shared_save_number(domain: int, token: str) -> int:
+    """Return the number of a save whose files are created by several processes that cannot agree on a random one.
+
+    Args:
+        domain: The `lock_domain` of the process that creates the save's marker, the same in all processes.
+        token: What all these processes know and other saves in the directory do not share, such as the prefix's name.
+    """
+    return domain << 32 | int.from_bytes(
+        hashlib.blake2s(token.encode(errors="surrogateescape"), digest_size=4).digest()
+    )
+
+
 def temporary_name(path: str, save: int) -> str:
     """Return the temporary name of `path`, in the same directory, for the save with the number `save`.
 

@@ -29,6 +29,14 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
 
+def is_row_major(tensor: torch.Tensor) -> bool:
+    """Return whether the memory of a tensor is its values in row-major order.
+
+    Conjugation and negation may be lazy flags of a tensor; its memory then contains different values.
+    """
+    return tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+
+
 def row_major_pieces(tensor: torch.Tensor) -> Iterator[memoryview]:
     """Yield the bytes of a CPU tensor of any strides in row-major order, in pieces.
 
@@ -67,6 +75,5 @@ def host_copy(tensor: torch.Tensor) -> torch.Tensor:
     """Return `tensor` itself if it is in contiguous host memory, otherwise a copy there."""
     plain = tensor.detach()
     if plain.is_conj() or plain.is_neg():
-        # Conjugation and negation may be lazy flags of a tensor; its memory then contains different values.
         plain = plain.resolve_conj().resolve_neg()
     return plain.cpu().contiguous()

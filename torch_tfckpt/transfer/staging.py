@@ -1,9 +1,8 @@
 """Host memory that tensors are copied to on their way to files: its size and its management.
 
-It is needed for two reasons. Copies from a CUDA device are only fast through pinned memory. And a save that runs while
+It is needed for two reasons. Copies from a device are only fast through pinned memory. And a save that runs while
 training continues needs copies that training cannot change. Buffers are reused as soon as their bytes are written, so
-their total size does not depend on the model's size. `CopyStream` copies from a CUDA device while the device
-continues to compute.
+their total size does not depend on the model's size.
 """
 
 import threading
@@ -15,6 +14,7 @@ from typing import Final
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.transfer.accelerators import ACCELERATORS, Accelerators
 from torch_tfckpt.transfer.batching import RUN_BYTES
 from torch_tfckpt.transfer.pipeline import THREADS
 
@@ -64,11 +64,17 @@ class StagingOptions:
 class Buffers:
     """A fixed number of host memory buffers of equal size, allocated on demand.
 
+    Args:
+        pinned: Whether devices copy into them in the background; `accelerators` then allocates them.
+
     Thread safety: safe.
     """
 
-    def __init__(self, buffer_bytes: int, count: int, *, pinned: bool) -> None:
+    def __init__(
+        self, buffer_bytes: int, count: int, *, pinned: bool, accelerators: Accelerators = ACCELERATORS
+    ) -> None:
         self.buffer_bytes, self.count, self.pinned = buffer_bytes, count, pinned
+        self._accelerators = accelerators
         self._free: list[torch.Tensor] = []
         self._made = 0
         self._lock = threading.Lock()
@@ -98,7 +104,10 @@ class Buffers:
         except IndexError:
             pass
         try:
-            buffer = torch.empty(self.buffer_bytes, dtype=torch.uint8, device="cpu", pin_memory=self.pinned)
+            if self.pinned:
+                buffer = self._accelerators.pinned_memory(self.buffer_bytes)
+            else:
+                buffer = torch.empty(self.buffer_bytes, dtype=torch.uint8, device="cpu")
         except BaseException:
             self._permits.put(True)
             raise
@@ -116,62 +125,26 @@ class Buffers:
         self._permits.put(False)
 
 
-class Ready:
-    """Completion of the copies queued on a stream so far. Thread safety: any thread may wait."""
-
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        # Blocking: a waiting thread sleeps instead of keeping a core busy.
-        self._event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        self._event.record(stream)
-
-    def wait(self) -> None:
-        """Return once the bytes have arrived. Reading them earlier yields the memory's previous contents."""
-        self._event.synchronize()
-
-
-class CopyStream:
-    """A separate CUDA stream, ordered after all work queued so far on the current stream of `device`.
-
-    stream = CopyStream(device)                 # in the training thread
-    with stream:                                # in any thread, one at a time
-        pinned.copy_(values, non_blocking=True)
-    stream.ready().wait()                       # in any thread
-    """
-
-    def __init__(self, device: torch.device | None) -> None:
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(torch.cuda.current_stream(device))
-
-    def ready(self) -> Ready:
-        return Ready(self._stream)
-
-    def __enter__(self) -> None:
-        # A new context each time: torch's context object stores the stream to return to.
-        self._context = torch.cuda.stream(self._stream)
-        self._context.__enter__()  # type: ignore[no-untyped-call]
-
-    def __exit__(self, *exception: object) -> None:
-        self._context.__exit__(*exception)
-
-
 class Staging:
     """The buffers of one saver, kept from save to save.
 
     Args:
         options: Limits for its memory.
+        accelerators: The devices that tensors are on.
 
     Thread safety: safe; only one save at a time uses the buffers.
     """
 
-    def __init__(self, options: StagingOptions | None = None) -> None:
+    def __init__(self, options: StagingOptions | None = None, *, accelerators: Accelerators = ACCELERATORS) -> None:
         self.options = options or StagingOptions()
+        self.accelerators = accelerators
         self._kept: Buffers | None = None
 
     def buffers(self, lanes: int, *, pinned: bool, snapshot: bool) -> Buffers:
         """Return the buffers for a save with `lanes` streams of bytes.
 
         Args:
-            pinned: Whether CUDA devices copy into them.
+            pinned: Whether devices copy into them in the background.
             snapshot: Whether training continues during the save.
         """
         options = self.options
@@ -184,7 +157,7 @@ class Staging:
             count = min(wanted, max(1, options.save_bytes // size))
         kept = self._kept
         if kept is None or (kept.buffer_bytes, kept.count, kept.pinned) != (size, count, pinned):
-            self._kept = kept = Buffers(size, count, pinned=pinned)
+            self._kept = kept = Buffers(size, count, pinned=pinned, accelerators=self.accelerators)
         return kept
 
     def release(self) -> None:

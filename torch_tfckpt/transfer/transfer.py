@@ -22,13 +22,13 @@ import torch
 
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import WritableFile
+from torch_tfckpt.transfer.accelerators import CopyStream, Ready
 from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, write_pieces
-from torch_tfckpt.transfer.staging import Buffers, CopyStream, Ready, Staging
+from torch_tfckpt.transfer.staging import Buffers, Staging
 from torch_tfckpt.transfer.threads import Latch, join
 from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes, runs_of
 
-_STREAMED: Final = frozenset({"cuda"})  # types of devices whose bytes are copied on a separate stream
 # Limit on waiting batches in a lane without buffers: they hold host copies of tensors that are not stored contiguously.
 _UNBUFFERED_AHEAD: Final = 4
 
@@ -75,7 +75,7 @@ class Transfer:
 
     The values written are those that the tensors have at the time of the call, after all work that is queued on the
     current streams of their devices. Cost: host memory for the buffers, and per lane a contiguous copy of one
-    non-contiguous tensor.
+    non-contiguous tensor, or a host copy of one tensor whose device cannot copy in the background.
     Thread safety: one thread calls the methods; any thread may wait for `staged`.
     """
 
@@ -168,6 +168,8 @@ class Transfer:
             while not queue.empty():
                 batch = queue.get()
                 if batch is not None and batch.buffer is not None and self._buffers is not None:
+                    if batch.ready is not None:
+                        batch.ready.wait()
                     self._buffers.give_back(batch.buffer)
         self._end_queues()
 
@@ -186,7 +188,7 @@ class Transfer:
             device = None if isinstance(write.source, bytes) else write.source.device
             lane = lanes.get((write.file, device))
             if lane is None:
-                stream = CopyStream(device) if device is not None and device.type in _STREAMED else None
+                stream = self._stream_of(device, staging)
                 buffered = device is not None and (snapshot or device.type != "cpu")
                 # A snapshot may use all buffers; a synchronous save limits their number per device. `bytes` sources in
                 # a snapshot need no copies, and nothing is written until all lanes are staged, so their lane must not
@@ -199,6 +201,17 @@ class Transfer:
                 lane = lanes[write.file, device] = _Lane(write.file, device, stream, buffered, room)
             lane.numbers.append(number)
         return list(lanes.values())
+
+    @staticmethod
+    def _stream_of(device: torch.device | None, staging: Staging) -> CopyStream | None:
+        """Return a stream to copy from a device; None if the threads that copy wait for each copy."""
+        if device is None or device.type == "cpu":
+            return None
+        streams = staging.accelerators.streams(device)
+        if streams is not None:
+            return CopyStream(streams, device)
+        staging.accelerators.finish_queued(device)
+        return None
 
     # One thread per lane, or for all lanes of a file that is written in order.
 
@@ -289,7 +302,9 @@ class Transfer:
                 with stream or nullcontext():
                     for run in runs_of(writes):
                         if run[0] is not held:
-                            held, data = run[0], device_bytes(run)
+                            held = run[0]
+                            # `host_bytes` uses `.cpu()`, which every device has.
+                            data = device_bytes(run) if stream else torch.frombuffer(host_bytes(run), dtype=torch.uint8)
                         part = data[batch.begin : batch.begin + batch.size]
                         buffer[at : at + len(part)].copy_(part, non_blocking=stream is not None)
                         at += len(part)
