@@ -21,8 +21,10 @@ from typing import Final, NamedTuple
 
 import async_stall
 import curves
+import distributed_checkpoint
 import gpu_restore
 import graph_runs
+import index_merge
 import large_files
 import load_throughput
 import many_tensors
@@ -58,6 +60,8 @@ ROWS: Final[dict[str, Row]] = {
     "number": Row("cost per tensor, 10 to 1,000,000 tensors", many_tensors.by_number),
     "size": Row("speed by size of a tensor", curves.by_size),
     "threads": Row("speed by number of threads", curves.by_threads),
+    "index-merge": Row("merge the indexes of many parts", index_merge.run),
+    "ranks": Row("torch.distributed.checkpoint on two ranks", distributed_checkpoint.run),
     "objects": Row("Checkpoint: save and restore by objects", object_checkpoints.run),
     "sharded": Row("one file for each device", sharded_save.run),
     "stall": Row("how long save_async stops training", async_stall.run),
