@@ -20,7 +20,7 @@ from typing import Final
 import torch
 from contenders import check_equal, copy_into, empty, host_like, synchronize
 from dcp import async_save_by_dcp, dcp_stager, load_by_dcp
-from settings import Bench
+from settings import NO_GPU, Bench
 from timing import Comparison, Contender, timed
 
 import torch_tfckpt as tfckpt
@@ -186,17 +186,28 @@ def run(bench: Bench) -> None:
 
 def on_gpu(bench: Bench) -> None:
     """Row "gpu-stall"."""
+    if not torch.cuda.is_available():
+        bench.report.skip_all(f"stop for a save of {describe(bench)} on a GPU", GPU_STALLS, NO_GPU)
+        return
     expected = bench.large(max(1, bench.sizes.mib // 2))
     measure(bench, {name: tensor.to("cuda") for name, tensor in expected.items()}, expected, GPU_STALLS)
+
+
+def describe(bench: Bench) -> str:
+    return bench.describe(max(1, bench.sizes.mib // 2))
 
 
 def measure(bench: Bench, state: State, expected: State, comparisons: Sequence[Comparison]) -> None:
     """Report when training continues, and when the checkpoint is complete."""
     cuda = any(tensor.is_cuda for tensor in state.values())
-    what = f"{bench.describe(max(1, bench.sizes.mib // 2))}{' on a GPU' if cuda else ''}"
+    what = f"{describe(bench)}{' on a GPU' if cuda else ''}"
+    rounds = bench.sizes.few_rounds
     with bench.scratch() as folder:
         every = {Stall(name, state, expected, folder): way for name, way in ways(state, cuda=cuda).items()}
         contenders = [stall.contender(*way) for stall, way in every.items()]
-        bench.report.race(f"stop for a save of {what}", contenders + floors(state, expected), comparisons)
+        bench.report.race(
+            f"stop for a save of {what}", contenders + floors(state, expected), comparisons, rounds=rounds
+        )
+        # The same rounds, warm-up included: `complete` only returns what was measured.
         complete = [stall.complete() for stall in every]
-        bench.report.race(f"complete a save of {what}", complete, COMPLETE)
+        bench.report.race(f"complete a save of {what}", complete, COMPLETE, rounds=rounds)

@@ -33,7 +33,6 @@ import peak_memory
 import restore_in_place
 import save_throughput
 import sharded_save
-import torch
 from report import Report, aligned
 from settings import FULL, QUICK, ROOT, Bench
 
@@ -45,7 +44,6 @@ class Row(NamedTuple):
 
     question: str
     run: Callable[[Bench], None]
-    cuda: bool = False
     extra: bool = False  # not part of --all
 
 
@@ -67,9 +65,9 @@ ROWS: Final[dict[str, Row]] = {
     "stall": Row("how long save_async stops training", async_stall.run),
     "memory": Row("peak memory", peak_memory.run),
     "16-gib": Row("16 GiB (needs --large-dir)", large_files.run),
-    "gpu-save": Row("save from GPUs", sharded_save.on_gpus, cuda=True),
-    "gpu-stall": Row("save_async from a GPU", async_stall.on_gpu, cuda=True),
-    "gpu-restore": Row("restore to a GPU", gpu_restore.run, cuda=True),
+    "gpu-save": Row("save from GPUs", sharded_save.on_gpus),
+    "gpu-stall": Row("save_async from a GPU", async_stall.on_gpu),
+    "gpu-restore": Row("restore to a GPU", gpu_restore.run),
     "graphs": Row("imported graphs in torch (not part of --all)", graph_runs.run, extra=True),
 }
 
@@ -115,9 +113,6 @@ def run_row(name: str, row: Row, bench: Bench) -> bool:
     begin = time.perf_counter()
     bench.report.begin(name)
     print(f"\n== {name}: {row.question}", flush=True)
-    if row.cuda and not torch.cuda.is_available():
-        bench.report.skip(row.question, "rows of a GPU", "", "no GPU here")
-        return True
     try:
         row.run(bench)
     except Exception as error:

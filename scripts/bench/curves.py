@@ -104,7 +104,7 @@ def _saves(folder: Path, tensors: dict[str, torch.Tensor]) -> list[Contender]:
 
 
 def _measure(bench: Bench, curve: str, at: int, contenders: list[Contender]) -> None:
-    seconds = run_interleaved(contenders, min(3, bench.sizes.rounds))
+    seconds = run_interleaved(contenders, bench.sizes.few_rounds)
     sizes = {contender.name: contender.bytes_moved for contender in contenders}
     speeds = {name: [sizes[name] / each / 1e9 for each in taken] for name, taken in seconds.items()}
     bench.report.point(curve, at, speeds)

@@ -150,11 +150,14 @@ def run(bench: Bench) -> None:
     mib = max(1, bench.sizes.mib // 2)
     work = f"{bench.describe(mib)} on {RANKS} ranks"
     if not hasattr(tfckpt, "TFCheckpointWriter"):
-        bench.report.skip(work, OURS, DCP, "this version has no TFCheckpointWriter", COMPARISONS[0].at_least)
+        bench.report.skip_all(f"save and load {work}", COMPARISONS, "this version has no TFCheckpointWriter")
         return
     with bench.scratch() as folder, bench.scratch() as of_store:
         ranks = RankTimes(RANKS, of_store / "store", (mib, bench.sizes.tensors, bench.seed))
+        rounds = bench.sizes.few_rounds
         try:
-            bench.report.race(f"save and load {work}", contenders(ranks, folder, mib * 2**20), COMPARISONS)
+            bench.report.race(
+                f"save and load {work}", contenders(ranks, folder, mib * 2**20), COMPARISONS, rounds=rounds
+            )
         finally:
             ranks.close()

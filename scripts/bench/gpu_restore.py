@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from contenders import check_equal, restore_contender, synchronize
 from loaders import Files
-from settings import Bench
+from settings import NO_GPU, Bench
 from timing import Comparison, Contender, timed
 
 import torch_tfckpt as tfckpt
@@ -31,6 +31,10 @@ COMPARISONS: Final = (
 
 def run(bench: Bench, device: str = "cuda") -> None:
     """Row "gpu-restore"."""
+    work = f"restore {bench.describe()} to {device}"
+    if device == "cuda" and not torch.cuda.is_available():
+        bench.report.skip_all(work, COMPARISONS, NO_GPU)
+        return
     expected = bench.large()
     size = sum(tensor.nbytes for tensor in expected.values())
     targets = {name: torch.ones_like(tensor, device=device) for name, tensor in expected.items()}
@@ -67,4 +71,4 @@ def run(bench: Bench, device: str = "cuda") -> None:
             *(loader(name) for name in loads),
             restore_contender(FLOOR, size, copy, targets, expected),
         ]
-        bench.report.race(f"restore {bench.describe()} to {device}", contenders, COMPARISONS)
+        bench.report.race(work, contenders, COMPARISONS)

@@ -42,8 +42,7 @@ def run(bench: Bench) -> None:
     work = f"{size_text(mib)} in {TIMES * bench.sizes.tensors} tensors"
     reason = _why_not(bench, mib)
     if reason:
-        for ours, peer, target, _, _ in COMPARISONS:
-            bench.report.skip(work, ours, peer, reason, target)
+        bench.report.skip_all(work, COMPARISONS, reason)
         return
     with bench.scratch(bench.large_directory) as folder:
         arguments = str(folder), bench.sizes.mib, bench.sizes.tensors, bench.seed

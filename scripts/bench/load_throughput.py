@@ -104,7 +104,8 @@ def in_this_process(bench: Bench) -> None:
         contenders = [contender(name) for name in LOADERS if name != SAFETENSORS]
         if tensorflow is not None:
             contenders.append(Contender(TENSORFLOW, lambda: tensorflow.call("restore", str(files.bundle)), size))
-        bench.report.race(f"load {bench.describe()} again and again", contenders, WARM_COMPARISONS)
+        rounds = bench.sizes.few_rounds
+        bench.report.race(f"load {bench.describe()} again and again", contenders, WARM_COMPARISONS, rounds=rounds)
 
 
 def lazily(bench: Bench) -> None:

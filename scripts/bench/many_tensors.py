@@ -3,10 +3,9 @@
 Setup:    100,000 float32 tensors of 10 elements, with the names of a deep transformer and its optimizer's slots; one
           shard, page cache, with fsync. By number: from 10 to 1,000,000 tensors, each number in its own processes.
 Floor:    none; the time is spent on names, entries and objects.
-Compare:  TensorFlow's SaveV2, RestoreV2 (C++, names and dtypes known beforehand), load_checkpoint + get_tensor of every
-          name (the usual way in Python), and list_variables; this package in plain Python. Saver, which also tracks
-          checkpoints, against save_file and load_file. One Saver saves in all rounds. The cost per tensor of a million
-          against that of 100,000.
+Compare:  TensorFlow's SaveV2, RestoreV2 (C++, names and dtypes known beforehand) and list_variables; this package in
+          plain Python. Saver, which also tracks checkpoints, against save_file and load_file. One Saver saves in all
+          rounds. The cost per tensor of a million against that of 100,000.
 """
 
 import statistics
@@ -26,14 +25,11 @@ import torch_tfckpt as tfckpt
 
 SAVE, LOAD, LIST = "save_file", "load_file", "list_variables"
 SAVER_SAVE, SAVER_RESTORE = "Saver.save(write_meta_graph=False)", "Saver.restore"
-LOOP: Final = "load_checkpoint and get_tensor of every name"
 TF_SAVE, TF_LOAD, TF_LIST = "TensorFlow SaveV2", "TensorFlow RestoreV2", "TensorFlow list_variables"
-TF_LOOP: Final = "TensorFlow load_checkpoint and get_tensor"
 SAVES: Final = (Comparison(SAVE, TF_SAVE, at_least=0.6, aim=1), Comparison(SAVER_SAVE, SAVE, at_least=0.75))
 LOADS: Final = (
     Comparison(LOAD, TF_LOAD, at_least=1.5, aim=2),
     Comparison(SAVER_RESTORE, LOAD, at_least=0.75),
-    Comparison(LOOP, TF_LOOP),
 )
 LISTS: Final = (Comparison(LIST, TF_LIST, at_least=1, aim=1.5),)
 LINEAR: Final = 0.8  # the speed per tensor of the largest number, to that of a tenth of it
@@ -65,11 +61,9 @@ class Tiny:
         found = [
             load_contender(LOAD, 0, lambda: tfckpt.load_file(self._ours), self._tensors),
             restore_contender(SAVER_RESTORE, 0, lambda: restorer.restore(self._ours), self._restored, self._tensors),
-            load_contender(LOOP, 0, self._loop, self._tensors),
         ]
         if tensorflow is not None:
             found.append(Contender(TF_LOAD, lambda: tensorflow.call("restore", str(self._ours))))
-            found.append(Contender(TF_LOOP, lambda: tensorflow.call("get_tensors", str(self._ours))))
         return found
 
     def lists(self, tensorflow: TensorFlow | None) -> list[Contender]:
@@ -103,52 +97,51 @@ class Tiny:
 
         return Contender(name, measure)
 
-    def _loop(self) -> dict[str, object]:
-        with tfckpt.load_checkpoint(self._ours) as reader:
-            return {name: reader.get_tensor(name) for name in reader}
-
 
 def run(bench: Bench) -> None:
     """Row "tiny"."""
     count = bench.sizes.tiny
     with bench.scratch() as folder, bench.tensorflow("tiny", count, bench.seed) as tensorflow:
         work = Tiny(bench.tiny(), folder)
-        bench.report.race(f"save {count:,} tiny tensors", work.saves(tensorflow), SAVES)
-        bench.report.race(f"load {count:,} tiny tensors", work.loads(tensorflow), LOADS)
-        bench.report.race(f"list {count:,} tiny tensors", work.lists(tensorflow), LISTS)
+        races = ("save", work.saves, SAVES), ("load", work.loads, LOADS), ("list", work.lists, LISTS)
+        for verb, contenders, comparisons in races:
+            what = f"{verb} {count:,} tiny tensors"
+            bench.report.race(what, contenders(tensorflow), comparisons, rounds=bench.sizes.few_rounds)
 
 
 def by_number(bench: Bench) -> None:
     """Row "number": the seconds per tensor, up to ten times as many tensors as in row "tiny"."""
     most = 10 * bench.sizes.tiny
     counts = [most // 10**power for power in range(6, -1, -1) if most // 10**power >= 10]
-    rounds = min(2, bench.sizes.rounds)
     per_tensor: dict[str, list[float]] = {}
     with bench.scratch() as folder:
-        for _ in range(rounds):
-            for count in counts:
-                for name, seconds in fresh.call("many_tensors.measured", count, bench.seed, str(folder)).items():
-                    per_tensor.setdefault(f"{name} of {count:,} tensors", []).append(seconds / count)
+        for count in counts:
+            found = fresh.call("many_tensors.measured", count, bench.seed, str(folder))
+            per_tensor.update(
+                {f"{name} of {count:,} tensors": [s / count for s in taken] for name, taken in found.items()}
+            )
     for count in counts:
         values = {name: per_tensor[f"{name} of {count:,} tensors"] for name in (SAVE, LOAD)}
         bench.report.point("by number of tensors", count, {n: [1e6 * s for s in v] for n, v in values.items()})
         print(f"  {count:>9,}: " + ", ".join(f"{n} {1e6 * statistics.median(v):.1f} us" for n, v in values.items()))
     for name in (SAVE, LOAD):
         ours, peer = (f"{name} of {count:,} tensors" for count in (most, most // 10))
-        bench.report.compare("speed per tensor", Comparison(ours, peer, at_least=LINEAR), per_tensor)
+        few = min(len(per_tensor[ours]), len(per_tensor[peer]))
+        pairs = {each: per_tensor[each][:few] for each in (ours, peer)}
+        bench.report.compare("speed per tensor", Comparison(ours, peer, at_least=LINEAR), pairs)
 
 
-def measured(count: int, seed: int, folder: str) -> dict[str, float]:
-    """Return the seconds of one save and one load of `count` tensors in this process."""
+def measured(count: int, seed: int, folder: str) -> dict[str, list[float]]:
+    """Return the seconds of saves and loads of `count` tensors in this process: two, or more if they are short."""
     prefix = Path(folder) / "x"
     tensors = {name: torch.from_numpy(array) for name, array in tiny(count, seed).items()}
     few = {name: tensors[name] for name in list(tensors)[:10]}
     found: dict[str, list[float]] = {SAVE: [], LOAD: []}
     tfckpt.load_file(tfckpt.save_file(few, prefix))  # starts what only the first call starts
-    for _ in range(max(1, min(100, 10_000 // count))):
+    for _ in range(max(2, min(100, 10_000 // count))):
         found[SAVE].append(timed(lambda: tfckpt.save_file(tensors, prefix))[0])
         seconds, values = timed(lambda: tfckpt.load_file(prefix))
         check_equal(values, tensors)
         found[LOAD].append(seconds)
         del values
-    return {name: statistics.median(seconds) for name, seconds in found.items()}
+    return found

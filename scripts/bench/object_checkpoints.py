@@ -104,6 +104,7 @@ class Objects:
 def run(bench: Bench) -> None:
     """Row "objects"."""
     mib, count, seed = max(1, bench.sizes.mib // 2), max(1, bench.sizes.tiny // 5), bench.seed
+    rounds = bench.sizes.few_rounds
     kinds: dict[str, tuple[Literal["large", "tiny"], list[int]]] = {
         bench.describe(mib): ("large", [mib, bench.sizes.tensors, seed]),
         f"{count:,} tiny tensors": ("tiny", [count, seed]),
@@ -111,8 +112,8 @@ def run(bench: Bench) -> None:
     for what, (kind, arguments) in kinds.items():
         with bench.scratch() as folder, bench.tensorflow(kind, *arguments) as tensorflow:
             objects = Objects(kind, arguments, folder)
-            bench.report.race(f"save {what} by objects", objects.saves(tensorflow), SAVES)
-            bench.report.race(f"restore {what} by objects", objects.loads(tensorflow), LOADS)
+            bench.report.race(f"save {what} by objects", objects.saves(tensorflow), SAVES, rounds=rounds)
+            bench.report.race(f"restore {what} by objects", objects.loads(tensorflow), LOADS, rounds=rounds)
 
 
 def _remove(prefix: Path) -> None:

@@ -26,7 +26,7 @@ import safetensors.torch
 import timing
 import torch
 from contenders import check_equal
-from settings import Bench
+from settings import NO_GPU, Bench
 from timing import WrongResult
 from torch import nn
 from workload import large
@@ -239,7 +239,7 @@ def run(bench: Bench) -> None:
             mib = work.states * bench.sizes.mib
             what, allowed = f"memory for {bench.describe(mib)}", work.allowed(mib, mib / count)
             if work.cuda and not torch.cuda.is_available():
-                bench.report.skip(what, name, "its limit", "no GPU here")
+                bench.report.skip(what, name, "its limit", NO_GPU)
                 continue
             peak = fresh.call("peak_memory.measured", name, str(folder), mib, count, bench.seed)
             bench.report.measure(

@@ -180,6 +180,11 @@ class Report:
         """Add a row that cannot be measured here."""
         self._add(Outcome(self._row, work, ours, against, target, skipped=reason))
 
+    def skip_all(self, work: str, comparisons: Iterable[Comparison], reason: str) -> None:
+        """Add every comparison as a row that cannot be measured here."""
+        for ours, peer, target, _, aim in comparisons:
+            self._add(Outcome(self._row, work, ours, peer, target, aim, skipped=reason))
+
     def point(self, curve: str, at: float, values: Mapping[str, Sequence[float]]) -> None:
         """Add one point to each line of a plot: the measured values at a position on its x axis."""
         lines = self._content["curves"].setdefault(curve, {})

@@ -24,8 +24,14 @@ class Sizes:
     tiny: int  # number of tensors of ten elements
     rounds: int
 
+    @property
+    def few_rounds(self) -> int:
+        """Rounds of the rows that take long; with all rounds `--all` would take a quarter of an hour."""
+        return min(3, self.rounds)
+
 
 FULL: Final = Sizes(mib=1024, tensors=64, tiny=100_000, rounds=5)
+NO_GPU: Final = "no GPU here"
 QUICK: Final = Sizes(mib=64, tensors=64, tiny=5_000, rounds=3)
 
 

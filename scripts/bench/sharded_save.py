@@ -19,7 +19,7 @@ import torch
 from contenders import UnsyncedStorage, check_equal, save_contender
 from dcp import load_by_dcp, save_by_dcp
 from floors import write_floor_in_files
-from settings import Bench
+from settings import NO_GPU, Bench
 from timing import Comparison, Contender, WrongResult
 
 import torch_tfckpt as tfckpt
@@ -49,18 +49,25 @@ def run(bench: Bench) -> None:
     expected = bench.large(mib)
     with bench.scratch() as folder:
         found = contenders(expected, expected, folder, kind="cpu")
-        bench.report.race(f"save {bench.describe(mib)} and {GROUPS} groups", found, HOST_COMPARISONS)
+        bench.report.race(
+            f"save {bench.describe(mib)} and {GROUPS} groups", found, HOST_COMPARISONS, rounds=bench.sizes.few_rounds
+        )
 
 
 def on_gpus(bench: Bench) -> None:
     """Row "gpu-save"."""
-    expected, count = bench.large(), torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    work = f"save {bench.describe()} from {count or 1} GPU"
+    if not count:
+        bench.report.skip_all(work, GPU_COMPARISONS, NO_GPU)
+        return
+    expected = bench.large()
     state = {
         name: tensor.to(f"cuda:{number % GROUPS % count}") for number, (name, tensor) in enumerate(expected.items())
     }
     with bench.scratch() as folder:
         found = contenders(expected, state, folder, kind="gpu")
-        bench.report.race(f"save {bench.describe()} from {count} GPU", found, GPU_COMPARISONS)
+        bench.report.race(work, found, GPU_COMPARISONS)
 
 
 def contenders(

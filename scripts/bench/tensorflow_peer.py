@@ -48,17 +48,6 @@ class Peer:
         self._check(values)
         return seconds
 
-    def get_tensors(self, prefix: str) -> float:
-        """Time the usual way in Python: load_checkpoint, then get_tensor of every name."""
-
-        def work() -> dict[str, Any]:
-            reader = tf.train.load_checkpoint(prefix)
-            return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-        seconds, values = timed(work)
-        self._check(values)
-        return seconds
-
     def write_objects(self, prefix: str) -> float:
         """Time tf.train.Checkpoint.write of a list of variables."""
         checkpoint = tf.train.Checkpoint(layers=self._variables())
