@@ -62,7 +62,8 @@ def throughput(content: dict[str, Any]) -> Figure:
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
         axes.invert_yaxis()
         axes.set_xlabel("GB/s, more is better")
-        axes.set_title(table["work"], fontsize=9, loc="left")
+        state = f"{size_text(content['settings']['mib'])} in {content['settings']['tensors']} tensors"
+        axes.set_title(f"{row} {state}", fontsize=9, loc="left")
         axes.set_xlim(0, max(speeds.values()) * 1.15)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -77,6 +78,7 @@ def curves(content: dict[str, Any]) -> Figure:
             at, median, lowest, highest = zip(*points, strict=True)
             axes.plot(at, median, "o-", label=name, color=color, markersize=3.5)
             axes.fill_between(at, lowest, highest, color=color, alpha=0.2, linewidth=0)
+        axes.set_ylim(0, 1.3 * max(point[1] for points in lines.values() for point in points))
         _label_axes(axes, x_label, y_label, sorted({point[0] for points in lines.values() for point in points}))
     return figure
 
@@ -88,7 +90,6 @@ def _label_axes(axes: Axes, x_label: str, y_label: str, at: list[float]) -> None
     axes.minorticks_off()
     axes.set_xlabel(x_label, fontsize=9)
     axes.set_ylabel(y_label, fontsize=9)
-    axes.set_ylim(bottom=0)
     axes.tick_params(axis="y", labelsize=8)
     axes.legend(fontsize=7, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
