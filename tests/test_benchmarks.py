@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fresh
 import pytest
-from benchmarks import ROWS, Row, run_row
+from benchmarks import ROWS, Row, main, run_row
 from report import Outcome, Report, aligned, markdown, outcomes, size_text
 from settings import NO_GPU, QUICK, Bench
 from timing import Comparison, Contender, Spread, WrongResult, ratio, run_interleaved
@@ -145,10 +145,8 @@ def test_everything_runs(tmp_path: Path) -> None:
         assert b"<svg" in plot.svg_of(figure(content))
 
 
-def test_unknown_rows_are_refused() -> None:
+def test_unknown_rows_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """A typing error is a usage error that lists the rows."""
-    done = subprocess.run(
-        [sys.executable, "scripts/bench", "--only", "lod"], capture_output=True, text=True, timeout=300, cwd=ROOT
-    )
-    assert done.returncode == 2
-    assert "load-warm" in done.stderr
+    with pytest.raises(SystemExit, match="2"):
+        main(["--only", "lod"])
+    assert "load-warm" in capsys.readouterr().err
