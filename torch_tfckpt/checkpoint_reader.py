@@ -273,9 +273,13 @@ class CheckpointReader:
         shape, dtype = self._reader.describe(key)
         return StoredTensor(key, shape, dtype, lambda part: self._reader.read_slice(key, part))
 
-    def read_slice(self, name: str, part: TensorSlice) -> LoadedValue:
-        """Return one part of a tensor, stored whole or in slices. Raises like `get_tensor`."""
-        return self._look_up(name, lambda key: self._reader.read_slice(key, part))
+    def read_slice(self, name: str, part: TensorSlice, out: torch.Tensor | None = None) -> LoadedValue:
+        """Return one part of a tensor, stored whole or in slices. `out` and errors as for `get_tensor`."""
+        return self._look_up(name, lambda key: self._reader.read_slice(key, part, out))
+
+    def read_into(self, requests: Iterable[tuple[str, TensorSlice | None, torch.Tensor]]) -> None:
+        """Fill tensors, each given as (name, part or None for the whole, tensor), as `read_slice` does, in one plan."""
+        self._reader.read_into([(self.resolve(name), part, out) for name, part, out in requests])
 
     def get_variable_to_shape_map(self) -> dict[str, list[int]]:
         """Return key -> shape. A tensor with a damaged entry is omitted, with a warning in the log."""

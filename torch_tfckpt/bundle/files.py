@@ -14,6 +14,7 @@ import threading
 from contextlib import nullcontext
 from typing import Final
 
+from torch_tfckpt.bundle.open_files import OpenFiles
 from torch_tfckpt.errors import (
     DAMAGED,
     CheckpointError,
@@ -31,14 +32,17 @@ from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleEntry, BundleHea
 from torch_tfckpt.storage.protocol import ReadableFile, Storage
 from torch_tfckpt.text import printable, quoted
 
-# Data files beyond this number are opened on first use, so that one reader cannot exhaust the process's file
-# descriptors (the usual limit is 1024).
-EAGER_SHARDS: Final = 256
+# If a checkpoint has more data files, from many processes, they are opened on first use, and only some of them are open
+# at the same time: of a thousand files, a process reads few, and the usual limit is 1024 open files.
+EAGER_SHARDS: Final = 16
 _OPENING_ATTEMPTS: Final = 10
 
 
 class BundleFiles:
     """Index and data files of checkpoint `prefix`.
+
+    Args:
+        lazy: Whether to open no data file before it is used. None: only if there are more than EAGER_SHARDS.
 
     Raises:
         NotFoundError: there is no index file.
@@ -48,8 +52,9 @@ class BundleFiles:
     Thread safety: safe.
     """
 
-    def __init__(self, storage: Storage, prefix: str) -> None:
-        self._storage, self._prefix = storage, prefix
+    def __init__(self, storage: Storage, prefix: str, *, lazy: bool | None = None) -> None:
+        self._storage, self._prefix, self._lazy = storage, prefix, lazy
+        self._open_files = OpenFiles()
         self._lock = threading.Lock()
         self._closed = False
         # A data file that cannot be opened is only an error for readers of its tensors.
@@ -76,7 +81,7 @@ class BundleFiles:
         try:
             with error_context(printable(path), DAMAGED):
                 self.table, self.header = _table_and_header(self.index)
-            for number in range(min(self.header.num_shards, EAGER_SHARDS)):
+            for number in range(0 if self._is_lazy() else min(self.header.num_shards, EAGER_SHARDS)):
                 # Names may declare more shards than exist (`bundle.publish`); those that exist have the lowest numbers.
                 file = self._shards[number] = self._opened(number)
                 if isinstance(file, NotFoundError):
@@ -96,6 +101,14 @@ class BundleFiles:
         except BaseException:
             self._close_files()
             raise
+
+    def _is_lazy(self) -> bool:
+        if self._lazy is not None or self.header.num_shards <= EAGER_SHARDS:
+            return bool(self._lazy)
+        try:
+            return self._storage.exists(self.shard_path(EAGER_SHARDS))
+        except OSError:
+            return True
 
     def _still_current(self) -> bool:
         try:
@@ -140,6 +153,9 @@ class BundleFiles:
                         f"{printable(self.shard_path(number))}: the checkpoint was replaced after it was opened. Open "
                         f"it again"
                     )
+                if not isinstance(file, CheckpointError):
+                    path = file.path
+                    file = self._open_files.add(file, lambda: self._storage.open(path))
                 self._shards[number] = file
             return self._shards[number]
 
@@ -181,6 +197,7 @@ class BundleFiles:
             shards, self._shards = self._shards, {}
         for file in (self.index, *shards.values()):
             _close(file)
+        self._open_files.close()
 
 
 def _close(file: ReadableFile | CheckpointError) -> None:

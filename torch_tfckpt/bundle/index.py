@@ -10,13 +10,15 @@ from typing import Final
 
 from torch_tfckpt.errors import DAMAGED, DataLossError, InvalidArgumentError, NotFoundError, error_context, located
 from torch_tfckpt.format.table import Table
-from torch_tfckpt.format.tensor_bundle import BundleEntry
-from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key
+from torch_tfckpt.format.tensor_bundle import BundleEntry, SplitEntry
+from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key, slice_key_start
 from torch_tfckpt.text import did_you_mean, escaped, quoted
 
 # The tag byte of BundleEntryProto.slices: an entry that does not contain it has no slices and need not be parsed.
 _SLICES_TAG: Final = b"\x3a"
 
+
+_AFTER_SLICES: Final = b"\x01"  # the keys of slices are smaller, and so are names that start with a null character
 
 NamedEntry = tuple[str, BundleEntry]
 
@@ -97,6 +99,25 @@ class BundleIndex:
         self._last = name, entry
         return entry
 
+    def described(self, name: str) -> BundleEntry:
+        """Return the entry of `name`, possibly without its slices. Raises like `entry`.
+
+        Cost: the same for any number of slices.
+        """
+        last = self._last
+        if last is not None and last[0] == name:
+            return last[1]
+        value = self._listing.get(name) if self._listing is not None else None
+        value = value or self._look_up(name)
+        if name in self._partitioned or _SLICES_TAG not in value:
+            return self.entry(name)
+        try:
+            split = SplitEntry.decode(value)
+            # An entry with both bytes and slices is unusual, and may be damaged.
+            return BundleEntry.decode(split.described if split.rest.startswith(_SLICES_TAG) else value)
+        except DataLossError as error:
+            raise located(error, f"{self._path}: tensor {quoted(name)}", DAMAGED) from error.__cause__
+
     def _look_up(self, name: str) -> bytes:
         with error_context(self._prefix):
             key = key_of(name)
@@ -135,25 +156,22 @@ class BundleIndex:
             return self._listing
 
     def _scan(self, skip_damaged: Callable[[DataLossError], object] | None = None) -> dict[str, bytes]:
-        plain: dict[str, bytes] = {}
-        marked: dict[bytes, bytes] = {}  # keys with the slice prefix; a tensor name may start with it, too
-        for key, value in self._table.items(b"\0", skip_damaged):  # after the header
-            if key.startswith(TensorSlice.KEY_MARK):
-                marked[key] = value
-            else:
-                plain[name_of(key)] = value
+        plain = {name_of(key): value for key, value in self._table.items(_AFTER_SLICES, skip_damaged)}
+        # The keys of slices are passed over. Any other key that starts like them is the name of a tensor.
+        sliced = sorted(slice_key_start(key_of(name)) for name, value in plain.items() if _SLICES_TAG in value)
+        marked = {key: value for key, value in self._table.outside(sliced, _AFTER_SLICES, skip_damaged) if key}
         if not marked:
             return plain
-        listing = {**{name_of(key): value for key, value in marked.items()}, **plain}
-        for name, value in plain.items():
+        listing = {name_of(key): value for key, value in marked.items()}
+        for key, value in marked.items():
             if _SLICES_TAG in value:
                 try:
                     parts = BundleEntry.decode(value).slices
                 except DataLossError:
                     continue  # raised again, with its location, when this tensor is requested
                 for part in parts:
-                    listing.pop(name_of(encode_slice_key(key_of(name), part)), None)
-        return listing
+                    listing.pop(name_of(encode_slice_key(key, part)), None)
+        return {**listing, **plain}
 
 
 def no_such_tensor(path: str, name: str, known: Collection[str], problem: str) -> NotFoundError:

@@ -81,7 +81,7 @@ def merge_bundles(
 
 def _part(storage: Storage, source: str, data: list[str]) -> PartIndex:
     """Read the index of a source, and append the data files that it uses to `data`, in order of their first use."""
-    with closing(BundleFiles(storage, source)) as files:
+    with closing(BundleFiles(storage, source, lazy=True)) as files:
         index = files.index.read(0, files.index.size)
         part = PartIndex(printable(source), index, {})
         used = _used_shards(part, files.header.num_shards)

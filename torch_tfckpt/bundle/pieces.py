@@ -4,20 +4,21 @@ A piece is the data of one index entry: a whole tensor, or one slice of a partit
 which pieces make up a tensor.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
+from typing import Final, NamedTuple, TypeVar
 
 import torch
 
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import NamedEntry, overlapping
 from torch_tfckpt.dtypes import ELEMENTS
-from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, error_context, located
+from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, UnimplementedError, error_context, located
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import decode_strings
 from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
-from torch_tfckpt.format.tensor_slice import TensorSlice, element_count
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
 from torch_tfckpt.storage.protocol import ReadableFile
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.batching import cut
@@ -25,6 +26,16 @@ from torch_tfckpt.transfer.host_bytes import byte_view, copy_slice, is_row_major
 from torch_tfckpt.transfer.pipeline import Pipeline, ReadRequest, SumRequest
 from torch_tfckpt.transfer.uploads import read_to_device, takes_upload
 from torch_tfckpt.values import Strings, fixed_size, new_tensor, strings_from
+
+STAGED_BYTES: Final = 64 * 1024 * 1024
+"""Bytes that are read before they are copied, for targets that cannot be read into."""
+
+T = TypeVar("T")
+_CLOSE: Final = 1.1  # rows that are at least this part of their span are read with what is between them
+# Smallest row, in bytes, that is read by itself. A read takes as long as copying some kilobytes from the file cache,
+# but ranks that share a disk or a network need not each read what all of them have together.
+_SHORT: Final = 256
+_SHORT_REMOTE: Final = 1 << 20  # if each read is a request to a server
 
 
 class Whole(NamedTuple):
@@ -35,11 +46,56 @@ class Whole(NamedTuple):
     target: torch.Tensor  # contiguous, on the host
 
 
+class PieceCopy(NamedTuple):
+    """A piece, or a part of it, to copy."""
+
+    name: str
+    piece: BundleEntry
+    source: TensorSlice  # the elements to copy
+    target: torch.Tensor  # of the same shape as `source`; any device and strides
+
+
 class Run(NamedTuple):
     """Tensors of one type that are adjacent in a file."""
 
     pieces: list[NamedEntry]  # in file order
     dtype: torch.dtype
+
+
+class Rows(NamedTuple):
+    """Ranges of equal size in a piece that make up a slice, in row-major order."""
+
+    size: int  # bytes
+    starts: list[range]  # for each of the outer axes, the offsets of its elements, in bytes
+
+    def offsets(self) -> Iterator[int]:
+        """Yield where each row begins in the piece."""
+        return map(sum, product(*self.starts))
+
+
+def _rows(file: ReadableFile, shape: Shape, part: TensorSlice, itemsize: int) -> Rows | None:
+    """Return the rows of a slice with explicit extents; None if it is better read from its first to its last byte."""
+    axis = max((axis for axis, size in enumerate(shape) if part.extents[axis].length != size), default=0)
+    strides = [itemsize * element_count(shape[axis + 1 :]) for axis in range(len(shape))]
+    size = strides[axis] * part.extents[axis].length
+    starts = [
+        range(extent.start * stride, extent.end * stride, stride)
+        for extent, stride in zip(part.extents[: axis + 1], strides, strict=False)
+    ]
+    starts[axis] = starts[axis][:1]
+    count = element_count(tuple(map(len, starts)))
+    span = sum(each[-1] - each[0] for each in starts) + size
+    if count == 1 or span <= _CLOSE * count * size or size < (_SHORT if _is_local(file) else _SHORT_REMOTE):
+        return None
+    return Rows(size, starts)
+
+
+def _is_local(file: ReadableFile) -> bool:
+    try:
+        file.fileno()
+    except UnimplementedError:
+        return False
+    return True
 
 
 class Pieces:
@@ -114,23 +170,46 @@ class Pieces:
                 f"{DAMAGED}"
             )
 
-    def copy(self, name: str, piece: BundleEntry, source: TensorSlice, target: torch.Tensor) -> None:
-        """Copy part `source` of a piece into `target`, without an intermediate copy if possible."""
-        whole = source.covers(piece.shape)
-        if whole and target.device.type == "cpu" and is_row_major(target):
-            self.transfer([Whole(name, piece, target)])
-        elif whole and takes_upload(target):
-            swap = ELEMENTS[piece.dtype].swap if self.files.header.big_endian else 0
-            file, verify = self.files.shard(piece.shard), self._verify
-            computed = read_to_device(self.pipeline, file, piece.offset, target, verify=verify, swap=swap)
-            if verify:
-                self.compare(name, piece, computed)
-        elif whole:
-            staged = new_tensor(name, piece.shape, target.dtype)
-            self.transfer([Whole(name, piece, staged)])
-            copy_slice(target, (), staged)
-        else:
-            copy_slice(target, (), self._read_span(name, piece, source.resolve(piece.shape), target.dtype))
+    def copy(self, copies: Sequence[PieceCopy]) -> None:
+        """Copy pieces, or parts of pieces, in parallel, without an intermediate copy if possible.
+
+        Verifies the whole of each piece the first time. Memory: STAGED_BYTES, or one piece if it is larger.
+        """
+        direct: list[Whole] = []
+        staged: list[PieceCopy] = []
+        uploads: list[PieceCopy] = []
+        spans: list[_Span] = []
+        for copy in copies:
+            if not copy.source.covers(copy.piece.shape):
+                spans.append(_Span(copy))
+            elif copy.target.device.type == "cpu" and is_row_major(copy.target):
+                direct.append(Whole(copy.name, copy.piece, copy.target))
+            elif takes_upload(copy.target):
+                uploads.append(copy)
+            else:
+                staged.append(copy)
+        self.transfer(direct)
+        for copy in uploads:
+            self._upload(copy)
+        for group in _groups(staged, lambda copy: copy.piece.size):
+            wholes = [Whole(name, piece, new_tensor(name, piece.shape, to.dtype)) for name, piece, _, to in group]
+            self.transfer(wholes)
+            for copy, whole in zip(group, wholes, strict=True):
+                copy_slice(copy.target, (), whole.target)
+        # Only the first part of a piece verifies all of it.
+        first = {span.copy.piece: span for span in reversed(spans)}
+        for turn in (list(first.values()), [span for span in spans if first[span.copy.piece] is not span]):
+            for some in _groups(turn, lambda span: span.end - span.begin):
+                self._read_spans(some)
+
+    def _upload(self, copy: PieceCopy) -> None:
+        """Copy a whole piece to a device."""
+        name, piece, _, target = copy
+        swap = ELEMENTS[piece.dtype].swap if self.files.header.big_endian else 0
+        file, verify = self.files.shard(piece.shard), self._verify
+        computed = read_to_device(self.pipeline, file, piece.offset, target, verify=verify, swap=swap)
+        if verify:
+            self.compare(name, piece, computed)
 
     def transfer(self, wholes: Sequence[Whole]) -> None:
         """Read whole pieces in one plan, and verify them."""
@@ -155,30 +234,55 @@ class Pieces:
             if piece.dtype == DataType.DT_STRING:
                 self.read_strings(name, piece)
 
-    def _read_span(self, name: str, piece: BundleEntry, part: TensorSlice, dtype: torch.dtype) -> torch.Tensor:
-        """Read one slice of a piece, from its first to its last element; only checksum the rest of the piece."""
-        strides = [element_count(piece.shape[axis + 1 :]) for axis in range(len(piece.shape))]
-        lengths = [extent.length for extent in part.extents]
-        if not element_count(tuple(lengths)):
-            return torch.empty(lengths, dtype=dtype, device="cpu")
-        first = sum(extent.start * stride for extent, stride in zip(part.extents, strides, strict=True))
-        last = sum((extent.end - 1) * stride for extent, stride in zip(part.extents, strides, strict=True))
-        span = torch.empty(last + 1 - first, dtype=dtype, device="cpu")
-        file, begin = self.files.shard(piece.shard), piece.offset + first * dtype.itemsize
-        end = begin + byte_view(span).nbytes
-        request = ReadRequest(file, begin, byte_view(span))
-        if not self._verify or piece in self._verified:
-            self.pipeline.fill([request])
+    def _read_spans(self, spans: Sequence["_Span"]) -> None:
+        """Read parts of pieces, from their first to their last elements; only checksum the rest of the pieces.
+
+        Without `verify`, only the rows of a part are read, unless they are short or close together.
+        """
+        if not self._verify:
+            spans = [span for span in spans if not self._read_rows(span)]
+        file = self.files.shard
+        reads = [ReadRequest(file(span.copy.piece.shard), span.begin, byte_view(span.tensor())) for span in spans]
+        checked = [self._verify and span.copy.piece not in self._verified for span in spans]
+        rests: list[SumRequest] = []
+        for span, check in zip(spans, checked, strict=True):
+            if check:
+                piece = span.copy.piece
+                rests.append(SumRequest(file(piece.shard), piece.offset, span.begin - piece.offset))
+                rests.append(SumRequest(file(piece.shard), span.end, piece.end - span.end))
+        if rests:
+            sums = iter(self.pipeline.checksums(rests))
+            for span, check, middle in zip(spans, checked, self.pipeline.read(reads), strict=True):
+                if check:
+                    piece, head, tail = span.copy.piece, next(sums), next(sums)
+                    computed = crc32c.combine(head, middle, span.end - span.begin)
+                    self.compare(span.copy.name, piece, crc32c.combine(computed, tail, piece.end - span.end))
+                    self._verified.add(piece)
         else:
-            before, after = begin - piece.offset, piece.end - end
-            head, tail = self.pipeline.checksums([SumRequest(file, piece.offset, before), SumRequest(file, end, after)])
-            [middle] = self.pipeline.read([request])
-            computed = crc32c.combine(crc32c.combine(head, middle, end - begin), tail, after)
-            self.compare(name, piece, computed)
-            self._verified.add(piece)
+            self.pipeline.fill(reads)
+        for span in spans:
+            if self.files.header.big_endian:
+                swap_bytes(span.tensor(), ELEMENTS[span.copy.piece.dtype].swap)
+            span.finish()
+
+    def _read_rows(self, span: "_Span") -> bool:
+        """Read each row of a part by itself, so that what is between them is not read; return whether that pays off."""
+        _, piece, source, target = span.copy
+        file, itemsize = self.files.shard(piece.shard), target.dtype.itemsize
+        rows = _rows(file, piece.shape, source.resolve(piece.shape), itemsize) if target.numel() else None
+        if rows is None:
+            return False
+        direct = target.device.type == "cpu" and is_row_major(target)
+        into = target if direct else torch.empty(target.shape, dtype=target.dtype, device="cpu")
+        view = byte_view(into)
+        for number, offset in enumerate(rows.offsets()):
+            begin = number * rows.size
+            file.read_into(piece.offset + offset, [view[begin : begin + rows.size]])
         if self.files.header.big_endian:
-            swap_bytes(span, ELEMENTS[piece.dtype].swap)
-        return span.as_strided(lengths, strides)
+            swap_bytes(into, ELEMENTS[piece.dtype].swap)
+        if not direct:
+            copy_slice(target, (), into)
+        return True
 
     def read_strings(self, name: str, piece: BundleEntry) -> Strings:
         """Return all strings of one piece."""
@@ -204,3 +308,50 @@ class Pieces:
     def place(self, name: str, piece: BundleEntry) -> str:
         path = printable(self.files.shard_path(piece.shard))
         return f"{path}, bytes {piece.offset}:{piece.end}: tensor {quoted(name)}"
+
+
+class _Span:
+    """The bytes of a piece from the first to the last element of a part of it."""
+
+    def __init__(self, copy: PieceCopy) -> None:
+        self.copy = copy
+        piece, target = copy.piece, copy.target
+        self._strides = [element_count(piece.shape[axis + 1 :]) for axis in range(len(piece.shape))]
+        extents = copy.source.resolve(piece.shape).extents
+        self._lengths = [extent.length for extent in extents]
+        first = last = 0
+        if element_count(tuple(self._lengths)):
+            first = sum(extent.start * stride for extent, stride in zip(extents, self._strides, strict=True))
+            last = sum((extent.end - 1) * stride for extent, stride in zip(extents, self._strides, strict=True)) + 1
+        self._count = last - first
+        self.begin = piece.offset + first * target.dtype.itemsize
+        self.end = piece.offset + last * target.dtype.itemsize
+        self._tensor: torch.Tensor | None = None
+        if self._count == target.numel() and target.device.type == "cpu" and is_row_major(target):
+            self._tensor = target
+
+    def tensor(self) -> torch.Tensor:
+        """Return the contiguous tensor to read into: the target, if the span contains nothing else."""
+        if self._tensor is None:
+            self._tensor = torch.empty(self._count, dtype=self.copy.target.dtype, device="cpu")
+        return self._tensor
+
+    def finish(self) -> None:
+        """Copy the elements of the part to the target, if they are not there already."""
+        if self._tensor is not None and self._tensor is not self.copy.target and self._count:
+            copy_slice(self.copy.target, (), self._tensor.as_strided(self._lengths, self._strides))
+        self._tensor = None
+
+
+def _groups(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Split `items` into groups of about STAGED_BYTES."""
+    group: list[T] = []
+    total = 0
+    for item in items:
+        if group and total + size(item) > STAGED_BYTES:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += size(item)
+    if group:
+        yield group

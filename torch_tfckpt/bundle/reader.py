@@ -11,7 +11,7 @@ Source: BundleReader in tensorflow/core/util/tensor_bundle/tensor_bundle.cc. Exp
 
 import mmap
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Self, cast
 
 import torch
@@ -19,11 +19,11 @@ import torch
 from torch_tfckpt.bundle.check import Verification, check_bundle
 from torch_tfckpt.bundle.files import BundleFiles, map_file
 from torch_tfckpt.bundle.index import BundleIndex, NamedEntry
-from torch_tfckpt.bundle.pieces import Pieces, Run, Whole
+from torch_tfckpt.bundle.pieces import PieceCopy, Pieces, Run, Whole
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import DAMAGED, DataLossError, InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.format.partition import Partition
+from torch_tfckpt.format.partition import Part, Partition
 from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
 from torch_tfckpt.storage.protocol import Storage
@@ -36,24 +36,30 @@ from torch_tfckpt.values import Value, check_out, check_stored_bytes, fixed_size
 _RUNS_AT_ONCE: Final = 32  # maximum number of runs in memory at once, each with the tensors split from it
 
 
+_StoredPart = tuple[Part, BundleEntry]
+"""A part of the requested slice, and the stored piece that contains it."""
+
+
 class BundleReader:
     """Reads the checkpoint `prefix`.
 
     Args:
         verify: Whether to compare the bytes read with their checksums.
+        lazy: Whether to open data files only when they are first read, as for BundleFiles.
 
     Raises:
         NotFoundError, DataLossError, InvalidArgumentError: like BundleFiles.
 
-    Cost: opening reads footer, index block and the first data block of the index; one file descriptor per file.
-    Thread safety: safe. With up to 256 shards, reading opens no further files.
+    Cost: opening reads footer, index block and the first data block of the index. With up to EAGER_SHARDS data files,
+    all stay open; otherwise they are opened when they are first read, and at most OPEN_AT_ONCE stay open.
+    Thread safety: safe.
     """
 
     version = 2
 
-    def __init__(self, storage: Storage, prefix: str, *, verify: bool = True) -> None:
+    def __init__(self, storage: Storage, prefix: str, *, verify: bool = True, lazy: bool | None = None) -> None:
         self.path = printable(prefix)
-        self.files = BundleFiles(storage, prefix)
+        self.files = BundleFiles(storage, prefix, lazy=lazy)
         try:
             self.index = BundleIndex(self.files.table, index_filename(self.path), self.path)
             self._pieces = Pieces(self.files, self.path, verify=verify)
@@ -83,15 +89,15 @@ class BundleReader:
 
     def describe(self, name: str) -> tuple[Shape, DataType]:
         """Return the full shape and the element type of `name`; raise NotFoundError if there is no such tensor."""
-        entry = self.index.entry(name)
+        entry = self.index.described(name)
         return entry.shape, DataType(entry.dtype)
 
     def shape(self, name: str) -> Shape:
         """Return the full shape of `name`; raise NotFoundError if there is no such tensor."""
-        return self.index.entry(name).shape
+        return self.index.described(name).shape
 
     def dtype(self, name: str) -> DataType:
-        return DataType(self.index.entry(name).dtype)
+        return DataType(self.index.described(name).dtype)
 
     def slices(self, name: str) -> tuple[TensorSlice, ...]:
         """Return the slices that `name` is stored in; empty if it is stored whole."""
@@ -99,8 +105,7 @@ class BundleReader:
 
     def nbytes(self, name: str) -> int:
         """Return the size of the tensor's elements in bytes; for strings and variants, of their stored form."""
-        entry = self.index.entry(name)
-        size = fixed_size(entry)
+        size = fixed_size(self.index.described(name))
         return sum(piece.size for piece in self.pieces(name)) if size is None else size
 
     def locate(self, name: str) -> list[str]:
@@ -137,14 +142,29 @@ class BundleReader:
         """
         return self._read(name, None, out)
 
-    def read_slice(self, name: str, part: TensorSlice) -> Value:
-        """Read one slice of `name`, stored whole or in slices. Raises like `read`.
+    def read_slice(self, name: str, part: TensorSlice, out: torch.Tensor | None = None) -> Value:
+        """Read one slice of `name`, stored whole or in slices, into `out` or a new tensor. Raises like `read`.
 
         Cost: the first slice of a tensor reads the whole of each stored piece that it needs, to verify the checksum,
-        but keeps only the slice. Later slices, or all slices without `verify`, read only from the slice's first
-        element to its last.
+        but keeps only the slice. Later slices read from the slice's first element to its last. Without `verify`, only
+        the slice is read, unless it consists of rows of less than 256 bytes.
         """
-        return self._read(name, part, None)
+        return self._read(name, part, out)
+
+    def read_into(self, requests: Iterable[tuple[str, TensorSlice | None, torch.Tensor]]) -> None:
+        """Fill several tensors, each with a slice of a stored tensor, or all of it, in one plan. Raises like `read`.
+
+        Nothing is read if one of them has another shape or dtype. Cost as for `read_slice`; the bytes are read
+        straight into CPU tensors if they are contiguous both there and in the file.
+        """
+        copies: list[PieceCopy] = []
+        for name, part, out in requests:
+            entry = self.index.entry(name)
+            want = TensorSlice.full(len(entry.shape)) if part is None else part
+            self._check_out(name, DataType(entry.dtype), want.shape_of(entry.shape), out)
+            copies += _copies(name, self._parts(name, entry, want), out)
+        self._pieces.check_apart(dict.fromkeys((copy.name, copy.piece) for copy in copies))
+        self._pieces.copy(copies)
 
     def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, Value]:
         """Read several tensors in one plan, in the order given.
@@ -285,13 +305,33 @@ class BundleReader:
         dtype = DataType(entry.dtype)
         want = TensorSlice.full(len(entry.shape)) if want is None else want
         shape = want.shape_of(entry.shape)
-        if dtype == DataType.DT_STRING and out is not None:
+        if dtype == DataType.DT_STRING and out is None:
+            parts = self._parts(name, entry, want)
+            with error_context(self.path):
+                strings = new_strings(name, shape)
+            for part, piece in parts:
+                strings[part.target.to_index()] = self._pieces.read_strings(name, piece)[part.source.to_index()]
+            return strings
+        torch_dtype = self._check_out(name, dtype, shape, out)
+        parts = self._parts(name, entry, want)
+        with error_context(self.path):
+            result = new_tensor(name, shape, torch_dtype) if out is None else out
+        self._pieces.copy(list(_copies(name, parts, result)))
+        return result
+
+    def _check_out(self, name: str, dtype: DataType, shape: Shape, out: torch.Tensor | None) -> torch.dtype:
+        """Return the dtype of the values; raise InvalidArgumentError if `out` cannot receive them."""
+        if dtype == DataType.DT_STRING:
             raise InvalidArgumentError(
                 f"tensor {quoted(name)} contains strings, which a torch tensor cannot hold. Omit `out`"
             )
-        torch_dtype = None if dtype == DataType.DT_STRING else self._torch_dtype(name, dtype)
-        if out is not None and torch_dtype is not None:
+        torch_dtype = self._torch_dtype(name, dtype)
+        if out is not None:
             check_out(name, out, shape, torch_dtype)
+        return torch_dtype
+
+    def _parts(self, name: str, entry: BundleEntry, want: TensorSlice) -> list[_StoredPart]:
+        """Return the parts of stored pieces that make up a slice of `name`, after checking the pieces."""
         with error_context(self.path):
             partition = self.partition(name, entry)
             parts = partition.parts_of(want)
@@ -299,17 +339,7 @@ class BundleReader:
         for piece in pieces:
             self._pieces.check(name, piece)
         self._pieces.check_volume(name, pieces)
-        if torch_dtype is None:
-            with error_context(self.path):
-                strings = new_strings(name, shape)
-            for part, piece in zip(parts, pieces, strict=True):
-                strings[part.target.to_index()] = self._pieces.read_strings(name, piece)[part.source.to_index()]
-            return strings
-        with error_context(self.path):
-            result = new_tensor(name, shape, torch_dtype) if out is None else out.detach()
-        for part, piece in zip(parts, pieces, strict=True):
-            self._pieces.copy(name, piece, part.source, result[part.target.to_index()])
-        return result if out is None else out
+        return list(zip(parts, pieces, strict=True))
 
     def _torch_dtype(self, name: str, dtype: DataType) -> torch.dtype:
         with error_context(self.path):
@@ -326,6 +356,13 @@ class BundleReader:
                 f"tensor in dtype or shape. {DAMAGED}"
             )
         return piece
+
+
+def _copies(name: str, parts: Sequence[_StoredPart], out: torch.Tensor) -> Iterator[PieceCopy]:
+    """Yield the copies of parts of stored pieces to their places in `out`."""
+    target = out.detach()
+    for part, piece in parts:
+        yield PieceCopy(name, piece, part.source, target[part.target.to_index()])
 
 
 def _is_direct(out: torch.Tensor | None) -> bool:

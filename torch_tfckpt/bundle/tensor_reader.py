@@ -61,8 +61,16 @@ class TensorReader(Protocol):
     def read(self, name: str, out: torch.Tensor | None = None) -> LoadedValue:
         """Read a tensor into `out`, or into a new contiguous CPU tensor."""
 
-    def read_slice(self, name: str, part: TensorSlice) -> LoadedValue:
-        """Read one part of a tensor."""
+    def read_slice(self, name: str, part: TensorSlice, out: torch.Tensor | None = None) -> LoadedValue:
+        """Read one part of a tensor into `out`, or into a new CPU tensor."""
+
+    def read_into(self, requests: Iterable[tuple[str, TensorSlice | None, torch.Tensor]]) -> None:
+        """Fill several tensors, each with one part of a stored tensor, or with all of it (None)."""
+        for name, part, out in requests:
+            if part is None:
+                self.read(name, out)
+            else:
+                self.read_slice(name, part, out)
 
     def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, LoadedValue]:
         """Read several tensors, in the order given; `out` maps some of the names to tensors to fill."""

@@ -19,7 +19,7 @@ import enum
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple, Self
 
@@ -50,6 +50,7 @@ class Compression(enum.IntEnum):
     SNAPPY = 1
 
 
+_SEEK_AFTER: Final = 2 * RESTART_INTERVAL  # entries to pass over before a search for the next of interest is faster
 _OUTSIDE: Final = "contains keys outside its separators"
 _NO_COMPRESSION: Final = bytes((Compression.NONE,))
 _EMPTY_BLOCK: Final = BlockBuilder(1).finish()  # the metaindex block
@@ -73,7 +74,7 @@ class BlockHandle:
         return encode_varint(self.offset) + encode_varint(self.size)
 
     @classmethod
-    def decode(cls, buf: bytes, at: int) -> tuple[Self, int]:
+    def decode(cls, buf: bytes | memoryview, at: int) -> tuple[Self, int]:
         offset, at = decode_varint(buf, at)
         size, at = decode_varint(buf, at)
         return cls(offset, size), at
@@ -94,7 +95,7 @@ class Footer:
         return handles.ljust(self.SIZE - self._MAGIC.size, b"\0") + self._MAGIC.pack(TABLE_MAGIC)
 
     @classmethod
-    def decode(cls, buf: bytes) -> Self:
+    def decode(cls, buf: bytes | memoryview) -> Self:
         if len(buf) != cls.SIZE:
             raise DataLossError(f"footer: expected {cls.SIZE} bytes, got {len(buf)}")
         (magic,) = cls._MAGIC.unpack_from(buf, cls.SIZE - cls._MAGIC.size)
@@ -183,7 +184,7 @@ class Table:
     Thread safety: safe if `read` is.
     """
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+    def __init__(self, read: Callable[[int, int], bytes | memoryview], size: int) -> None:
         self._read, self._size = read, size
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, _Block] = OrderedDict()
@@ -203,8 +204,9 @@ class Table:
 
     @classmethod
     def of(cls, data: bytes) -> Self:
-        """Return a reader of the table `data`."""
-        return cls(lambda offset, size: data[offset : offset + size], len(data))
+        """Return a reader of the table `data`, of which it keeps no copies."""
+        view = memoryview(data)
+        return cls(lambda offset, size: view[offset : offset + size], len(data))
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value stored under `key`, or None."""
@@ -255,6 +257,36 @@ class Table:
                     raise DataLossError(_OUTSIDE)
             except DataLossError as error:
                 raise DataLossError(f"data block {number}, bytes {handle.offset}:{handle.end}: {error}") from error
+
+    def outside(
+        self,
+        prefixes: Sequence[bytes],
+        stop: bytes,
+        skip_damaged: Callable[[DataLossError], object] | None = None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the entries before key `stop` whose keys start with none of `prefixes`, without decoding most others.
+
+        Args:
+            prefixes: In ascending order; none is a prefix of another one, nor ends in byte ff.
+            skip_damaged: As for `items`. Blocks that contain only keys with one prefix are not read.
+        """
+        lowest = b""  # the separator before the block
+        for separator, handle in zip(self._separators, self._handles, strict=True):
+            if lowest >= stop:
+                return
+            prefix = _prefix_of(lowest, prefixes)
+            if prefix is None or not separator.startswith(prefix):
+                try:
+                    contents = self._contents(handle)
+                    after: bytes | None = lowest
+                    while after is not None:
+                        after = yield from _outside(contents, handle.size, after, prefixes, stop)
+                except DataLossError as error:
+                    place = f"data block at byte {handle.offset}"
+                    if skip_damaged is None:
+                        raise DataLossError(f"{place}: {error}") from error
+                    skip_damaged(DataLossError(f"{place}: {error}"))
+            lowest = separator
 
     def check_structure(self) -> None:
         """Read every block and account for every byte; raise DataLossError if a byte is damaged or unused.
@@ -318,7 +350,7 @@ class Table:
         except DataLossError as error:
             raise DataLossError(f"{place}: {error}") from error.__cause__
 
-    def _contents(self, handle: BlockHandle) -> bytes:
+    def _contents(self, handle: BlockHandle) -> bytes | memoryview:
         if handle.end > self._size - Footer.SIZE:
             raise DataLossError(f"truncated block read: the file has only {self._size} bytes, including its footer")
         stored = self._read(handle.offset, handle.size + BLOCK_TRAILER.size)
@@ -334,7 +366,36 @@ class Table:
         raise DataLossError(f"bad block type {compression}: expected 0 (plain) or 1 (snappy)")
 
 
-def _decompress(contents: bytes) -> bytes:
+def _prefix_of(key: bytes, prefixes: Sequence[bytes]) -> bytes | None:
+    """Return the one of the ascending `prefixes` that `key` starts with."""
+    number = bisect.bisect_right(prefixes, key) - 1
+    return prefixes[number] if number >= 0 and key.startswith(prefixes[number]) else None
+
+
+def _outside(
+    contents: bytes | memoryview, size: int, first: bytes, prefixes: Sequence[bytes], stop: bytes
+) -> Generator[tuple[bytes, bytes], None, bytes | None]:
+    """Yield the entries of a block from `first` on whose keys start with none of `prefixes`.
+
+    Returns:
+        Where to continue, after many keys with one prefix; None at the end.
+    """
+    prefix, met = b"", 0
+    for key, value in block_entries(contents, size, first):
+        if key >= stop:
+            return None
+        if not prefix or not key.startswith(prefix):
+            prefix, met = _prefix_of(key, prefixes) or b"", 0
+        if not prefix:
+            yield key, value
+            continue
+        met += 1
+        if met > _SEEK_AFTER:
+            return prefix[:-1] + bytes((prefix[-1] + 1,))
+    return None
+
+
+def _decompress(contents: bytes | memoryview) -> bytes:
     """Decompress snappy, after checking the declared size against the compressed size."""
     try:
         expanded_size, _ = decode_varint(contents, 0, bits=32)

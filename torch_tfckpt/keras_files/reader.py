@@ -195,12 +195,18 @@ class KerasReader(TensorReader):
             copy_slice(out.detach(), TensorSlice.full(len(shape)).to_index(), target)
         return out
 
-    def read_slice(self, name: str, part: TensorSlice) -> Value:
+    def read_slice(self, name: str, part: TensorSlice, out: torch.Tensor | None = None) -> Value:
         """Read one slice of `name`. Errors as `read`; cost: the whole tensor is read."""
-        part.shape_of(self.shape(name))
+        shape = part.shape_of(self.shape(name))
+        if out is not None:
+            with error_context(self.path):
+                check_out(name, out, shape, value_dtype(name, self._types[name]))
         value = self.read(name)
         assert isinstance(value, torch.Tensor)  # there are no strings in these files
-        return value[part.to_index()].clone()
+        if out is None:
+            return value[part.to_index()].clone()
+        copy_slice(out.detach(), (), value[part.to_index()])
+        return out
 
     def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, Value]:
         """Read several tensors, in the order given, after looking up all names. Raises like `read`.

@@ -37,7 +37,8 @@ from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
-from torch_tfckpt.values import LoadedValue
+from torch_tfckpt.transfer.host_bytes import copy_slice
+from torch_tfckpt.values import LoadedValue, check_out
 
 
 class FileReader(CheckpointReader):
@@ -116,9 +117,15 @@ class _FileTensors(TensorReader):
             loaded[name] = target.copy_(value)
         return loaded
 
-    def read_slice(self, name: str, part: TensorSlice) -> LoadedValue:
-        part.shape_of(self.shape(name))  # raises an error for a part outside the tensor
+    def read_slice(self, name: str, part: TensorSlice, out: torch.Tensor | None = None) -> LoadedValue:
+        shape = part.shape_of(self.shape(name))  # raises an error for a part outside the tensor
         value = self.read(name)[part.to_index()]
+        if out is not None:
+            if not isinstance(value, torch.Tensor):
+                raise InvalidArgumentError(f"{self.path}: {quoted(name)} contains strings. Omit `out`")
+            check_out(name, out, shape, value.dtype)
+            copy_slice(out.detach(), (), value)
+            return out
         return value.clone() if isinstance(value, torch.Tensor) else value
 
     def check(self, progress: Callable[[int], object] | None = None) -> Verification:
@@ -132,8 +139,11 @@ class _FileTensors(TensorReader):
             raise NotFoundError(f"{self.path}: there is no tensor {quoted(name)}")
 
 
-def open_reader(path: AnyPath, storage: Storage | None = None) -> CheckpointReader:
+def open_reader(path: AnyPath, storage: Storage | None = None, *, verify: bool = True) -> CheckpointReader:
     """Open a checkpoint, or a file of another format that `convert` reads.
+
+    Args:
+        verify: Whether to verify the checksums of a checkpoint.
 
     Raises:
         NotFoundError, DataLossError, InvalidArgumentError, UnimplementedError: as `CheckpointReader` and the readers of
@@ -141,7 +151,7 @@ def open_reader(path: AnyPath, storage: Storage | None = None) -> CheckpointRead
     """
     where = fspath(path)
     if storage is not None or format_of(where) == "tf":
-        return CheckpointReader(path, storage=storage)
+        return CheckpointReader(path, storage=storage, verify=verify)
     return FileReader(open_source(where))
 
 

@@ -180,9 +180,9 @@ class SlicesReader(TensorReader):
         """
         return self._read(name, TensorSlice.full(len(self.shape(name))), out)
 
-    def read_slice(self, name: str, part: TensorSlice) -> Value:
+    def read_slice(self, name: str, part: TensorSlice, out: torch.Tensor | None = None) -> Value:
         """Read one slice of `name`, whether stored whole or in slices. Errors and cost: as `read`."""
-        return self._read(name, part, None)
+        return self._read(name, part, out)
 
     def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, Value]:
         """Read several tensors, in the order given, after looking up all names. Raises like `read`.
