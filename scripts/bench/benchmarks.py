@@ -30,6 +30,7 @@ import load_throughput
 import many_tensors
 import object_checkpoints
 import peak_memory
+import rank_commit
 import restore_in_place
 import save_throughput
 import sharded_save
@@ -60,6 +61,7 @@ ROWS: Final[dict[str, Row]] = {
     "threads": Row("speed by number of threads", curves.by_threads),
     "index-merge": Row("merge the indexes of many parts", index_merge.run),
     "ranks": Row("torch.distributed.checkpoint on two ranks", distributed_checkpoint.run),
+    "commit": Row("agreement of many ranks on a save", rank_commit.run),
     "objects": Row("Checkpoint: save and restore by objects", object_checkpoints.run),
     "sharded": Row("one file for each device", sharded_save.run),
     "stall": Row("how long save_async stops training", async_stall.run),
