@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """What does it cost many ranks to agree on a save through one store?
 
 Setup:    one TCPStore; every rank is a thread of this process with a client of its own. No files: a rank reports when
@@ -11,13 +10,13 @@ Reports:  for each number of ranks, the median seconds of one save from the firs
 """
 
 import statistics
-import sys
 import threading
 import time
 from collections import Counter
 from typing import Any
 
-from timing import Report, WrongResult, parser
+from settings import Bench
+from timing import WrongResult
 from torch._C._distributed_c10d import TCPStore
 
 from torch_tfckpt.distributed.calls import RankCalls
@@ -51,17 +50,15 @@ class CountingCalls(RankCalls):
         return CountingClient(self._counted, self._prefix, self.counts)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parser(__doc__, rounds=5)
-    options.add_argument("--ranks", type=int, nargs="*", default=[16, 64, 256, 1000])
-    given = options.parse_args(arguments)
-    report = Report("rank_commit", given)
-    for count in given.ranks:
-        found = measure(count, given.rounds)
-        print(f"{count} ranks: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
-        report.add({"title": f"{count} ranks", **found})
-    report.write()
-    return 0
+def run(bench: Bench) -> None:
+    """Row "commit"."""
+    largest = max(8, bench.sizes.tiny // 100)
+    for count in sorted({max(2, largest // 10), largest}):
+        found = measure(count, bench.sizes.few_rounds)
+        work = f"{count:,} ranks agree on a save"
+        bench.report.keep({"work": work, **found})
+        bench.report.measure(work, "a rank", [found["per_rank"]], "messages", at_most=None, against="the store")
+        bench.report.measure(work, "the slowest rank", [found["seconds"]], "s", at_most=None, against="no limit")
 
 
 def measure(count: int, rounds: int) -> dict[str, float]:
@@ -103,7 +100,3 @@ def measure(count: int, rounds: int) -> dict[str, float]:
         "per_rank": statistics.median(messages) / count,
         "keys_left_per_rank": server.num_keys() / count,
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())
