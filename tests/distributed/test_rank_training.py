@@ -43,7 +43,8 @@ def killed_and_resumed(processes: RankProcesses, folder: Path, losses: list[floa
     else:
         assert resumed == pytest.approx(losses[first:], rel=1e-6)
     assert kept(folder) == sorted(f"m-{step}" for step in range(STEPS, 0, -SAVE_EVERY)[:KEEP])
-    assert [name for name in os.listdir(folder) if "tempstate" in name or "unlisted" in name] == []
+    if first < STEPS:  # otherwise there was no save that removes what is left of the last one
+        assert [name for name in os.listdir(folder) if "tempstate" in name or "unlisted" in name] == []
     assert all(tfckpt.verify(folder / name).ok for name in kept(folder))
 
 
