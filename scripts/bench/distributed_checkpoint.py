@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """How fast do several ranks save and load a sharded state with torch.distributed.checkpoint?
 
 Setup:    512 MiB in 64 float32 DTensors, whose rows are spread over 2 processes (gloo, CPU). Every save writes a new
@@ -6,15 +5,11 @@ Setup:    512 MiB in 64 float32 DTensors, whose rows are spread over 2 processes
 Compare:  dcp.save with TFCheckpointWriter, and with DCP's own FileSystemWriter, its default and with two threads; all
           sync their files. dcp.load into existing tensors with TFCheckpointReader, with and without checksums, and with
           FileSystemReader, which has no checksums. The files that are loaded are in the page cache.
-Reports:  median and spread of 7 interleaved rounds after a warm-up; GB/s; ratios within a round. The time of a round is
-          that of the slowest rank. Every load is compared, bit for bit, before its time counts, and every save is
-          loaded and compared.
+Reports:  the time of a round is that of the slowest rank.
 """
 
 import multiprocessing
 import shutil
-import sys
-import tempfile
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,7 +17,8 @@ from typing import Any, Final, NamedTuple
 
 import torch
 import torch.distributed as dist
-from timing import Comparison, Contender, Report, WrongResult, parser, scratch, timed
+from settings import Bench
+from timing import Comparison, Contender, WrongResult, timed
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -34,6 +30,8 @@ import torch_tfckpt as tfckpt
 
 OURS, DCP, DCP_THREADS = "TFCheckpointWriter", "FileSystemWriter", "FileSystemWriter, 2 threads"
 VERIFIED, UNVERIFIED, DCP_LOAD = "TFCheckpointReader, verified", "TFCheckpointReader, verify=False", "FileSystemReader"
+RANKS: Final = 2
+_OURS: Final[Any] = tfckpt  # versions without the storage for DCP are skipped
 COMPARISONS: Final = [
     Comparison(OURS, DCP, at_least=1.5),
     Comparison(OURS, DCP_THREADS),
@@ -52,14 +50,14 @@ class Work(NamedTuple):
 def writer_of(name: str, path: str) -> Any:
     """Return the storage writer of a contender."""
     if name == OURS:
-        return tfckpt.TFCheckpointWriter(path)
+        return _OURS.TFCheckpointWriter(path)
     return FileSystemWriter(path, thread_count=2 if name == DCP_THREADS else 1)
 
 
 def reader_of(name: str, path: str) -> Any:
     """Return the storage reader of a contender."""
     if name in (VERIFIED, UNVERIFIED):
-        return tfckpt.TFCheckpointReader(path, verify=name == VERIFIED)
+        return _OURS.TFCheckpointReader(path, verify=name == VERIFIED)
     return FileSystemReader(path)
 
 
@@ -147,21 +145,19 @@ def contenders(ranks: RankTimes, folder: Path, size: int) -> list[Contender]:
     return [*map(saving, (OURS, DCP, DCP_THREADS)), *map(loading, (VERIFIED, UNVERIFIED, DCP_LOAD))]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parser(__doc__)
-    options.add_argument("--mib", type=int, default=512)
-    options.add_argument("--tensors", type=int, default=64)
-    options.add_argument("--ranks", type=int, default=2)
-    given = options.parse_args(arguments)
-    report = Report("distributed_checkpoint", given)
-    with scratch(given.dir) as folder, tempfile.TemporaryDirectory() as of_store:
-        ranks = RankTimes(given.ranks, Path(of_store) / "store", (given.mib, given.tensors, given.seed))
-        title = f"{given.mib} MiB in {given.tensors} tensors on {given.ranks} ranks"
-        report.run(title, contenders(ranks, folder, given.mib * 2**20), COMPARISONS)
-        ranks.close()
-    report.write()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def run(bench: Bench) -> None:
+    """Row "ranks"."""
+    mib = max(1, bench.sizes.mib // 2)
+    work = f"{bench.describe(mib)} on {RANKS} ranks"
+    if not hasattr(tfckpt, "TFCheckpointWriter"):
+        bench.report.skip_all(f"save and load {work}", COMPARISONS, "this version has no TFCheckpointWriter")
+        return
+    with bench.scratch() as folder, bench.scratch() as of_store:
+        ranks = RankTimes(RANKS, of_store / "store", (mib, bench.sizes.tensors, bench.seed))
+        rounds = bench.sizes.few_rounds
+        try:
+            bench.report.race(
+                f"save and load {work}", contenders(ranks, folder, mib * 2**20), COMPARISONS, rounds=rounds
+            )
+        finally:
+            ranks.close()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rank_processes import RankProcesses
 from sharded import LAYOUTS, numbered
+from tensorflow_process import TensorFlowProcess
 
 import torch_tfckpt as tfckpt
 
@@ -35,6 +36,14 @@ def test_one_process_reads_what_four_ranks_saved(saved: Path, name: str) -> None
     assert torch.equal(values["plain"], torch.arange(7))
     assert tfckpt.verify(saved / name).ok
     assert not [each for each in os.listdir(saved) if "tempstate" in each]
+
+
+def test_tensorflow_reads_what_four_ranks_saved(saved: Path, tensorflow: TensorFlowProcess) -> None:
+    """Whole tensors, in its own way of putting slices together."""
+    values = tensorflow.call("restore_all", str(saved / "m-2"))
+    for layout, shape, *_ in LAYOUTS:
+        assert values[layout].shape == shape, layout
+        assert values[layout].data == numbered(shape).numpy().tobytes(), layout
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

@@ -30,7 +30,8 @@ def killed_and_resumed(processes: RankProcesses, folder: Path, losses: list[floa
     """Kill one rank or all at a random call of the file system; resume with one to four ranks, and compare."""
     chance = random.Random(seed)
     victims = tuple(range(4)) if chance.random() < 0.5 else (chance.randrange(4),)
-    processes.run("rank_training:train", str(folder), seed, victims)
+    # The survivors of one rank may wait for each other in a collective: they are killed, too, after a while.
+    processes.run("rank_training:train", str(folder), seed, victims, timeout=25)
     before = {name for name in kept(folder) if tfckpt.verify(folder / name).ok}
     count = chance.choice([4, 4, 3, 2, 1])
     ranks = processes.call("rank_training:train", str(folder), world_size=count)
@@ -42,7 +43,8 @@ def killed_and_resumed(processes: RankProcesses, folder: Path, losses: list[floa
     else:
         assert resumed == pytest.approx(losses[first:], rel=1e-6)
     assert kept(folder) == sorted(f"m-{step}" for step in range(STEPS, 0, -SAVE_EVERY)[:KEEP])
-    assert [name for name in os.listdir(folder) if "tempstate" in name or "unlisted" in name] == []
+    if first < STEPS:  # otherwise there was no save that removes what is left of the last one
+        assert [name for name in os.listdir(folder) if "tempstate" in name or "unlisted" in name] == []
     assert all(tfckpt.verify(folder / name).ok for name in kept(folder))
 
 

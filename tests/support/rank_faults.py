@@ -15,7 +15,6 @@ from torch_tfckpt.errors import IncompleteSaveError
 from torch_tfckpt.storage.local import LocalStorage
 
 TIMEOUT = 1.5
-HOURS = 1e6
 
 # Step -> (the storage's operation, whether it is that of the step, by its path). "link" and "state" are rank 0's.
 STEPS: dict[str, tuple[str, Callable[[str], bool]]] = {
@@ -98,6 +97,8 @@ def state() -> dict[str, Any]:
 
 def fail(rank: Rank, folder: str, step: str, failing: int, how: str) -> Told:
     """Save m-1; then m-2, with the fault on one rank. `how`: the name of a function of this module."""
+    rank.store.set(f"here {rank.rank}", "")
+    rank.store.wait([f"here {other}" for other in range(rank.world_size)])  # a process may have been started just now
     ranks = tfckpt.Ranks(rank.store, rank=rank.rank, world_size=rank.world_size, timeout=TIMEOUT)
     storage = FaultyStorage(step, globals()[how])
     saver = tfckpt.Saver(state(), ranks=ranks, max_to_keep=2, storage=storage)

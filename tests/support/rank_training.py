@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +119,12 @@ def train(
     Args:
         kill_seed: Kill this process at a random moment, if it is one of `victims`: a random call of the storage.
     """
-    program = Program(rank, folder)
-    first = program.resume()
-    if kill_seed is not None and rank.rank in victims:
-        _kill_later(program, random.Random(kill_seed))
-    losses = []
+    with _killed_later(kill_seed) if kill_seed is not None and rank.rank in victims else nullcontext():
+        return _train(Program(rank, folder), folder)
+
+
+def _train(program: Program, folder: str) -> tuple[int, list[float]]:
+    first, losses = program.resume(), []
     while int(program.at) < STEPS:
         losses.append(program.loss_of_step())
         if int(program.at) % SAVE_EVERY == 0:
@@ -134,12 +137,13 @@ def train(
     return first, losses
 
 
-def _kill_later(program: Program, chance: random.Random) -> None:
-    """End this process with SIGKILL after some steps of the system's calls for files."""
-    left = [chance.randrange(5, 250)]
+@contextmanager
+def _killed_later(seed: int) -> Iterator[None]:
+    """End this process with SIGKILL after some of the system's calls for files, unless the block ends before."""
+    left = [random.Random(seed).randrange(5, 250)]
     names = ("open", "replace", "rename", "unlink", "mkdir", "rmdir", "link", "fsync", "pwritev", "listdir", "scandir")
-    for name in names:
-        original = getattr(os, name)
+    originals = {name: getattr(os, name) for name in names}
+    for name, original in originals.items():
 
         def counted(*arguments: Any, original: Any = original, **options: Any) -> Any:
             left[0] -= 1
@@ -148,6 +152,11 @@ def _kill_later(program: Program, chance: random.Random) -> None:
             return original(*arguments, **options)
 
         setattr(os, name, counted)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(os, name, original)
 
 
 def kept(folder: Path) -> list[str]:

@@ -209,7 +209,7 @@ class Commit:
         """Tell the others that ranks have failed, unless another failure is known; raise. REQUIRES: not `is_over`.
 
         Args:
-            common: One text for the message, instead of the errors of the ranks.
+            common: One message, instead of the errors of the ranks.
             in_place: Whether the checkpoint is published nevertheless.
         """
         outcome = Outcome(failures, common, in_place)

@@ -69,7 +69,7 @@ class Outcome:
 
     Attributes:
         failures: Rank -> its error.
-        common: One text instead of the errors of the ranks, if they are about the same thing.
+        common: One message instead of the errors of the ranks, if they are about the same thing.
         in_place: Whether the checkpoint is published nevertheless.
     """
 

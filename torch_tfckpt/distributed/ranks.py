@@ -80,7 +80,7 @@ def _of_group(store: Any, group: Any, rank: int | None, world_size: int | None) 
     """Return the store, rank and size of a process group."""
     if not dist.is_available() or not dist.is_initialized():
         raise FailedPreconditionError(
-            "Ranks() takes the store of the process group, and there is none. Call "
+            "Ranks() takes the store of the process group, which does not exist. Call "
             "torch.distributed.init_process_group first, or pass a store: Ranks(store, rank=0, world_size=4)"
         )
     if rank is not None or world_size is not None:

@@ -27,7 +27,7 @@ Operation: TypeAlias = "Callable[[Store], Result]"
 
 
 def peek(store: "Store", key: str) -> bytes | None:
-    """Return the value of a key, or None if there is none, without waiting for it."""
+    """Return the value of a key, or None if it is absent, without waiting for it."""
     # A comparison with a value that no key has never sets anything, and returns the value that is there.
     found: bytes = store.compare_set(key, _ABSENT, _ABSENT)
     return None if found == _ABSENT.encode() else found

@@ -9,13 +9,13 @@ each character. Steps of `re` at worst:
 
     one repetition             [^a-z]+, \s+, foo               n         always `re`
     next character decides     (\w+)\s*, \d+(,\d+)*, <[^>]+>    n^2       `re` up to 10,000 characters
-    d repetitions overlap      .*foo, \S+@\S+                  n^(d+2)   `re` for short texts: 464 characters, 100
+    d repetitions overlap      .*foo, \S+@\S+                  n^(d+2)   `re` for short strings: 464 characters, 100
     choices are repeated       (a+)+, (a|b|ab)*, (a?){9}       2^n       never `re`
 
 Never either where nothing is repeated, as in (a*)*: its groups differ in `re`.
 
 To replace all matches takes n^2 steps at worst, in RE2 as well, for patterns such as `a(.*b)?` in "aaaa". That is
-harmless for texts of usual lengths.
+harmless for strings of usual lengths.
 
 Source: RE2::GlobalReplace in re2/re2.cc.
 """

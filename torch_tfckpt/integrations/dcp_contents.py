@@ -120,7 +120,7 @@ class StoredContents:
             self.paths.update((name, (name,)) for name, _ in self._mapped.items())
 
     def find(self, name: str) -> Entry | None:
-        """Return the value with a listed name or one of its further names; None if there is none."""
+        """Return the value with a listed name or one of its further names; None if no value has it."""
         mapped = None if self._mapped is None else self._mapped.find(name)
         if mapped is not None:
             return mapped

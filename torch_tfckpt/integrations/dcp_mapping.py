@@ -69,7 +69,7 @@ class MappedTensors:
         self._reader, self._base = reader, mapper.base
         self.keys: set[str] = set()
         self._matches: dict[str, list[tuple[str, RuleMatch]]] = {}  # target -> keys
-        self._below: dict[str, str] = {}  # target -> the key in the state below which it was asked for
+        self._below: dict[str, str] = {}  # target -> the key in the state that asked for it
         for rule in rules_of(mapper):
             if rule.is_module or rule.fill is not None:
                 what = "is for a module" if rule.is_module else "fills a tensor that is not stored"

@@ -96,7 +96,7 @@ def key_of_path(path: Path) -> str:
 
 
 def extra_state_of(path: Path) -> Path:
-    """Return the path of the extra state of a module that a value is, or belongs to; () if there is none."""
+    """Return the path of the extra state of a module that a value is, or belongs to; () if it does not."""
     ends = (end for end, part in enumerate(path, 1) if isinstance(part, str) and part.endswith(EXTRA_STATE))
     return path[: next((end for end in ends if str(path[end - 1]).rpartition(".")[2] == EXTRA_STATE), 0)]
 

@@ -151,7 +151,6 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         self._write_version, self._pad = write_version, pad_step_number
         self._relative, self._filename = save_relative_paths, filename
         self._keep_best, self._recover, self._clock = keep_best, recover, clock
-        self._ranks = calls_for(ranks, builder, saver_def.version if saver_def else write_version)
         self._graph = TensorsGraph() if _graph is None else _graph
         self.storage = storage
         self._staging = Staging(staging)
@@ -165,6 +164,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         if saver_def is not None:
             self.saver_def = in_scope(saver_def, name)
             self._sharded, self._write_version = saver_def.sharded, saver_def.version
+        self._ranks = calls_for(ranks, builder, self._write_version)
         if not defer_build:
             self.build()
 
