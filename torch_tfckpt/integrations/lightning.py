@@ -13,10 +13,11 @@ state (`saveables.state_tree`): a JSON string and its tensors.
     callbacks, callbacks/tensor_0    other items; tensors whose path is not a plain name are numbered
     epoch                            JSON of an item without tensors
 
-Contract: the loaded dict equals the saved one, except that an AttributeDict becomes a dict. A value that would have
-to be pickled is a TypeError with its name, before anything is written. A checkpoint that is saved again stays complete
-until the new one replaces it; what a killed program left of a first save is removed by the next program. While a
-thread of AsyncCheckpointIO saves, `remove_checkpoint` waits.
+Contract: the loaded dict equals the saved one, except that an AttributeDict becomes a dict, and a member of an
+enumeration or a named tuple its plain value, with a warning. A value that would have to be pickled is a TypeError with
+its name, before anything is written. A checkpoint that is saved again stays complete until the new one replaces it;
+what a killed program left of a first save is removed by the next program. While a thread of AsyncCheckpointIO saves,
+`remove_checkpoint` waits.
 
 This module imports Lightning: the package `lightning`, or `pytorch_lightning` with `lightning_fabric`.
 """
