@@ -118,7 +118,7 @@ def merge(
 
 @outside_modes
 def merge_parts(prefix: AnyPath, *, storage: Storage | None = None) -> MergeReport:
-    """Publish a checkpoint whose ranks have all ended when their parts were complete, as rank 0 would have done.
+    """Publish the complete parts of a save whose ranks have all ended, as rank 0 would have done.
 
     `latest_checkpoint(valid=True)` does this by itself for the newest save of a directory.
 
