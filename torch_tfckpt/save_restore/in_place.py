@@ -7,7 +7,8 @@ tensors with strides are included. The result is the same as that of `restore`.
 Restored by their `restore`, from values that were read into new memory, are
 
     all other saveables, and tensors that share memory with another tensor of the restore
-    everything, if the values together take up to HELD_BYTES: reading them twice would save no memory worth mentioning
+    tensors of less than LARGE_BYTES, if together they take up to HELD_BYTES: it is faster to read runs of small tensors
+      once, and to copy them
     everything, if a subclass of the builder reads the values in its own way
     everything, if the files are not local: verifying them first would download them twice
     everything in version 1 and Keras files
@@ -33,8 +34,10 @@ from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, slice_of
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.transfer.host_bytes import is_row_major
 
+LARGE_BYTES: Final = 256 * 1024
+"""Tensors of at least this size are read straight into their memory."""
 HELD_BYTES: Final = 64 * 1024 * 1024
-"""Up to this size, all values are held in memory before the first is assigned."""
+"""Up to this size, the values of smaller tensors are held in memory before the first is assigned."""
 
 _Target = tuple[SaveableObject, torch.Tensor]
 
@@ -90,19 +93,24 @@ def plan_in_place(
 
     Args:
         reshape: Whether the stored values may have other shapes than the tensors.
+        held_bytes: Limit for the values of smaller tensors that are held.
 
     Raises:
         DataLossError, InvalidArgumentError: as BundleReader.read_into before it reads.
     """
     tensors = [variable.tensor for variable in map(_variable, saveables) if variable is not None]
-    if not reads_in_bulk(builder) or sum(tensor.nbytes for tensor in tensors) <= held_bytes:
+    small = sum(tensor.nbytes for tensor in tensors if tensor.nbytes < LARGE_BYTES)
+    least = LARGE_BYTES if small <= held_bytes else 0
+    if not reads_in_bulk(builder) or not any(tensor.nbytes >= least for tensor in tensors):
         return InPlaceRestore()
     shared = _sharing_memory(tensors)
     targets: list[_Target] = []
     requests: list[PartRequest] = []
     for saveable in saveables:
         variable = _variable(saveable)
-        if variable is None or not _is_plain(variable) or id(variable.tensor) in shared:
+        if variable is None or variable.tensor.nbytes < least:
+            continue
+        if not _is_plain(variable) or id(variable.tensor) in shared:
             continue
         request = _request(reader, saveable.specs[0], variable.tensor, reshape=reshape)
         if request is not None:

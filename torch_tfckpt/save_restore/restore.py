@@ -241,8 +241,8 @@ def restore_saveables(
         sharded: Read device by device.
         restore_sequentially: Assign each value before the next is read. This needs memory for one value at a time;
             if a file is damaged, the values read before have already been assigned, and the error lists them.
-        held_bytes: If the values of plain tensors exceed this size, they are read straight into the tensors
-            (`in_place` describes when).
+        held_bytes: Large tensors are read straight into their memory (`in_place` describes when), small ones only if
+            together they exceed this size.
 
     Raises:
         NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
