@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from torch_tfckpt.bundle.check import Verification
-from torch_tfckpt.bundle.planned_read import PartRequest, PlannedRead
+from torch_tfckpt.bundle.planned_read import PartRequest
 from torch_tfckpt.bundle.tensor_reader import TensorReader
 from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint
 from torch_tfckpt.directory.opening import open_files
@@ -282,9 +282,9 @@ class CheckpointReader:
         """Fill tensors, each given as (name, part or None for the whole, tensor), as `read_slice` does, in one plan."""
         self._reader.read_into([(self.resolve(name), part, out) for name, part, out in requests])
 
-    def plan_in_place(self, requests: Iterable[PartRequest]) -> PlannedRead | None:
-        """Return a plan of `read_into`, with keys as names, that can verify first; None if it would download twice."""
-        return self._reader.plan_in_place(requests)
+    def verify_in_place(self, requests: Iterable[PartRequest]) -> Callable[[], None] | None:
+        """Verify tensors, named by keys; return a function that then fills them. None: it would download them twice."""
+        return self._reader.verify_in_place(requests)
 
     def get_variable_to_shape_map(self) -> dict[str, list[int]]:
         """Return key -> shape. A tensor with a damaged entry is omitted, with a warning in the log."""

@@ -1,6 +1,6 @@
 """Reads straight into existing tensors: first everything is verified, then the first tensor is changed.
 
-    plan = reader.plan_in_place([("dense/kernel", None, kernel), ("dense/bias", None, bias)])
+    plan = PlannedRead(pieces, copies, verify=True)
     plan.verify()       # reads all bytes once, into a small buffer, and compares them with their checksums
     plan.read()         # reads them again, into the tensors, and verifies them again
 

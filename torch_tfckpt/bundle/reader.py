@@ -160,11 +160,16 @@ class BundleReader:
         """
         self._pieces.copy(self._plan_into(requests))
 
-    def plan_in_place(self, requests: Iterable[PartRequest]) -> PlannedRead | None:
-        """Return the plan of `read_into`, which can verify everything first. None if the files are not local."""
+    def verify_in_place(self, requests: Iterable[PartRequest]) -> Callable[[], None] | None:
+        """Verify tensors, and return a function that then fills them as `read_into` does; None if not local.
+
+        Nothing is verified now if the reader does not verify. Raises like `read`, and so does the function.
+        """
         if not self.files.are_local:
             return None
-        return PlannedRead(self._pieces, self._plan_into(requests), verify=self._verify)
+        plan = PlannedRead(self._pieces, self._plan_into(requests), verify=self._verify)
+        plan.verify()
+        return plan.read
 
     def _plan_into(self, requests: Iterable[PartRequest]) -> list[PieceCopy]:
         copies: list[PieceCopy] = []

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 import torch
 
 from torch_tfckpt.bundle.check import Verification
-from torch_tfckpt.bundle.planned_read import PartRequest, PlannedRead
+from torch_tfckpt.bundle.planned_read import PartRequest
 from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
@@ -73,8 +73,11 @@ class TensorReader(Protocol):
             else:
                 self.read_slice(name, part, out)
 
-    def plan_in_place(self, requests: Iterable[PartRequest]) -> PlannedRead | None:
-        """Return the plan of `read_into`, which can verify everything first; None if a second read is expensive."""
+    def verify_in_place(self, requests: Iterable[PartRequest]) -> Callable[[], None] | None:
+        """Verify tensors, and return a function that then fills them; None if a second read costs as much as the first.
+
+        If the function fails, a note on its error lists the tensors that may have changed.
+        """
         return None
 
     def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, LoadedValue]:

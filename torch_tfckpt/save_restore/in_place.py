@@ -19,12 +19,12 @@ disk, both take as long as the first read of the disk. Files that are larger tha
 twice; their values could not be held in memory at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
 
-from torch_tfckpt.bundle.planned_read import PartRequest, PlannedRead
+from torch_tfckpt.bundle.planned_read import PartRequest
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.format.tensor_slice import TensorSlice
@@ -47,11 +47,11 @@ class InPlaceRestore:
 
     Args:
         targets: The saveables and their tensors.
-        plan: The read; None if there are no targets.
+        fill: Reads the values; None if there are no targets.
     """
 
-    def __init__(self, targets: Sequence[_Target] = (), plan: PlannedRead | None = None) -> None:
-        self._targets, self._plan = targets, plan
+    def __init__(self, targets: Sequence[_Target] = (), fill: Callable[[], None] | None = None) -> None:
+        self._targets, self._fill = targets, fill
         self._chosen = {id(saveable) for saveable, _ in targets}
 
     @property
@@ -63,23 +63,18 @@ class InPlaceRestore:
         """Return the saveables that are not restored in place."""
         return [saveable for saveable in saveables if id(saveable) not in self._chosen]
 
-    def verify(self) -> None:
-        """Verify all bytes, unless the reader does not verify. Raises DataLossError; nothing has changed then."""
-        if self._plan is not None:
-            self._plan.verify()
-
     def read(self) -> None:
         """Read the values into the tensors. Raises as PlannedRead.read does; a note lists the tensors that changed."""
-        if self._plan is None:
+        if self._fill is None:
             return
         try:
-            self._plan.read()
+            self._fill()
         finally:
             for _, tensor in self._targets:  # autograd must notice the change, as after `copy_`
                 torch.autograd.graph.increment_version(tensor)
 
 
-def plan_in_place(
+def verify_in_place(
     builder: BaseSaverBuilder,
     reader: CheckpointReader,
     saveables: Sequence[SaveableObject],
@@ -87,7 +82,7 @@ def plan_in_place(
     reshape: bool,
     held_bytes: int = HELD_BYTES,
 ) -> InPlaceRestore:
-    """Choose the saveables to restore in place, and plan their read.
+    """Choose the saveables to restore in place, and verify their values, unless the reader does not verify.
 
     REQUIRES: names, dtypes and shapes were checked.
 
@@ -96,7 +91,7 @@ def plan_in_place(
         held_bytes: Limit for the values of smaller tensors that are held.
 
     Raises:
-        DataLossError, InvalidArgumentError: as BundleReader.read_into before it reads.
+        DataLossError, InvalidArgumentError: as BundleReader.read_into; nothing has changed.
     """
     tensors = [variable.tensor for variable in map(_variable, saveables) if variable is not None]
     small = sum(tensor.nbytes for tensor in tensors if tensor.nbytes < LARGE_BYTES)
@@ -116,8 +111,8 @@ def plan_in_place(
         if request is not None:
             targets.append((saveable, variable.tensor))
             requests.append(request)
-    plan = reader.plan_in_place(requests)
-    return InPlaceRestore() if plan is None else InPlaceRestore(targets, plan)
+    fill = reader.verify_in_place(requests) if requests else None
+    return InPlaceRestore() if fill is None else InPlaceRestore(targets, fill)
 
 
 def _variable(saveable: SaveableObject) -> VariableSaveable | None:

@@ -19,7 +19,7 @@ from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundE
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder
-from torch_tfckpt.save_restore.in_place import HELD_BYTES, plan_in_place
+from torch_tfckpt.save_restore.in_place import HELD_BYTES, verify_in_place
 from torch_tfckpt.save_restore.object_names import names_of_several, with_keys
 from torch_tfckpt.saveables.load_report import LoadReport, Mismatch
 from torch_tfckpt.saveables.name_prefixes import prefix_hint
@@ -271,10 +271,9 @@ def restore_saveables(
                 if isinstance(saveable, StateDictSaveable):
                     saveable.finish()
         return
-    in_place = plan_in_place(builder, reader, saveables, reshape=reshape, held_bytes=held_bytes)
+    in_place = verify_in_place(builder, reader, saveables, reshape=reshape, held_bytes=held_bytes)
     groups = [in_place.without(group) for group in groups]
     values = [builder.bulk_restore(reader, group, shard, False) for shard, group in enumerate(groups)]
-    in_place.verify()
     assignments: list[tuple[SaveableObject, list[Value]]] = []
     for group, of_group in zip(groups, values, strict=True):
         first = 0
