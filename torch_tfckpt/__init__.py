@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch_tfckpt.conversion.convert import convert
     from torch_tfckpt.conversion.convert_report import ConvertedTensor, ConvertReport, SidecarTensor, TensorOutcome
     from torch_tfckpt.conversion.diff import Difference, DiffReport, diff
-    from torch_tfckpt.conversion.merge import MergeReport, merge
+    from torch_tfckpt.conversion.merge import MergeReport, merge, merge_parts
     from torch_tfckpt.conversion.verify import verify
     from torch_tfckpt.directory.checkpoint_files import checkpoint_files
     from torch_tfckpt.directory.management import (
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         get_checkpoint_state,
         update_checkpoint_state,
     )
+    from torch_tfckpt.distributed.ranks import Ranks
     from torch_tfckpt.errors import (
         CheckpointError,
         DataLossError,
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
     from torch_tfckpt.imported_graph.exported import export_meta_graph
     from torch_tfckpt.imported_graph.graph_def import import_graph_def
     from torch_tfckpt.imported_graph.imported import ImportedMetaGraph, import_meta_graph
+    from torch_tfckpt.integrations.dcp_reader import TFCheckpointReader
+    from torch_tfckpt.integrations.dcp_writer import TFCheckpointWriter
     from torch_tfckpt.manager import CheckpointManager, ManagedCheckpoint
     from torch_tfckpt.meta_graph.graph_collections import Collections, GraphKeys, add_to_collection, get_collection
     from torch_tfckpt.models.checkpoint import Checkpoint
@@ -142,6 +145,7 @@ __all__ = [
     "ObjectReference",
     "PartitionedVariable",
     "RNGState",
+    "Ranks",
     "ReadableFile",
     "RegisteredSaver",
     "Requirements",
@@ -160,6 +164,8 @@ __all__ = [
     "StagingOptions",
     "Storage",
     "StoredTensor",
+    "TFCheckpointReader",
+    "TFCheckpointWriter",
     "TensorOutcome",
     "TensorSlice",
     "TensorSliceProto",
@@ -192,6 +198,7 @@ __all__ = [
     "load_model",
     "load_variable",
     "merge",
+    "merge_parts",
     "meta_graph_filename",
     "object_graph_key_mapping",
     "register_op",
@@ -218,13 +225,14 @@ _DEFINED_IN: Final = {
     "conversion.convert": "convert",
     "conversion.convert_report": "ConvertReport ConvertedTensor SidecarTensor TensorOutcome",
     "conversion.diff": "DiffReport Difference diff",
-    "conversion.merge": "MergeReport merge",
+    "conversion.merge": "MergeReport merge merge_parts",
     "conversion.verify": "verify",
     "directory.checkpoint_files": "checkpoint_files",
     "directory.management": "checkpoint_exists checkpoints_iterator get_checkpoint_mtimes "
     "latest_checkpoint meta_graph_filename remove_checkpoint",
     "directory.retention": "KeepBest",
     "directory.state_file": "generate_checkpoint_state_proto get_checkpoint_state update_checkpoint_state",
+    "distributed.ranks": "Ranks",
     "errors": "CheckpointError DataLossError FailedPreconditionError "
     "IncompleteSaveError InvalidArgumentError NotFoundError UnimplementedError",
     "format.data_type": "DataType",
@@ -235,6 +243,8 @@ _DEFINED_IN: Final = {
     "imported_graph.exported": "export_meta_graph",
     "imported_graph.graph_def": "import_graph_def",
     "imported_graph.imported": "ImportedMetaGraph import_meta_graph",
+    "integrations.dcp_reader": "TFCheckpointReader",
+    "integrations.dcp_writer": "TFCheckpointWriter",
     "manager": "CheckpointManager ManagedCheckpoint",
     "meta_graph.graph_collections": "Collections GraphKeys add_to_collection get_collection",
     "models.initialization": "init_from_checkpoint",

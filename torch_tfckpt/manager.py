@@ -40,6 +40,7 @@ from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.save_restore.handle import MaybeNone
 from torch_tfckpt.save_restore.on_signal import SaveOnSignal
 from torch_tfckpt.save_restore.one_call import Call, takes_turns
+from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
@@ -179,6 +180,9 @@ class CheckpointManager:
             keep_best,
             clock(),
         )
+
+        # With ranks, rank 0 writes the files of the directory; the others keep the same records in memory.
+        self._records.follows = _rank_of(self._checkpoint) > 0
 
     def __repr__(self) -> str:
         latest = self._records.latest
@@ -391,6 +395,13 @@ class CheckpointManager:
             return None
         counter = self._step_counter
         return _integer(counter() if callable(counter) else counter, "step_counter")
+
+
+def _rank_of(checkpoint: object) -> int:
+    """Return this process's rank among those that save `checkpoint` together; 0 if it saves alone."""
+    saver = checkpoint._saver if isinstance(checkpoint, SaverCheckpoint) else checkpoint
+    calls = saver._ranks if isinstance(saver, Checkpoint | Saver) else None
+    return 0 if calls is None else calls.rank
 
 
 def _as_managed(checkpoint: Any, storage: Storage | None) -> ManagedCheckpoint:

@@ -9,15 +9,23 @@ import torch
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.distributed.calls import calls_of
+from torch_tfckpt.distributed.rank_save import Entry, RankSave
+from torch_tfckpt.distributed.ranks import Ranks
+from torch_tfckpt.distributed.reading import is_split, part_of, read_part
+from torch_tfckpt.distributed.shards import check_storable, is_dtensor, like_dtensor
 from torch_tfckpt.dtypes import cast_counted, check_convertible, is_holdable
 from torch_tfckpt.errors import InvalidArgumentError
+from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.file_kind import refuse_other_ending
+from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, listed, quoted
+from torch_tfckpt.transfer.staging import Staging
 from torch_tfckpt.transfer.uploads import assign
-from torch_tfckpt.values import LoadedValue, WritableValue, outside_modes
+from torch_tfckpt.values import LoadedValue, WritableValue, outside_modes, value_dtype
 
 _log = logging.getLogger(__name__)
 _NAMED: Final = 8  # number of tensors named in a warning
@@ -32,6 +40,7 @@ def load_file(
     dtype: torch.dtype | None = None,
     mmap: bool = False,
     verify: bool = True,
+    like: Mapping[str, torch.Tensor] | None = None,
     storage: Storage | None = None,
 ) -> dict[str, LoadedValue]:
     """Load a checkpoint, or some of its tensors, into a dictionary.
@@ -46,6 +55,10 @@ def load_file(
         mmap: Return tensors that are views of the mapped file, without copying. Changes to them are not written to the
             file. Tensors whose bytes are misaligned or big-endian are copied.
         verify: Compare all bytes read with their checksums. With `mmap` this reads the whole file once.
+        like: Name -> a tensor of the stored shape and dtype, such as model.state_dict(). Only these are loaded, as new
+            tensors on the same devices (in host memory for the meta device). A DTensor gives a DTensor that is
+            spread over the ranks in the same way; each rank reads its own part, and nothing is communicated. None of
+            `device`, `names`, `dtype` and `mmap` may be given.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
@@ -53,12 +66,13 @@ def load_file(
 
     Raises:
         NotFoundError: there is no such checkpoint or tensor, or a data file is missing.
-        InvalidArgumentError: `dtype`, `names` or `device` is not valid, or a directory holds several checkpoints and no
-            `checkpoint` file.
+        InvalidArgumentError: `dtype`, `names`, `device` or `like` is not valid, a tensor of `like` has another shape or
+            dtype than the stored one, or a directory holds several checkpoints and no `checkpoint` file.
         DataLossError: the checkpoint is damaged, or the file is of a different kind, which the message names.
         UnimplementedError: one of `names` has a dtype that torch does not have.
 
-    Cost: one read of the bytes; with `mmap=True, verify=False`, nothing is read until a tensor is used.
+    Cost: one read of the bytes; with `mmap=True, verify=False`, nothing is read until a tensor is used. A rank that
+    needs a part of a tensor reads only these bytes with `verify=False`, and otherwise all stored pieces that it is in.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -68,7 +82,17 @@ def load_file(
         {'step': tensor(7), 'w': tensor([1., 1.])}
         >>> tfckpt.load_file("model.ckpt-7", names=["w"], dtype=torch.bfloat16)
         {'w': tensor([1., 1.], dtype=torch.bfloat16)}
+        >>> tfckpt.load_file("model.ckpt-7", like={"step": torch.tensor(0)})
+        {'step': tensor(7)}
     """
+    if like is not None:
+        if device != "cpu" or names is not None or dtype is not None or mmap:
+            raise InvalidArgumentError(
+                "load_file: `like` determines the names, devices and dtypes. Omit device, names, dtype and mmap"
+            )
+        _check_templates(like)
+        with CheckpointReader(path, verify=verify, storage=storage) as reader:
+            return _read_like(reader, like)
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise InvalidArgumentError(f"dtype={dtype}: pass a floating-point torch dtype, such as torch.bfloat16, or None")
     if dtype is not None:
@@ -90,7 +114,13 @@ def load_file(
 
 
 @outside_modes
-def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage: Storage | None = None) -> str:
+def save_file(
+    tensors: Mapping[str, WritableValue],
+    prefix: AnyPath,
+    *,
+    ranks: Ranks | None = None,
+    storage: Storage | None = None,
+) -> str:
     """Write a dictionary of tensors as one TensorFlow checkpoint of version 2 with one data file.
 
     Args:
@@ -99,6 +129,9 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
         prefix: Path of the checkpoint: the files are `prefix.index` and `prefix.data-00000-of-00001`. Missing
             directories are created. A name with the extension of another format (.safetensors, .pt, .pth, .bin,
             .npz, .npy, .h5, .hdf5, .keras, .tflite, .onnx, .pkl, .pickle, .zip) is refused.
+        ranks: The ranks of a program that write the checkpoint together, each its part: of DTensors what it holds, of
+            all other values some. The dictionaries must have the same names on all ranks. There is one data file for
+            each rank that has something to write. None: this process writes everything.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
@@ -123,10 +156,54 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
     """
     target = fspath(prefix)
     refuse_other_ending(target, "save_file")
+    calls = calls_of(ranks)
+    if calls is not None:
+        entries = [Entry(name, tensors[name]) for name in sorted(tensors, key=key_of)]
+        commit, place = calls.begin("save", target), storage or storage_of(target)
+        note = {"state_file": None, "timeout": calls.timeout}
+        return RankSave(calls, commit, place, target, entries, Staging(), snapshot=False, note=note).finish()
     with BundleWriter(storage or storage_of(target), target) as writer:
         for name in sorted(tensors, key=key_of):
             writer.add(name, tensors[name])
     return target
+
+
+def _check_templates(like: object) -> None:
+    if not isinstance(like, Mapping):
+        raise InvalidArgumentError(f"like: {type(like).__name__} is not a dict of tensors. Pass model.state_dict()")
+    for name, template in like.items():
+        if not isinstance(template, torch.Tensor):
+            raise InvalidArgumentError(
+                f"like: the value of {quoted(str(name))} is a {type(template).__name__}, not a tensor. Omit it, or "
+                f"restore the object with a Saver"
+            )
+
+
+def _read_like(reader: CheckpointReader, like: Mapping[str, torch.Tensor]) -> dict[str, LoadedValue]:
+    """Return the tensors that are named in `like`, each spread like the one there."""
+    for name, template in like.items():
+        stored, shape = reader.dtype(name), reader.shape(name)
+        check_storable(name, template, meta=True)
+        if not is_holdable(stored) or stored == DataType.DT_STRING or value_dtype(name, stored) != template.dtype:
+            raise InvalidArgumentError(
+                f"{reader.path}: tensor {quoted(name)} is stored as {stored.name}, but `like` has {template.dtype}. "
+                f"Pass a tensor of the stored dtype, and convert the result"
+            )
+        if shape != tuple(template.shape):
+            raise InvalidArgumentError(
+                f"{reader.path}: tensor {quoted(name)} is stored with shape {shape_text(shape)}, but `like` has "
+                f"{shape_text(template.shape)}. Pass a tensor of the stored shape"
+            )
+    wholes = reader.get_tensors([name for name, template in like.items() if not is_split(reader, name, template)])
+    found: dict[str, LoadedValue] = {}
+    for name, template in like.items():
+        if is_dtensor(template):
+            value: LoadedValue = wholes[name] if name in wholes else read_part(reader, name, template)
+            found[name] = like_dtensor(template, part_of(name, value, template))
+        else:
+            here = template.device.type in ("cpu", "meta")
+            found[name] = wholes[name] if here else _placed(wholes[name], template.device)
+    return found
 
 
 def _holdable(reader: CheckpointReader) -> list[str]:

@@ -40,7 +40,7 @@ _PARTS: Final = {
 }
 # What to do with torch's own subclasses, by the name of the class: importing them would import torch.distributed.
 _SUBCLASSES: Final = {
-    "DTensor": "Save tensor.full_tensor(), on every rank, or tensor.to_local()",
+    "DTensor": "It is spread over several ranks: pass ranks=tfckpt.Ranks(), and save or restore on every one of them",
     "MaskedTensor": "Save tensor.get_data() and tensor.get_mask()",
     "NestedTensor": "Save tensor.values() and tensor.offsets()",
     "FakeTensor": "It has no values: save outside of the FakeTensorMode",
@@ -188,6 +188,7 @@ def check_out(name: str, out: torch.Tensor, shape: Shape, dtype: torch.dtype) ->
             f"tensor {quoted(name)}: `out` is {out.dtype} {shape_text(out.shape)}, but the stored tensor is {dtype} "
             f"{shape_text(shape)}. Pass a tensor of the stored dtype and shape, or omit `out`"
         )
+    check_plain(name, out, meta=True)
     if out.device.type == "meta":
         raise InvalidArgumentError(
             f"tensor {quoted(name)}: `out` is on the meta device and has no memory to fill. Pass a tensor on "

@@ -1,46 +1,39 @@
-#!/usr/bin/env python3
 """How long does training stop for an asynchronous save?
 
-Setup:    512 MiB in 64 float32 tensors, on a GPU if there is one. As soon as a call returns, every value is changed in
-          place, like in the next step of training; the files must have the earlier values.
-Floor:    a copy of the state: into new memory (tensor.clone, from a GPU to new host memory), and into existing memory,
-          pinned for a GPU.
+Setup:    512 MiB in 64 float32 tensors: row "stall" in host memory, row "gpu-stall" on a GPU. As soon as a call
+          returns, every value is changed in place, like in the next step of training; the files must have the earlier
+          values.
+Floor:    a copy of the state: into new memory (from a GPU to new host memory), and into existing memory, pinned for a
+          GPU.
 Compare:  Saver.save_async: the first of a saver, later ones, which reuse the buffers, and one with buffers of 64 MiB;
           torch.distributed.checkpoint.async_save with its default, which allocates memory, and with a stager that
           reuses it; torch.save and Saver.save, for which training stops until they end.
-Reports:  seconds until the call returns, and until the checkpoint is complete, of the same saves: median and spread of
-          7 interleaved rounds after a warm-up, ratios within a round. All checkpoints are synced, except those of
-          torch.save, and read back and compared before their time counts.
+Reports:  seconds until the call returns, and until the checkpoint is complete, of the same saves; on a GPU also until
+          the bytes have left it. All checkpoints are synced, except those of torch.save.
 """
 
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import torch
-from peers import (
-    async_save_by_dcp,
-    check_equal,
-    copy_into,
-    dcp_stager,
-    empty,
-    host_like,
-    load_by_dcp,
-    synchronize,
-)
-from timing import Comparison, Contender, Report, parser, scratch, timed
-from workload import large
+from contenders import check_equal, copy_into, empty, host_like, synchronize
+from dcp import async_save_by_dcp, dcp_stager, load_by_dcp
+from settings import NO_GPU, Bench
+from timing import Comparison, Contender, timed
 
 import torch_tfckpt as tfckpt
 
 FIRST, WARM = "Saver.save_async, the first", "Saver.save_async"
 SMALL, SYNC = "Saver.save_async, 64 MiB of buffers", "Saver.save"
+STAGED: Final = "Saver.save_async, until staged"
 DCP, DCP_KEPT = "DCP async_save", "DCP async_save, memory kept"
-TORCH = "torch.save"
-COPY, NEW_COPY = "floor: copy into memory that is there", "floor: copy into new memory"
+TORCH: Final = "torch.save"
+COPY, NEW_COPY = "bare copy into memory in use", "bare copy into new memory"
+PINNED_COPY: Final = "bare copy into pinned memory"
 SMALL_BYTES: Final = 64 * 2**20
+MOST_STALL: Final = 1 / 1.1  # training may stop for 1.1 times the copy alone
 
 State = dict[str, torch.Tensor]
 Wait = Callable[[], object]
@@ -48,19 +41,22 @@ Wait = Callable[[], object]
 Begin = Callable[[Path], Wait | None]
 """Begin a save; return when the state may change, with None if the checkpoint is complete by then."""
 
-
-def comparisons(cuda: bool) -> list[Comparison]:
-    """The target applies to GPUs: training stops for at most 1.1 times the copy alone."""
-    return [
-        Comparison(WARM, COPY, at_least=1 / 1.1 if cuda else None),
-        Comparison(FIRST, NEW_COPY),
-        Comparison(WARM, DCP_KEPT),
-        Comparison(FIRST, DCP),
-        Comparison(WARM, TORCH),
-        Comparison(WARM, SYNC),
-        Comparison(WARM, FIRST),
-        Comparison(SMALL, SYNC),
-    ]
+STALLS: Final = (
+    Comparison(WARM, COPY, at_least=MOST_STALL),
+    Comparison(FIRST, NEW_COPY),
+    Comparison(FIRST, WARM),
+    Comparison(WARM, DCP_KEPT, floor=COPY),
+    Comparison(FIRST, DCP, floor=NEW_COPY),
+    Comparison(WARM, TORCH, floor=COPY),
+    Comparison(SMALL, SYNC),
+)
+COMPLETE: Final = (Comparison(WARM, DCP_KEPT, at_least=1), Comparison(FIRST, DCP))
+GPU_STALLS: Final = (
+    Comparison(WARM, PINNED_COPY, at_least=MOST_STALL),
+    Comparison(STAGED, PINNED_COPY, at_least=0.9),
+    Comparison(WARM, DCP_KEPT, floor=PINNED_COPY),
+    Comparison(WARM, TORCH, floor=PINNED_COPY),
+)
 
 
 class Stall:
@@ -110,11 +106,11 @@ def change(tensors: Iterable[torch.Tensor]) -> None:
         tensor.neg_()
 
 
-def ways(state: State) -> dict[str, tuple[Begin, Callable[[Path], State]]]:
+def ways(state: State, *, cuda: bool) -> dict[str, tuple[Begin, Callable[[Path], State]]]:
     """Return how each contender begins a save, and how its files are read."""
     warm, sync = tfckpt.Saver(state), tfckpt.Saver(state)
     small = tfckpt.Saver(state, staging=tfckpt.StagingOptions(async_bytes=SMALL_BYTES))
-    stager = dcp_stager(cuda=torch.cuda.is_available())
+    stager = dcp_stager(cuda=cuda)
 
     def first(path: Path) -> Wait:
         saver = tfckpt.Saver(state)
@@ -126,6 +122,11 @@ def ways(state: State) -> dict[str, tuple[Begin, Callable[[Path], State]]]:
 
         return wait
 
+    def staged(path: Path) -> Wait:
+        handle = warm.save_async(path, block_until_staged=False)
+        handle.staged.wait()
+        return handle.result
+
     def saved(path: Path) -> None:
         sync.save(path)
 
@@ -135,7 +136,7 @@ def ways(state: State) -> dict[str, tuple[Begin, Callable[[Path], State]]]:
     def by_dcp(path: Path) -> State:
         return load_by_dcp(path, state)
 
-    return {
+    found: dict[str, tuple[Begin, Callable[[Path], State]]] = {
         FIRST: (first, load_ours),
         WARM: (lambda path: warm.save_async(path).result, load_ours),
         SMALL: (lambda path: small.save_async(path).result, load_ours),
@@ -144,6 +145,9 @@ def ways(state: State) -> dict[str, tuple[Begin, Callable[[Path], State]]]:
         DCP_KEPT: (lambda path: async_save_by_dcp(state, path, stager=stager), by_dcp),
         TORCH: (lambda path: torch.save(state, path), by_torch),
     }
+    if cuda:
+        found[STAGED] = (staged, load_ours)
+    return found
 
 
 def load_ours(path: Path) -> State:
@@ -168,30 +172,42 @@ def floors(state: State, expected: State) -> list[Contender]:
         check_equal(dict(zip(state, copies, strict=True)), expected)
         return seconds
 
-    return [Contender(COPY, copied, size_of(state)), Contender(NEW_COPY, copied_anew, size_of(state))]
+    pinned = any(target.is_pinned() for target in targets)
+    name = PINNED_COPY if pinned else COPY
+    return [Contender(name, copied, size_of(state)), Contender(NEW_COPY, copied_anew, size_of(state))]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parser(__doc__)
-    options.add_argument("--mib", type=int, default=512)
-    options.add_argument("--tensors", type=int, default=64)
-    given = options.parse_args(arguments)
-    cuda = torch.cuda.is_available()
-    expected = {n: torch.from_numpy(array) for n, array in large(given.mib, given.tensors, given.seed).items()}
-    state = {name: tensor.to("cuda") if cuda else tensor.clone() for name, tensor in expected.items()}
-    report = Report("async_stall", given)
-    where = torch.cuda.get_device_name() if cuda else "host"
-    report.add({"title": "device", "device": where})
-    with scratch(given.dir) as folder:
-        every = {Stall(name, state, expected, folder): way for name, way in ways(state).items()}
+def run(bench: Bench) -> None:
+    """Row "stall"."""
+    expected = bench.large(max(1, bench.sizes.mib // 2))
+    state = {name: tensor.clone() for name, tensor in expected.items()}
+    measure(bench, state, expected, STALLS)
+
+
+def on_gpu(bench: Bench) -> None:
+    """Row "gpu-stall"."""
+    if not torch.cuda.is_available():
+        bench.report.skip_all(f"stop for a save of {describe(bench)} on a GPU", GPU_STALLS, NO_GPU)
+        return
+    expected = bench.large(max(1, bench.sizes.mib // 2))
+    measure(bench, {name: tensor.to("cuda") for name, tensor in expected.items()}, expected, GPU_STALLS)
+
+
+def describe(bench: Bench) -> str:
+    return bench.describe(max(1, bench.sizes.mib // 2))
+
+
+def measure(bench: Bench, state: State, expected: State, comparisons: Sequence[Comparison]) -> None:
+    """Report when training continues, and when the checkpoint is complete."""
+    cuda = any(tensor.is_cuda for tensor in state.values())
+    what = f"{describe(bench)}{' on a GPU' if cuda else ''}"
+    rounds = bench.sizes.few_rounds
+    with bench.scratch() as folder:
+        every = {Stall(name, state, expected, folder): way for name, way in ways(state, cuda=cuda).items()}
         contenders = [stall.contender(*way) for stall, way in every.items()]
-        what = f"{given.mib} MiB in {given.tensors} tensors, {where}"
-        report.run(f"training stops: {what}", contenders + floors(state, expected), comparisons(cuda))
+        bench.report.race(
+            f"stop for a save of {what}", contenders + floors(state, expected), comparisons, rounds=rounds
+        )
+        # The same rounds, warm-up included: `complete` only returns what was measured.
         complete = [stall.complete() for stall in every]
-        report.run(f"the checkpoint is complete: {what}", complete, comparisons(False))
-    report.write()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        bench.report.race(f"complete a save of {what}", complete, COMPLETE, rounds=rounds)

@@ -1,15 +1,12 @@
-#!/usr/bin/env python3
 """How fast does an imported graph run in torch, compared with TensorFlow?
 
 Setup:    SavedModels that Keras exports with random weights: MobileNetV2 and ResNet50 at 224 x 224, batch 4, and two
           LSTMs of 20 steps, batch 16. One thread in each process; TensorFlow uses oneDNN, its default.
 Compare:  imported.run (eager torch), and TensorFlow's call of the loaded signature. The first call, which builds the
           module, is the warm-up.
-Reports:  median and spread, over the interleaved rounds, of CPU seconds per call: other users of the machine change
-          them less than the time of the clock. The outputs are compared before a time counts.
+Reports:  CPU seconds per call: other users of the machine change them less than the time of the clock.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from graph_models import CALLS, INPUTS
-from peers import TensorFlow, has_tensorflow
-from timing import Comparison, Contender, Report, WrongResult, parser, scratch
+from peers import TensorFlow
+from settings import Bench
+from timing import Comparison, Contender, WrongResult
 
 import torch_tfckpt as tfckpt
 
@@ -29,26 +27,28 @@ ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "TF_EN
 TARGETS = {"mobilenet_v2": 1.6, "resnet50": 1.6, "lstm": 3.0}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    given = parser(__doc__).parse_args(arguments)
-    if not has_tensorflow():
-        print("graph_runs needs TensorFlow: scripts/install interop", file=sys.stderr)
-        return 1
+def run(bench: Bench) -> None:
+    """Row "graphs"."""
+    if not bench.has_tensorflow:
+        bench.report.skip("run an imported graph", OURS, THEIRS, "no TensorFlow here, which exports the models")
+        return
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    report = Report("graph_runs", given)
-    for name, target in TARGETS.items():
-        with (
-            scratch(given.dir) as folder,
-            TensorFlow("graph", name, str(folder), environment=ENVIRONMENT) as tensorflow,
-        ):
-            contenders = [
-                Contender(OURS, ours(name, folder)),
-                Contender(THEIRS, lambda peer=tensorflow: peer.call("run_graph")),  # type: ignore[misc]
-            ]
-            shape = " x ".join(map(str, INPUTS[name]))
-            report.run(f"{name}, input {shape}", contenders, [Comparison(OURS, THEIRS, 1 / target)])
-    report.write()
-    return 0
+    try:
+        for name, target in TARGETS.items():
+            with (
+                bench.scratch() as folder,
+                TensorFlow("graph", name, str(folder), environment=ENVIRONMENT) as tensorflow,
+            ):
+                contenders = [
+                    Contender(OURS, ours(name, folder)),
+                    Contender(THEIRS, lambda peer=tensorflow: peer.call("run_graph")),  # type: ignore[misc]
+                ]
+                shape = " x ".join(map(str, INPUTS[name]))
+                comparisons = [Comparison(OURS, THEIRS, at_least=1 / target)]
+                bench.report.race(f"run {name}, input {shape}, CPU seconds", contenders, comparisons)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def ours(name: str, folder: Path) -> Callable[[], float]:
@@ -69,7 +69,3 @@ def ours(name: str, folder: Path) -> Callable[[], float]:
         return seconds
 
     return measure
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,30 +1,29 @@
-#!/usr/bin/env python3
 """What does it cost to save and restore by objects rather than by names?
 
 Setup:    A list of parameters: 64 float32 matrices of 512 MiB together, and 20,000 vectors of 10 elements. One shard,
           page cache, with fsync.
 Floor:    Saver of this package over the same parameters, which visits no objects and writes no graph.
 Compare:  tf.train.Checkpoint over a list of variables of the same values, which also reads our files.
-Reports:  median and spread of 7 interleaved rounds after a warm-up; ratios within a round. Every save is read back and
-          compared, every restore compared, before its time counts.
 """
 
-import sys
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
-from peers import TensorFlow, check_equal, has_tensorflow
-from timing import Comparison, Contender, Report, parser, scratch, timed
+from contenders import check_equal
+from peers import TensorFlow
+from settings import Bench
+from timing import Comparison, Contender, timed
 from torch import nn
 from workload import make
 
 import torch_tfckpt as tfckpt
 
-WRITE, READ = "tfckpt.Checkpoint.write", "tfckpt.Checkpoint.read"
-SAVE, RESTORE = "tfckpt.Saver.save", "tfckpt.Saver.restore"
+WRITE, READ = "Checkpoint.write", "Checkpoint.read"
+SAVE, RESTORE = "Saver.save", "Saver.restore"
 TF_WRITE, TF_READ = "tf.train.Checkpoint.write", "tf.train.Checkpoint.read"
+SAVES: Final = (Comparison(WRITE, TF_WRITE, floor=SAVE), Comparison(WRITE, SAVE))
+LOADS: Final = (Comparison(READ, TF_READ, floor=RESTORE), Comparison(READ, RESTORE))
 
 
 class Objects:
@@ -40,16 +39,14 @@ class Objects:
 
     def write(self) -> float:
         """Time Checkpoint.write."""
-        remove(self.by_object)
+        _remove(self.by_object)
         seconds, _ = timed(lambda: self._checkpoint.write(self.by_object))
-        stored = tfckpt.load_file(self.by_object)
-        suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
-        check_equal({name: stored[f"layers/{name}{suffix}"] for name in self.expected}, self.expected)
+        self._check_file(self.by_object)
         return seconds
 
     def save(self) -> float:
         """Time Saver.save."""
-        remove(self.by_name)
+        _remove(self.by_name)
         seconds, _ = timed(lambda: self._saver.save(self.by_name, write_meta_graph=False, write_state=False))
         check_equal(tfckpt.load_file(self.by_name), self.expected)
         return seconds
@@ -68,62 +65,57 @@ class Objects:
         self._check()
         return seconds
 
+    def saves(self, tensorflow: TensorFlow | None) -> list[Contender]:
+        """Contenders that save."""
+        found = [Contender(WRITE, self.write), Contender(SAVE, self.save)]
+        if tensorflow is not None:
+            theirs = self.by_object.with_name("theirs")
+
+            def write_by_tensorflow() -> float:
+                _remove(theirs)
+                seconds = tensorflow.call("write_objects", str(theirs))
+                self._check_file(theirs)
+                return float(seconds)
+
+            found.append(Contender(TF_WRITE, write_by_tensorflow))
+        return found
+
+    def loads(self, tensorflow: TensorFlow | None) -> list[Contender]:
+        """Contenders that restore the files of `saves`; TensorFlow reads our file, which checks it."""
+        found = [Contender(READ, self.read), Contender(RESTORE, self.restore)]
+        if tensorflow is not None:
+            found.append(Contender(TF_READ, lambda: tensorflow.call("read_objects", str(self.by_object))))
+        return found
+
     def _forget(self) -> None:
         with torch.no_grad():
             for parameter in self._layers:
                 parameter.zero_()
 
+    def _check_file(self, prefix: Path) -> None:
+        stored = tfckpt.load_file(prefix)
+        suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+        check_equal({name: stored[f"layers/{name}{suffix}"] for name in self.expected}, self.expected)
+
     def _check(self) -> None:
         check_equal({name: tensor.detach() for name, tensor in self._layers.named_parameters()}, self.expected)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parser(__doc__)
-    options.add_argument("--mib", type=int, default=512)
-    options.add_argument("--tensors", type=int, default=20_000)
-    given = options.parse_args(arguments)
-    report = Report("object_checkpoints", given)
+def run(bench: Bench) -> None:
+    """Row "objects"."""
+    mib, count, seed = max(1, bench.sizes.mib // 2), max(1, bench.sizes.tiny // 5), bench.seed
+    rounds = bench.sizes.few_rounds
     kinds: dict[str, tuple[Literal["large", "tiny"], list[int]]] = {
-        f"64 tensors, {given.mib} MiB": ("large", [given.mib, 64, given.seed]),
-        f"{given.tensors} tensors": ("tiny", [given.tensors, given.seed]),
+        bench.describe(mib): ("large", [mib, bench.sizes.tensors, seed]),
+        f"{count:,} tiny tensors": ("tiny", [count, seed]),
     }
-    for title, (kind, sizes) in kinds.items():
-        with scratch(given.dir) as folder, ExitStack() as stack:
-            compare(report, title, Objects(kind, sizes, folder), kind, sizes, folder, stack)
-    report.write()
-    return 0
+    for what, (kind, arguments) in kinds.items():
+        with bench.scratch() as folder, bench.tensorflow(kind, *arguments) as tensorflow:
+            objects = Objects(kind, arguments, folder)
+            bench.report.race(f"save {what} by objects", objects.saves(tensorflow), SAVES, rounds=rounds)
+            bench.report.race(f"restore {what} by objects", objects.loads(tensorflow), LOADS, rounds=rounds)
 
 
-def compare(
-    report: Report, title: str, ours: Objects, kind: str, sizes: list[int], folder: Path, stack: ExitStack
-) -> None:
-    """Report both tables of one workload."""
-    saves, loads = (
-        [Contender(WRITE, ours.write), Contender(SAVE, ours.save)],
-        [
-            Contender(READ, ours.read),
-            Contender(RESTORE, ours.restore),
-        ],
-    )
-    if has_tensorflow():
-        tensorflow = stack.enter_context(TensorFlow(kind, *sizes))
-        theirs = folder / "theirs"
-
-        def write_by_tensorflow() -> float:
-            remove(theirs)
-            return tensorflow.call("write_objects", str(theirs))
-
-        saves.append(Contender(TF_WRITE, write_by_tensorflow))
-        # TensorFlow reads our file, which checks it.
-        loads.append(Contender(TF_READ, lambda: tensorflow.call("read_objects", str(ours.by_object))))
-    report.run(f"save {title}", saves, [Comparison(WRITE, SAVE), Comparison(WRITE, TF_WRITE)])
-    report.run(f"restore {title}", loads, [Comparison(READ, RESTORE), Comparison(READ, TF_READ)])
-
-
-def remove(prefix: Path) -> None:
+def _remove(prefix: Path) -> None:
     for path in prefix.parent.glob(f"{prefix.name}.*"):
         path.unlink()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,249 +1,285 @@
-#!/usr/bin/env python3
 """How much memory does each kind of work take in addition to the memory in use before it?
 
-Setup:    1 GiB in 64 float32 tensors, one shard except for several devices; each kind of work in its own process. The
-          peak is reset (Linux: /proc/self/clear_refs) after packages are imported, the tensors to save and to restore
-          into are created, and a small checkpoint was processed, so that threads and lazily loaded code are not
-          counted.
+Setup:    1 GiB in 64 float32 tensors, one shard except for several devices; 2 GiB to restore in place. Each kind of
+          work in its own process. The peak is reset (Linux: /proc/self/clear_refs) after packages are imported, the
+          tensors to save and to restore into are created, and a small checkpoint was processed, so that threads and
+          lazily loaded code are not counted.
 Floor:    the memory of the result: the tensors for a load, otherwise nothing.
 Compare:  with the limits of the design: one chunk per thread, 256 MiB, another tensor if one must be copied; the
-          buffers of an asynchronous save, which hold the whole state if it fits, and the values that a restore reads
-          before it assigns the first one.
-Reports:  MiB of the peak of resident memory above its start, and of its anonymous part, sampled every 2 ms. Results are
-          compared with the saved values.
+          buffers of an asynchronous save, which hold the whole state if it fits; 64 MiB to restore in place; 1.1 times
+          the checkpoint for a module on the meta device.
+Reports:  MiB of the peak of resident memory above its start. The JSON also has its anonymous part, sampled every 2 ms.
+          Results are compared with the saved values.
 """
 
-import argparse
+import contextlib
 import importlib
-import json
-import subprocess
-import sys
+import io
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
+import fresh
 import safetensors.torch
+import timing
 import torch
-from peers import check_equal
-from timing import Report, WrongResult, parser, scratch
+from contenders import check_equal
+from settings import NO_GPU, Bench
+from timing import WrongResult
+from torch import nn
 from workload import large
 
 import torch_tfckpt as tfckpt
 
+T = TypeVar("T")
+
 CONSTANT_MIB: Final = 256
+IN_PLACE_MIB: Final = 64
 SMALL_MIB: Final = 64  # buffers of one of the asynchronous saves
 ASYNC_MIB: Final = tfckpt.StagingOptions().async_bytes // 2**20
 _WARM_UP_MIB: Final = 8
 
 
+class Given(NamedTuple):
+    """The files and tensors of one measurement: prefix "many" has all tensors, prefix "one" a single one."""
+
+    folder: Path
+    mib: int
+    number: int
+    seed: int
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {n: torch.from_numpy(array) for n, array in large(self.mib, self.number, self.seed).items()}
+
+
+class Job(NamedTuple):
+    """What is measured, and the check of its result afterwards."""
+
+    work: Callable[[], Any]
+    check: Callable[[Any], None]
+
+
 class Work(NamedTuple):
     """One kind of work, and its limit in MiB for `mib` MiB whose largest tensor has `largest` MiB."""
 
-    run: Callable[[argparse.Namespace, Path], Callable[[], None]]  # prepares; its return value is measured
+    prepare: Callable[[Given], Job]
     allowed: Callable[[float, float], float]
+    states: int = 1  # how many times the size of the state is processed
+    result: bool = False  # whether the result is new memory of the size of the state: the floor
+    cuda: bool = False
 
 
-def load(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    return lambda: _keep(tfckpt.load_file(folder / "many"))
+def loaded(given: Given, **options: Any) -> Job:
+    return Job(
+        lambda: tfckpt.load_file(given.folder / "many", **options), lambda found: check_equal(found, given.tensors())
+    )
 
 
-def load_mapped(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    return lambda: _keep(tfckpt.load_file(folder / "many", mmap=True, verify=False))
+def verified(given: Given) -> Job:
+    def work() -> tuple[int, int]:
+        with tfckpt.load_checkpoint(given.folder / "many") as reader:
+            found = reader.check()
+            return len(found.good), len(found.damage)
+
+    def check(found: tuple[int, int]) -> None:
+        if found != (given.number, 0):
+            raise WrongResult(f"(good, damaged): {found}")
+
+    return Job(work, check)
 
 
-def verify(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    def work() -> None:
-        with tfckpt.load_checkpoint(folder / "many") as reader:
-            if reader.check().damage:
-                raise WrongResult("a valid checkpoint is reported as damaged")
-
-    return work
-
-
-def convert(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
+def converted(given: Given) -> Job:
     command = importlib.import_module("torch_tfckpt.cli.main")
-    target = folder / "converted.safetensors"
+    target = given.folder / "converted.safetensors"
     target.unlink(missing_ok=True)
 
-    def work() -> None:
-        if command.main(["convert", str(folder / "many"), str(target)]):
+    def work() -> int:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return int(command.main(["convert", str(given.folder / "many"), str(target)]))
+
+    def check(status: int) -> None:
+        if status:
             raise WrongResult("tfckpt convert failed")
+        check_equal(safetensors.torch.load_file(target), given.tensors())
 
-    return work
-
-
-def save(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    tensors = _tensors(given)
-    return lambda: _keep(tfckpt.save_file(tensors, folder / "saved"))
+    return Job(work, check)
 
 
-def save_strided(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    tensors = {name: tensor.t() for name, tensor in _tensors(given).items()}
-    return lambda: _keep(tfckpt.save_file(tensors, folder / "strided"))
+def saved(given: Given) -> Job:
+    tensors = given.tensors()
+    return _saved(given, lambda prefix: tfckpt.save_file(tensors, prefix))
 
 
-def slice_of_one(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    def work() -> None:
-        with tfckpt.load_checkpoint(folder / "one") as reader:
-            [name] = reader.keys()
-            _keep(reader.get_slice(name)[2:5])
+def saved_strided(given: Given) -> Job:
+    tensors = {name: tensor.t() for name, tensor in given.tensors().items()}
 
-    return work
+    def check(prefix: str) -> None:
+        check_equal({name: tensor.t() for name, tensor in _values(prefix).items()}, given.tensors())
 
-
-def save_sharded(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    saver = tfckpt.Saver(_on_devices(_tensors(given)), sharded=True)
-    return lambda: _keep(saver.save(folder / "sharded"))
+    return Job(lambda: tfckpt.save_file(tensors, given.folder / "saved"), check)
 
 
-def save_async(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    return _async(given, folder / "async", None)
+def saved_by_saver(given: Given, *, device: str = "") -> Job:
+    saver = tfckpt.Saver(_on_devices(given.tensors(), device), sharded=True)
+    return _saved(given, lambda prefix: saver.save(prefix))
 
 
-def save_async_small(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    return _async(given, folder / "async-small", tfckpt.StagingOptions(async_bytes=SMALL_MIB * 2**20))
+def saved_async(given: Given, *, staging: tfckpt.StagingOptions | None = None) -> Job:
+    saver = tfckpt.Saver(_on_devices(given.tensors()), sharded=True, staging=staging)
+    return _saved(given, lambda prefix: saver.save_async(prefix).result())
 
 
-def _async(given: argparse.Namespace, prefix: Path, staging: tfckpt.StagingOptions | None) -> Callable[[], None]:
-    saver = tfckpt.Saver(_on_devices(_tensors(given)), sharded=True, staging=staging)
-    return lambda: _keep(saver.save_async(prefix).result())
+def _saved(given: Given, save: Callable[[Path], object]) -> Job:
+    return Job(
+        lambda: save(given.folder / "saved"),
+        lambda _: check_equal(tfckpt.load_file(given.folder / "saved"), given.tensors()),
+    )
 
 
-def restore(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    return _restore(given, folder, sequentially=False)
-
-
-def restore_sequentially(given: argparse.Namespace, folder: Path) -> Callable[[], None]:
-    return _restore(given, folder, sequentially=True)
-
-
-def _restore(given: argparse.Namespace, folder: Path, *, sequentially: bool) -> Callable[[], None]:
+def restored(given: Given, *, verify: bool = True, sequentially: bool = False) -> Job:
     """Restore into existing tensors, like the parameters of a model."""
-    expected = _tensors(given)
     # Filled with ones: pages of zeros would not be in memory before they are written to.
-    targets = {name: torch.ones_like(tensor) for name, tensor in expected.items()}
+    targets = {name: torch.ones_like(tensor) for name, tensor in given.tensors().items()}
     saver = tfckpt.Saver(targets, restore_sequentially=sequentially)
-
-    def work() -> None:
-        saver.restore(folder / "many")
-        check_equal(targets, expected)
-
-    return work
+    return Job(
+        lambda: saver.restore(given.folder / "many", verify=verify), lambda _: check_equal(targets, given.tensors())
+    )
 
 
-def _on_devices(tensors: dict[str, torch.Tensor]) -> dict[str, tfckpt.Variable]:
-    """Return the tensors in four groups, as if on four devices."""
+def model_loaded(given: Given, *, assign: bool) -> Job:
+    """Load into a torch module: all its kernels are transposed."""
+    with torch.device("meta" if assign else "cpu"):
+        layers = {
+            name.split("/")[1]: nn.ModuleDict({"dense": nn.Linear(tensor.shape[0], tensor.shape[1], bias=False)})
+            for name, tensor in given.tensors().items()
+        }
+    model = nn.ModuleDict({"encoder": nn.ModuleDict(layers)})
+
+    def check(_: object) -> None:
+        found = {
+            name.replace(".", "/").replace("weight", "kernel"): tensor.detach().t()
+            for name, tensor in model.named_parameters()
+        }
+        check_equal(found, given.tensors())
+
+    return Job(lambda: tfckpt.load_model(model, given.folder / "many", assign=assign), check)
+
+
+def slice_of_one(given: Given) -> Job:
+    def work() -> torch.Tensor:
+        with tfckpt.load_checkpoint(given.folder / "one") as reader:
+            [name] = reader.keys()
+            found = reader.get_slice(name)[2:5]
+            assert isinstance(found, torch.Tensor)
+            return found
+
+    def check(found: torch.Tensor) -> None:
+        [expected] = given._replace(number=1).tensors().values()
+        check_equal({"": found}, {"": expected[2:5]})
+
+    return Job(work, check)
+
+
+def _on_devices(tensors: dict[str, torch.Tensor], device: str = "") -> dict[str, tfckpt.Variable]:
+    """Return the tensors on a device; by default in four groups, as if on four devices."""
     return {
-        name: tfckpt.Variable(tensor, name, device=f"/cpu:{number % 4}")
+        name: tfckpt.Variable(tensor.to(device or "cpu"), name, device=f"/cpu:{number % 4}" if not device else "/gpu:0")
         for number, (name, tensor) in enumerate(tensors.items())
     }
 
 
+def _values(prefix: str) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in tfckpt.load_file(prefix).items() if isinstance(value, torch.Tensor)}
+
+
+def _constant(mib: float, largest: float) -> float:
+    return CONSTANT_MIB + largest
+
+
 WORKS: Final[dict[str, Work]] = {
-    "load_file": Work(load, lambda mib, largest: mib + 64),
-    "load_file(mmap=True, verify=False)": Work(load_mapped, lambda mib, largest: CONSTANT_MIB),
-    "verify (reader.check)": Work(verify, lambda mib, largest: CONSTANT_MIB),
-    "convert to safetensors": Work(convert, lambda mib, largest: CONSTANT_MIB + largest),
-    "save_file": Work(save, lambda mib, largest: CONSTANT_MIB),
-    "save_file of transposed tensors": Work(save_strided, lambda mib, largest: CONSTANT_MIB + largest),
-    "Saver.save, 4 devices": Work(save_sharded, lambda mib, largest: CONSTANT_MIB),
-    "Saver.save_async, 4 devices": Work(save_async, lambda mib, largest: min(mib, ASYNC_MIB) + CONSTANT_MIB),
-    "the same, async_bytes 64 MiB": Work(save_async_small, lambda mib, largest: SMALL_MIB + CONSTANT_MIB),
-    "Saver.restore": Work(restore, lambda mib, largest: mib + CONSTANT_MIB),
-    "the same, restore_sequentially": Work(restore_sequentially, lambda mib, largest: CONSTANT_MIB + largest),
+    "load_file": Work(loaded, lambda mib, largest: mib + 64, result=True),
+    "load_file(mmap=True, verify=False)": Work(
+        partial(loaded, mmap=True, verify=False), lambda mib, largest: CONSTANT_MIB
+    ),
+    "reader.check()": Work(verified, _constant),
+    "tfckpt convert to safetensors": Work(converted, _constant),
+    "save_file": Work(saved, _constant),
+    "save_file of transposed tensors": Work(saved_strided, _constant),
+    "Saver.save, 4 devices": Work(saved_by_saver, _constant),
+    "Saver.save from a GPU": Work(partial(saved_by_saver, device="cuda"), _constant, cuda=True),
+    "Saver.save_async, 4 devices": Work(saved_async, lambda mib, largest: min(mib, ASYNC_MIB) + CONSTANT_MIB),
+    "the same, async_bytes 64 MiB": Work(
+        partial(saved_async, staging=tfckpt.StagingOptions(async_bytes=SMALL_MIB * 2**20)),
+        lambda mib, largest: SMALL_MIB + CONSTANT_MIB,
+    ),
+    "Saver.restore": Work(restored, lambda mib, largest: IN_PLACE_MIB, states=2),
+    "Saver.restore(verify=False)": Work(partial(restored, verify=False), lambda mib, largest: IN_PLACE_MIB, states=2),
+    "Saver(restore_sequentially=True).restore": Work(partial(restored, sequentially=True), _constant),
+    "load_model(assign=True) of a module on the meta device": Work(
+        partial(model_loaded, assign=True), lambda mib, largest: 1.1 * mib, result=True
+    ),
+    "load_model into existing parameters": Work(
+        partial(model_loaded, assign=False), lambda mib, largest: IN_PLACE_MIB + largest
+    ),
     "get_slice of one tensor that is all of it": Work(slice_of_one, lambda mib, largest: CONSTANT_MIB),
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parser(__doc__, rounds=1)
-    options.add_argument("--mib", type=int, default=1024)
-    options.add_argument("--tensors", type=int, default=64)
-    options.add_argument("--work", choices=list(WORKS), help=argparse.SUPPRESS)  # the measured process
-    options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    given = options.parse_args(arguments)
-    if given.work:
-        print(json.dumps(_measured(given)))
-        return 0
-    report = Report("peak_memory", given)
-    with scratch(given.dir) as folder:
-        for name, mib in (("warm", _WARM_UP_MIB), ("full", given.mib)):
-            (folder / name).mkdir()
-            for prefix, count in (("many", min(given.tensors, mib)), ("one", 1)):
-                tensors = {n: torch.from_numpy(a) for n, a in large(mib, count, given.seed).items()}
-                tfckpt.save_file(tensors, folder / name / prefix)
-        failures = 0
-        print(f"\n{given.mib} MiB in {given.tensors} tensors: MiB of memory at the peak, above the start")
+def run(bench: Bench) -> None:
+    """Row "memory"."""
+    count = bench.sizes.tensors
+    with bench.scratch() as folder:
+        sizes = {_WARM_UP_MIB, bench.sizes.mib, 2 * bench.sizes.mib}
+        for mib in sizes:
+            for prefix, number in (("many", count), ("one", 1)):
+                tfckpt.save_file(bench.large(mib, number), folder / str(mib) / prefix)
         for name, work in WORKS.items():
-            failures += not _report_one(name, work, given, folder, report)
-        tensors = {n: torch.from_numpy(a) for n, a in large(given.mib, given.tensors, given.seed).items()}
-        _check_files(folder / "full", tensors)
-    report.write()
-    return 1 if failures else 0
-
-
-def _report_one(name: str, work: Work, given: argparse.Namespace, folder: Path, report: Report) -> bool:
-    """Return whether the work succeeded."""
-    allowed = work.allowed(given.mib, given.mib / given.tensors)
-    peaks: list[dict[str, float]] = []
-    for _ in range(given.rounds):
-        command = [sys.executable, __file__, "--work", name, "--folder", str(folder), "--mib", str(given.mib)]
-        command += ["--tensors", str(given.tensors), "--seed", str(given.seed)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            print(f"  {name:<44} failed, see above (exit status {done.returncode})", flush=True)
-            report.add({"title": name, "failed": done.returncode})
-            return False
-        peaks.append(json.loads(done.stdout.splitlines()[-1]))
-    peak = {key: max(one[key] for one in peaks) for key in peaks[0]}
-    met = peak["peak_mib"] <= allowed
-    print(
-        f"  {name:<44} {peak['peak_mib']:8.1f}  (anonymous {peak['anonymous_mib']:.1f}, started at "
-        f"{peak['start_mib']:.0f})  allowed {allowed:.0f}: {'met' if met else 'NOT MET'}",
-        flush=True,
-    )
-    report.add({"title": name, **peak, "allowed_mib": allowed, "met": met})
-    return True
-
-
-def _check_files(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Check the files that the work has written."""
-    check_equal(tfckpt.load_file(folder / "saved"), tensors)
-    check_equal(tfckpt.load_file(folder / "strided"), {name: tensor.t() for name, tensor in tensors.items()})
-    for prefix in ("sharded", "async", "async-small"):
-        check_equal(tfckpt.load_file(folder / prefix), tensors)
-    if (folder / "converted.safetensors").exists():
-        check_equal(safetensors.torch.load_file(folder / "converted.safetensors"), tensors)
+            mib = work.states * bench.sizes.mib
+            what, allowed = f"memory for {bench.describe(mib)}", work.allowed(mib, mib / count)
+            if work.cuda and not torch.cuda.is_available():
+                bench.report.skip(what, name, "its limit", NO_GPU)
+                continue
+            peak = fresh.call("peak_memory.measured", name, str(folder), mib, count, bench.seed)
+            bench.report.measure(
+                what,
+                name,
+                [peak["peak_mib"]],
+                "MiB",
+                at_most=allowed,
+                against="its limit",
+                floor=("the result itself", mib) if work.result else None,
+            )
+            bench.report.keep({"memory": name, "mib": mib, **peak})
 
 
 # In the measured process.
 
-_kept: list[object] = []  # results stay alive until the peak is read
 
-
-def _keep(value: object) -> None:
-    _kept.append(value)
-
-
-def _tensors(given: argparse.Namespace) -> dict[str, torch.Tensor]:
-    return {n: torch.from_numpy(array) for n, array in large(given.mib, given.tensors, given.seed).items()}
-
-
-def _measured(given: argparse.Namespace) -> dict[str, float]:
+def measured(name: str, folder: str, mib: int, count: int, seed: int) -> dict[str, float]:
     """Return the peaks of one kind of work in MiB above the start."""
-    prepare = WORKS[given.work].run
-    small = argparse.Namespace(**{**vars(given), "mib": _WARM_UP_MIB, "tensors": min(given.tensors, _WARM_UP_MIB)})
-    prepare(small, given.folder / "warm")()
-    _kept.clear()
-    work = prepare(given, given.folder / "full")
+    prepare = WORKS[name].prepare
+    small = Given(Path(folder) / str(_WARM_UP_MIB), _WARM_UP_MIB, count, seed)
+    warm_up = prepare(small)
+    warm_up.check(warm_up.work())
+    del warm_up
+    job = prepare(Given(Path(folder) / str(mib), mib, count, seed))
+    result, peak = peak_above_start(job.work)
+    job.check(result)
+    return peak
+
+
+def peak_above_start(work: Callable[[], T]) -> tuple[T, dict[str, float]]:
+    """Return the result of `work`, and the peaks of this process in MiB above the start."""
+    timing.give_back_memory()
     sampler = _AnonymousSampler()
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     start = _status()
     sampler.start()
-    work()
+    result = work()
     peak = _status()["VmHWM"]
-    return {
+    return result, {
         "peak_mib": peak - start["VmRSS"],
         "anonymous_mib": sampler.stop() - start["RssAnon"],
         "start_mib": start["VmRSS"],
@@ -272,7 +308,3 @@ class _AnonymousSampler(threading.Thread):
         self._ended.set()
         self.join()
         return max(self._highest, _status()["RssAnon"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Draw the plots of README.md and docs/benchmarks.md, and fill in the table there, from the results kept here.
+"""Draw the plots of README.md and docs/benchmarks.md, and fill in the tables there, from the newest results kept here.
 
     .venv/bin/python scripts/bench/plot.py            after `scripts/install bench`
-    .venv/bin/python scripts/bench/plot.py --check    exit 1 if a plot or the table is not what the results give
+    .venv/bin/python scripts/bench/plot.py --check    exit 1 if a plot or a table is not what the results give
 
-Of each benchmark the newest JSON counts. The SVG files have no date and no random ids: equal results, equal files.
+`python scripts/bench --all` writes the results and calls this. The SVG files have no date and no random ids: equal
+results, equal files.
 """
 
 import argparse
@@ -13,182 +14,177 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from report import TIMES, Outcome, markdown, number, outcomes, size_text
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 RESULTS: Final = ROOT / "scripts" / "bench" / "results"
 IMAGES: Final = ROOT / "docs" / "images"
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
-_TABLE: Final = re.compile(r"(?<=<!-- begin table -->\n).*?(?=<!-- end table -->)", re.DOTALL)
-_OURS, _PEERS = "#1f6f8b", "#b8c4c9"
+_OURS, _PEERS, _TARGET = "#1f6f8b", "#b8c4c9", "#c44536"
+_COLORS: Final = (_OURS, "#c9a227", "#8a8f98", "#5b8c5a")
+
+# What the two panels of README's plot show: row, and names in the order of the bars. The first is ours.
+PANELS: Final[Mapping[str, Sequence[str]]] = {
+    "save": ("save_file, synced", "safetensors save_file", "torch.save", "TensorFlow SaveV2"),
+    "load": ("load_file", "torch.load", "TensorFlow RestoreV2"),
+}
+# The panels of the plot of curves: name in the JSON -> label of the x axis, label of the y axis.
+CURVES: Final[Mapping[str, tuple[str, str]]] = {
+    "save by size of a tensor": ("size of a tensor", "save, GB/s"),
+    "load by size of a tensor": ("size of a tensor", "load, GB/s"),
+    "by number of tensors": ("number of tensors", "us per tensor"),
+    "by threads": ("threads", "GB/s"),
+}
 
 
-# What the two panels of the first plot show: benchmark, title, and name -> label.
-PANELS: Final[Sequence[tuple[str, str, Mapping[str, str]]]] = (
-    ("save_throughput", "save 1024 MiB", {
-        "tfckpt.save_file (fsync)": "torch_tfckpt (synced)", "safetensors save_file": "safetensors",
-        "torch.save": "torch.save", "TensorFlow SaveV2": "TensorFlow",
-    }),
-    ("load_throughput", "load 1024 MiB in 64 tensors", {
-        "tfckpt.load_file (verified)": "torch_tfckpt (verified)", "torch.load": "torch.load",
-        "TensorFlow RestoreV2": "TensorFlow",
-    }),
-)  # fmt: skip
-
-
-class Work(NamedTuple):
-    """One kind of work, and what ours is compared with."""
-
-    work: str
-    benchmark: str
-    title: str  # how the title of its table begins
-    ours: str
-    peers: Mapping[str, str]  # name in the table -> label
-
-
-_TF_WRITE, _TF_READ = {"tf.train.Checkpoint.write": "TensorFlow"}, {"tf.train.Checkpoint.read": "TensorFlow"}
-WORK: Final = (
-    Work("save 1 GiB, 64 tensors, synced", "save_throughput", "save 1024 MiB", "tfckpt.save_file (fsync)", {
-        "safetensors save_file": "safetensors", "TensorFlow SaveV2": "TensorFlow",
-        "floor: pwrite + fsync": "bare `pwrite` and `fsync`",
-    }),
-    Work("the same, not synced", "save_throughput", "save 1024 MiB", "tfckpt, no fsync", {
-        "safetensors save_file": "safetensors", "torch.save": "torch.save",
-    }),
-    Work("load it, verified", "load_throughput", "load 1024 MiB in 64 tensors", "tfckpt.load_file (verified)", {
-        "torch.load": "torch.load", "TensorFlow RestoreV2": "TensorFlow",
-        "floor: preadv into fresh memory": "bare `preadv` into fresh memory",
-        "safetensors load_file, all pages touched": "safetensors, mapped pages",
-    }),
-    Work("load it lazily, use one tensor", "load_throughput", "load 1024 MiB in 64 tensors lazily",
-         "tfckpt.load_file(mmap=True, verify=False)", {"safetensors load_file": "safetensors"}),
-    Work("check it at rest", "load_throughput", "check", "reader.check()", {
-        "floor: crc32c over memory, all cores": "CRC-32C of memory, all cores",
-    }),
-    Work("100,000 tiny tensors: save", "many_tensors", "save", "tfckpt.save_file", {"TensorFlow SaveV2": "TensorFlow"}),
-    Work("the same: load", "many_tensors", "load", "tfckpt.load_file", {"TensorFlow RestoreV2": "TensorFlow"}),
-    Work("the same: list", "many_tensors", "list", "tfckpt.list_variables", {
-        "TensorFlow list_variables": "TensorFlow",
-    }),
-    Work("sharded save, 512 MiB, 4 files, synced", "sharded_save", "save 512 MiB", "Saver(sharded=True).save (fsync)", {
-        "DCP save (fsync)": "torch.distributed.checkpoint",
-        "floor: pwrite + fsync, 4 files": "bare `pwrite` and `fsync`",
-    }),
-    Work("`Checkpoint`, 512 MiB: write", "object_checkpoints", "save 64", "tfckpt.Checkpoint.write", _TF_WRITE),
-    Work("the same: read", "object_checkpoints", "restore 64", "tfckpt.Checkpoint.read", _TF_READ),
-    Work("`Checkpoint`, 20,000 tensors: write", "object_checkpoints", "save 20000", "tfckpt.Checkpoint.write", {
-        **_TF_WRITE, "tfckpt.Saver.save": "our own `Saver`",
-    }),
-    Work("the same: read", "object_checkpoints", "restore 20000", "tfckpt.Checkpoint.read", {
-        **_TF_READ, "tfckpt.Saver.restore": "our own `Saver`",
-    }),
-    Work("stall by `save_async`, 512 MiB", "async_stall", "training stops", "Saver.save_async", {
-        "torch.save": "torch.save", "DCP async_save, memory kept": "torch.distributed.checkpoint",
-        "floor: copy into memory that is there": "a bare copy",
-    }),
-)  # fmt: skip
-
-
-def newest(benchmark: str) -> dict[str, Any]:
-    """The newest report of a benchmark."""
-    path = max(RESULTS.glob(f"*-{benchmark}.json"))
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def newest() -> dict[str, Any]:
+    """Return the newest results of `--all`."""
+    content: dict[str, Any] = json.loads(max(RESULTS.glob("*-all.json")).read_text(encoding="utf-8"))
     return content
 
 
-def table_of(benchmark: str, title: str) -> dict[str, Any]:
-    """The table of a benchmark whose title begins so."""
-    found: dict[str, Any] = next(each for each in newest(benchmark)["tables"] if each["title"].startswith(title))
-    return found
-
-
-class Row(NamedTuple):
-    """One comparison: the median of its ratios, and how far they lie apart."""
-
-    work: str
-    peer: str
-    median: float
-    lowest: float
-    highest: float
-
-
-def rows() -> Iterator[Row]:
-    """All comparisons of WORK."""
-    for work, benchmark, title, ours, peers in WORK:
-        found = {(each["ours"], each["peer"]): each for each in table_of(benchmark, title)["ratios"]}
-        for peer, label in peers.items():
-            ratio = found[ours, peer]
-            yield Row(work, label, ratio["median"], ratio["lowest"], ratio["highest"])
-
-
-def throughput() -> Figure:
-    """GB/s of a save and a load of 1 GiB."""
+def throughput(content: dict[str, Any]) -> Figure:
+    """GB/s of a save and a load of the state."""
     figure = Figure(figsize=(8.4, 2.2), layout="constrained")
-    for axes, (benchmark, title, labels) in zip(figure.subplots(1, 2), PANELS, strict=True):
-        table = table_of(benchmark, title)
-        speeds = [table["bytes"][name] / statistics.median(table["seconds"][name]) / 1e9 for name in labels]
-        colors = [_OURS, *[_PEERS] * (len(labels) - 1)]
-        bars = axes.barh(list(labels.values()), speeds, color=colors)
+    for axes, (row, names) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        table = next(each for each in content["tables"] if each["row"] == row)
+        seconds = {name: table["seconds"][name] for name in names if name in table["seconds"]}
+        speeds = {name: table["bytes"][name] / statistics.median(taken) / 1e9 for name, taken in seconds.items()}
+        colors = [_OURS, *[_PEERS] * (len(speeds) - 1)]
+        bars = axes.barh(list(speeds), list(speeds.values()), color=colors)
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
         axes.invert_yaxis()
         axes.set_xlabel("GB/s, more is better")
-        axes.set_title(f"{title.partition(' ')[0]} 1 GiB in 64 tensors", fontsize=10, loc="left")
-        axes.set_xlim(0, max(speeds) * 1.15)
+        state = f"{size_text(content['settings']['mib'])} in {content['settings']['tensors']} tensors"
+        axes.set_title(f"{row} {state}", fontsize=9, loc="left")
+        axes.set_xlim(0, max(speeds.values()) * 1.15)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def ratios() -> Figure:
-    """All comparisons: how many times as fast as the peer."""
-    figure = Figure(figsize=(8.4, 6.4), layout="constrained")
+def curves(content: dict[str, Any]) -> Figure:
+    """Speed by the size of a tensor, by the number of tensors, by threads: medians, and the range as a band."""
+    figure = Figure(figsize=(8.4, 5.6), layout="constrained")
+    for axes, (curve, (x_label, y_label)) in zip(figure.subplots(2, 2).flat, CURVES.items(), strict=True):
+        lines = content["curves"][curve]
+        for (name, points), color in zip(lines.items(), _COLORS, strict=False):
+            at, median, lowest, highest = zip(*points, strict=True)
+            axes.plot(at, median, "o-", label=name, color=color, markersize=3.5)
+            axes.fill_between(at, lowest, highest, color=color, alpha=0.2, linewidth=0)
+        axes.set_ylim(0, 1.3 * max(point[1] for points in lines.values() for point in points))
+        _label_axes(axes, x_label, y_label, sorted({point[0] for points in lines.values() for point in points}))
+    return figure
+
+
+def _label_axes(axes: Axes, x_label: str, y_label: str, at: list[float]) -> None:
+    axes.set_xscale("log", base=2 if x_label == "threads" else 10)
+    labels = [size_text(each / 2**20) if x_label.startswith("size") else f"{each:,}" for each in at]
+    axes.set_xticks(at, labels, fontsize=7, rotation=30 if len(at) > 5 else 0)
+    axes.minorticks_off()
+    axes.set_xlabel(x_label, fontsize=9)
+    axes.set_ylabel(y_label, fontsize=9)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.legend(fontsize=7, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def ratios(content: dict[str, Any]) -> Figure:
+    """All ratios: how many times as fast as the peer, with target and floor."""
+    shown = [row for row in outcomes(content) if row.unit == TIMES and row.measured is not None]
+    figure = Figure(figsize=(8.4, 0.8 + 0.2 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    shown = list(rows())
     for at, row in enumerate(shown):
-        axes.plot([row.lowest, row.highest], [at, at], color=_PEERS, linewidth=5, solid_capstyle="butt", zorder=1)
-        axes.plot([row.median], [at], "o", color=_OURS, zorder=2)
+        assert row.measured is not None
+        median, lowest, highest = row.measured
+        axes.plot([lowest, highest], [at, at], color=_PEERS, linewidth=5, solid_capstyle="butt", zorder=1)
+        axes.plot([median], [at], "o", color=_OURS, markersize=5, zorder=3)
+        if row.target is not None:
+            axes.plot([row.target], [at], "|", color=_TARGET, markersize=10, markeredgewidth=2, zorder=2)
+        if row.floor_reaches is not None:
+            axes.plot([row.floor_reaches], [at], "o", color=_OURS, markersize=5, fillstyle="none", zorder=2)
     axes.axvline(1, color="black", linewidth=0.8, zorder=0)
     axes.set_xscale("log")
-    axes.set_xticks([0.5, 1, 2, 4, 8], ["0.5x", "1x", "2x", "4x", "8x"])
+    axes.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["0.25x", "0.5x", "1x", "2x", "4x", "8x"])
     axes.minorticks_off()
-    names = [f"{row.work} / {row.peer}".replace("`", "") for row in shown]
-    axes.set_yticks(range(len(shown)), names, fontsize=8)
+    axes.set_yticks(range(len(shown)), [f"{row.ours} / {row.against}" for row in shown], fontsize=6.5)
     axes.invert_yaxis()
-    axes.set_xlabel("times as fast as the other: median, and lowest to highest round")
+    axes.set_xlabel(
+        "times as fast: median and range (dot, band), target (red), what a floor would reach (circle)", fontsize=8
+    )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def svg_of(figure: Figure) -> bytes:
-    """The same bytes for the same figure."""
+    """Return the same bytes for the same figure."""
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "torch_tfckpt", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return b"\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + b"\n"
 
 
-def table_text() -> str:
-    """The table of the page."""
-    lines = ["| work | compared with | ours is |", "|---|---|---|"]
-    lines += [
-        f"| {work} | {peer} | {median:.2f}x ({low:.2f} to {high:.2f}) |" for work, peer, median, low, high in rows()
-    ]
-    return "\n".join(lines) + "\n"
+def run_text(content: dict[str, Any]) -> str:
+    """Return one sentence on the machine and the settings of the run."""
+    machine, settings = content["machine"], content["settings"]
+    versions = machine["versions"]
+    memory = round(int(machine["memory"].split()[0]) / 2**20)
+    tensorflow = versions["tensorflow-cpu"]
+    return (
+        f"{'Quick run (`--quick`) with small sizes' if settings['quick'] else 'Run'} of {machine['time'][:10]}: "
+        f"{machine['cores']} cores of {machine['cpu']}, {memory} GiB of memory, Linux {machine['kernel']}, Python "
+        f"{machine['python']}, torch {versions['torch']}, safetensors {versions['safetensors']}, TensorFlow "
+        f"{tensorflow}; a state of {size_text(settings['mib'])} in {settings['tensors']} tensors, "
+        f"{settings['tiny']:,} tiny tensors, {settings['rounds']} rounds; files in `{settings['dir']}`; load average "
+        f"before the run {machine['load_average'][0]:.1f}.\n"
+    )
 
 
-def main() -> int:
+def missed_text(rows: Sequence[Outcome]) -> str:
+    """Return a list of the targets that were not reached."""
+    lines = []
+    for row in rows:
+        if row.met is False:
+            assert row.measured is not None
+            found, target = number(row.measured.median, row.unit), number(row.target or 0, row.unit)
+            floor = f"; {row.floor} would reach {number(row.floor_reaches, row.unit)}" if row.floor_reaches else ""
+            lines.append(f"- {row.work}: {row.ours} against {row.against}: {found}, target {target}{floor}\n")
+    return "".join(lines) or "All targets were reached.\n"
+
+
+def page_of(content: dict[str, Any], page: str) -> str:
+    """Return the page with its generated parts filled in."""
+    rows = outcomes(content)
+    parts = {
+        "run": run_text(content),
+        "speed": markdown(row for row in rows if row.unit == TIMES),
+        "memory": markdown(row for row in rows if row.unit != TIMES),
+        "missed": missed_text(rows),
+    }
+    for name, text in parts.items():
+        pattern = re.compile(rf"(?<=<!-- begin {name} -->\n).*?(?=<!-- end {name} -->)", re.DOTALL)
+        page, count = pattern.subn(lambda _, text=text: text, page)  # type: ignore[misc]
+        if count != 1:
+            raise ValueError(f"{PAGE}: expected one part <!-- begin {name} -->, found {count}")
+    return page
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
-    check = parser.parse_args().check
-    page = PAGE.read_text(encoding="utf-8")
+    check = parser.parse_args(arguments).check
+    content = newest()
     wanted = {
-        IMAGES / "speed.svg": svg_of(throughput()),
-        IMAGES / "ratios.svg": svg_of(ratios()),
-        PAGE: _TABLE.sub(lambda _: table_text(), page).encode(),
+        IMAGES / "speed.svg": svg_of(throughput(content)),
+        IMAGES / "ratios.svg": svg_of(ratios(content)),
+        IMAGES / "curves.svg": svg_of(curves(content)),
+        PAGE: page_of(content, PAGE.read_text(encoding="utf-8")).encode(),
     }
     stale = [path for path, content in wanted.items() if not path.is_file() or path.read_bytes() != content]
     for path in stale:

@@ -44,25 +44,7 @@ class Peer:
 
     def restore(self, prefix: str) -> float:
         """Time RestoreV2 of all tensors with names and dtypes known beforehand."""
-        names, count = list(self._arrays), len(self._arrays)
-
-        def work() -> Any:
-            return tf.raw_ops.RestoreV2(
-                prefix=prefix, tensor_names=names, shape_and_slices=[""] * count, dtypes=[tf.float32] * count
-            )
-
-        seconds, values = timed(work)
-        self._check({name: value.numpy() for name, value in zip(names, values, strict=True)})
-        return seconds
-
-    def get_tensors(self, prefix: str) -> float:
-        """Time the usual way in Python: load_checkpoint, then get_tensor of every name."""
-
-        def work() -> dict[str, Any]:
-            reader = tf.train.load_checkpoint(prefix)
-            return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-        seconds, values = timed(work)
+        seconds, values = restored(prefix, list(self._arrays))
         self._check(values)
         return seconds
 
@@ -119,6 +101,25 @@ class Peer:
         for name, array in self._arrays.items():
             if not np.array_equal(values[name], array):
                 raise ValueError(f"{name} differs")
+
+
+def fresh_restore(prefix: str, names: list[str]) -> list[Any]:
+    """Time RestoreV2 as the first work of a process; return the seconds and the checksum of the values."""
+    seconds, values = restored(prefix, names)
+    return [seconds, workload.checksum(values)]
+
+
+def restored(prefix: str, names: list[str]) -> tuple[float, dict[str, Any]]:
+    """Return the seconds of RestoreV2, and its values."""
+    count = len(names)
+
+    def work() -> Any:
+        return tf.raw_ops.RestoreV2(
+            prefix=prefix, tensor_names=names, shape_and_slices=[""] * count, dtypes=[tf.float32] * count
+        )
+
+    seconds, values = timed(work)
+    return seconds, {name: value.numpy() for name, value in zip(names, values, strict=True)}
 
 
 def main() -> None:

@@ -145,3 +145,19 @@ def test_version_1_and_keras_like_readers(tmp_path: Path) -> None:
         assert torch.equal(outs[0], VALUES[1:3, 3:7]) and torch.equal(outs[1], VALUES)
         with pytest.raises(InvalidArgumentError, match="out"):
             reader.read_slice("w", part, out=torch.zeros(2, 5))
+
+
+def test_conjugate_and_negated_targets(tmp_path: Path) -> None:
+    """The values are stored, whatever flags the target has; whole, in rows, and a part."""
+    values = torch.arange(12.0).to(torch.complex64).reshape(4, 3) * (1 + 2j)
+    path = str(tmp_path / "m")
+    with BundleWriter(LOCAL, path) as writer:
+        writer.add("whole", values)
+        for start in (0, 2):
+            part = TensorSlice.parse(f"{start},2:-")
+            writer.add_slice("rows", (4, 3), part, values[part.to_index()])
+    with tfckpt.load_checkpoint(path) as reader:
+        for name in ("whole", "rows"):
+            outs = [torch.zeros(4, 3, dtype=torch.complex64).conj(), torch.zeros(2, 3, dtype=torch.complex64).conj()]
+            reader.read_into([(name, None, outs[0]), (name, TensorSlice.parse("1,2:-"), outs[1])])
+            assert torch.equal(outs[0], values) and torch.equal(outs[1], values[1:3])

@@ -416,7 +416,7 @@ def test_opening_reads_a_bounded_part_of_the_index(tmp_path: Path, monkeypatch: 
     reads: list[int] = []
     plain = Table._contents
 
-    def counted(table: Table, handle: BlockHandle) -> bytes:
+    def counted(table: Table, handle: BlockHandle) -> bytes | memoryview:
         reads.append(handle.size)
         return plain(table, handle)
 

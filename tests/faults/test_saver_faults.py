@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -55,6 +55,15 @@ WAYS: Final = {
     "version 1, sharded": Way(VERSION_1),
 }
 MAIN: Final = ["sharded", "sharded, again", "sharded, async", "parts", "parts, again", "keep best", "version 1"]
+
+# One way of each kind; the others are among the heavy tests.
+USUAL: Final = {"sharded", "plain, again, async", "parts", "keep best", "version 1, sharded"}
+
+
+def in_turn(names: Iterable[str], *more: object) -> list[Any]:
+    """The cases of a test: each way, with `more` arguments if any."""
+    marks = {name: () if name in USUAL else (pytest.mark.heavy,) for name in names}
+    return [pytest.param(name, *more, marks=marked) for name, marked in marks.items()]
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +212,7 @@ def cases(tmp_path: Path, way: Way) -> Iterator[tuple[int, Run]]:
 
 
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for good"])
-@pytest.mark.parametrize("what", WAYS)
+@pytest.mark.parametrize("what", in_turn(WAYS))
 def test_a_failure_at_any_operation(what: str, forever: bool, tmp_path: Path) -> None:
     """Whichever operation fails: a consistent state, a true message, and a next save that succeeds and cleans up."""
     way = WAYS[what]
@@ -231,9 +240,7 @@ def _assert_all_was_tried(storage: Counting, way: Way) -> None:
         assert any(entry.startswith("remove m-1") for entry in storage.log), storage.log
 
 
-@pytest.mark.parametrize(
-    ("what", "error"), [*((what, OSError) for what in WAYS), *((what, KeyboardInterrupt) for what in MAIN)]
-)
+@pytest.mark.parametrize(("what", "error"), [*in_turn(WAYS, OSError), *in_turn(MAIN, KeyboardInterrupt)])
 def test_an_operation_that_takes_effect_but_fails(what: str, error: type[BaseException], tmp_path: Path) -> None:
     """As a rename over a network may, or when Ctrl-C immediately follows: the same guarantees."""
     for number, run in cases(tmp_path, WAYS[what]):
@@ -253,7 +260,7 @@ def test_an_operation_that_takes_effect_but_fails(what: str, error: type[BaseExc
             break
 
 
-@pytest.mark.parametrize("what", MAIN)
+@pytest.mark.parametrize("what", in_turn(MAIN))
 def test_ctrl_c_before_any_operation(what: str, tmp_path: Path) -> None:
     """KeyboardInterrupt is raised; the state is consistent; the next save succeeds and cleans up."""
     for number, run in cases(tmp_path, WAYS[what]):
@@ -270,7 +277,7 @@ def test_ctrl_c_before_any_operation(what: str, tmp_path: Path) -> None:
             break
 
 
-@pytest.mark.parametrize("what", WAYS)
+@pytest.mark.parametrize("what", in_turn(WAYS))
 def test_a_kill_at_any_operation(what: str, tmp_path: Path) -> None:
     """Without cleanup, a new process finds a consistent state, saves, and leaves no unexpected files."""
     way = WAYS[what]
@@ -291,7 +298,7 @@ def test_a_kill_at_any_operation(what: str, tmp_path: Path) -> None:
             assert_nothing_stray(run.folder)
 
 
-@pytest.mark.parametrize("what", MAIN)
+@pytest.mark.parametrize("what", in_turn(MAIN))
 def test_a_power_failure_at_any_operation(what: str, tmp_path: Path) -> None:
     """Unsynced bytes and names may be lost in any combination: what the state file names always restores.
 
@@ -322,7 +329,7 @@ def test_a_power_failure_at_any_operation(what: str, tmp_path: Path) -> None:
     assert set(found.values()) == {BEFORE, NEW}
 
 
-@pytest.mark.parametrize("what", [what for what in MAIN if "version 1" not in what])
+@pytest.mark.parametrize("what", in_turn(what for what in MAIN if "version 1" not in what))
 def test_a_save_after_a_power_failure(what: str, tmp_path: Path) -> None:
     """Names survived in order, as on a journaling file system, but bytes may be lost: the next save cleans up."""
     (tmp_path / "run").mkdir()

@@ -207,7 +207,7 @@ class _Merge:
         if rest[:1] != _SLICE:
             value = self._renumbered(number, name, value, form)
             for number, other in holders[1:]:
-                self._refuse_different(number, name, value, other)
+                self._refuse_different(number, name, value, self._parts[number].checked(name, other))
             return value
         shard = self._parts[number].shard(shard, name)
         start = slice_key_start(name)
@@ -289,7 +289,7 @@ class _Merge:
             kept = []
             for key, value, number, piece in stored:
                 if kept and kept[-1][0] == key:
-                    self._refuse_different(number, key, kept[-1][1], value)
+                    self._refuse_different(number, key, kept[-1][1], BundleEntry.decode(value))
                 else:
                     kept.append((key, value, number, piece))
             unique = dict.fromkeys(message for rest in lists for message in _messages(rest))
@@ -303,11 +303,10 @@ class _Merge:
         for key, value, _, _ in kept:
             add(key, value)
 
-    def _refuse_different(self, number: int, key: bytes, before: bytes, value: bytes) -> None:
+    def _refuse_different(self, number: int, key: bytes, before: bytes, entry: BundleEntry) -> None:
         """Raise InvalidArgumentError unless an equal entry in another part is allowed."""
-        part = self._parts[number]
-        if not self._equal_duplicates or not same_contents(BundleEntry.decode(before), part.checked(key, value)):
-            raise duplicate(self._place, key, part)
+        if not self._equal_duplicates or not same_contents(BundleEntry.decode(before), entry):
+            raise duplicate(self._place, key, self._parts[number])
 
 
 def _number(value: bytes, at: int) -> tuple[int, int]:

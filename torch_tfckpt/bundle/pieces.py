@@ -5,6 +5,7 @@ which pieces make up a tensor.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from typing import Final, NamedTuple, TypeVar
 
 import torch
@@ -12,12 +13,12 @@ import torch
 from torch_tfckpt.bundle.files import BundleFiles
 from torch_tfckpt.bundle.index import NamedEntry, overlapping
 from torch_tfckpt.dtypes import ELEMENTS
-from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, error_context, located
+from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, UnimplementedError, error_context, located
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import decode_strings
 from torch_tfckpt.format.tensor_bundle import BundleEntry, index_filename
-from torch_tfckpt.format.tensor_slice import TensorSlice, element_count
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
 from torch_tfckpt.storage.protocol import ReadableFile
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.batching import cut
@@ -30,6 +31,11 @@ STAGED_BYTES: Final = 64 * 1024 * 1024
 """Bytes that are read before they are copied, for targets that cannot be read into."""
 
 T = TypeVar("T")
+_CLOSE: Final = 1.1  # rows that are at least this part of their span are read with what is between them
+# Smallest row, in bytes, that is read by itself. A read takes as long as copying some kilobytes from the file cache,
+# but ranks that share a disk or a network need not each read what all of them have together.
+_SHORT: Final = 256
+_SHORT_REMOTE: Final = 1 << 20  # if each read is a request to a server
 
 
 class Whole(NamedTuple):
@@ -54,6 +60,42 @@ class Run(NamedTuple):
 
     pieces: list[NamedEntry]  # in file order
     dtype: torch.dtype
+
+
+class Rows(NamedTuple):
+    """Ranges of equal size in a piece that make up a slice, in row-major order."""
+
+    size: int  # bytes
+    starts: list[range]  # for each of the outer axes, the offsets of its elements, in bytes
+
+    def offsets(self) -> Iterator[int]:
+        """Yield where each row begins in the piece."""
+        return map(sum, product(*self.starts))
+
+
+def _rows(file: ReadableFile, shape: Shape, part: TensorSlice, itemsize: int) -> Rows | None:
+    """Return the rows of a slice with explicit extents; None if it is better read from its first to its last byte."""
+    axis = max((axis for axis, size in enumerate(shape) if part.extents[axis].length != size), default=0)
+    strides = [itemsize * element_count(shape[axis + 1 :]) for axis in range(len(shape))]
+    size = strides[axis] * part.extents[axis].length
+    starts = [
+        range(extent.start * stride, extent.end * stride, stride)
+        for extent, stride in zip(part.extents[: axis + 1], strides, strict=False)
+    ]
+    starts[axis] = starts[axis][:1]
+    count = element_count(tuple(map(len, starts)))
+    span = sum(each[-1] - each[0] for each in starts) + size
+    if count == 1 or span <= _CLOSE * count * size or size < (_SHORT if _is_local(file) else _SHORT_REMOTE):
+        return None
+    return Rows(size, starts)
+
+
+def _is_local(file: ReadableFile) -> bool:
+    try:
+        file.fileno()
+    except UnimplementedError:
+        return False
+    return True
 
 
 class Pieces:
@@ -216,7 +258,12 @@ class Pieces:
                 self.read_strings(name, piece)
 
     def _read_spans(self, spans: Sequence["_Span"]) -> None:
-        """Read parts of pieces, from their first to their last elements; only checksum the rest of the pieces."""
+        """Read parts of pieces, from their first to their last elements; only checksum the rest of the pieces.
+
+        Without `verify`, only the rows of a part are read, unless they are short or close together.
+        """
+        if not self._verify:
+            spans = [span for span in spans if not self._read_rows(span)]
         file = self.files.shard
         reads = [ReadRequest(file(span.copy.piece.shard), span.begin, byte_view(span.tensor())) for span in spans]
         checked = [self._verify and span.copy.piece not in self._verified for span in spans]
@@ -240,6 +287,25 @@ class Pieces:
             if self.files.header.big_endian:
                 swap_bytes(span.tensor(), ELEMENTS[span.copy.piece.dtype].swap)
             span.finish()
+
+    def _read_rows(self, span: "_Span") -> bool:
+        """Read each row of a part by itself, so that what is between them is not read; return whether that pays off."""
+        _, piece, source, target = span.copy
+        file, itemsize = self.files.shard(piece.shard), target.dtype.itemsize
+        rows = _rows(file, piece.shape, source.resolve(piece.shape), itemsize) if target.numel() else None
+        if rows is None:
+            return False
+        direct = target.device.type == "cpu" and is_row_major(target)
+        into = target if direct else torch.empty(target.shape, dtype=target.dtype, device="cpu")
+        view = byte_view(into)
+        for number, offset in enumerate(rows.offsets()):
+            begin = number * rows.size
+            file.read_into(piece.offset + offset, [view[begin : begin + rows.size]])
+        if self.files.header.big_endian:
+            swap_bytes(into, ELEMENTS[piece.dtype].swap)
+        if not direct:
+            copy_slice(target, (), into)
+        return True
 
     def read_strings(self, name: str, piece: BundleEntry) -> Strings:
         """Return all strings of one piece."""
@@ -284,7 +350,7 @@ class _Span:
         self.begin = piece.offset + first * target.dtype.itemsize
         self.end = piece.offset + last * target.dtype.itemsize
         self._tensor: torch.Tensor | None = None
-        if self._count == target.numel() and target.device.type == "cpu" and target.is_contiguous():
+        if self._count == target.numel() and target.device.type == "cpu" and is_row_major(target):
             self._tensor = target
 
     def tensor(self) -> torch.Tensor:

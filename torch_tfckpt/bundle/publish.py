@@ -295,7 +295,8 @@ class BundlePublication:
             if others:
                 _log.warning(
                     "%s: other saves of this checkpoint are in progress (%d); the last save to finish replaces the "
-                    "others. If this is the same program on several ranks, save from only one rank",
+                    "others. If this is the same program on several ranks, let them save together: Saver(..., "
+                    "ranks=tfckpt.Ranks())",
                     printable(prefix),
                     len(others),
                 )

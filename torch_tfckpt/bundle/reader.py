@@ -147,8 +147,8 @@ class BundleReader:
         """Read one slice of `name`, stored whole or in slices, into `out` or a new tensor. Raises like `read`.
 
         Cost: the first slice of a tensor reads the whole of each stored piece that it needs, to verify the checksum,
-        but keeps only the slice. Later slices, or all slices without `verify`, read only from the slice's first
-        element to its last.
+        but keeps only the slice. Later slices read from the slice's first element to its last. Without `verify`, only
+        the slice is read, unless it consists of rows of less than 256 bytes.
         """
         return self._read(name, part, out)
 

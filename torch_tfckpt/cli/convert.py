@@ -8,7 +8,7 @@ from torch_tfckpt.cli.console import error_text, option_text, say, show, show_js
 from torch_tfckpt.cli.tables import progress_bar
 from torch_tfckpt.conversion.convert import convert
 from torch_tfckpt.conversion.diff import diff
-from torch_tfckpt.conversion.merge import merge
+from torch_tfckpt.conversion.merge import merge, merge_parts
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.text import counted, encodable, quoted
 
@@ -83,12 +83,15 @@ def diff_paths(options: argparse.Namespace) -> int:
 def merge_paths(options: argparse.Namespace) -> int:
     """Merge, and report the result."""
     try:
-        report = merge(
-            options.sources,
-            options.target,
-            delete_old_dirs=not options.keep_sources,
-            allow_missing_files=options.allow_missing,
-        )
+        if not options.sources:
+            report = merge_parts(options.target)
+        else:
+            report = merge(
+                options.sources,
+                options.target,
+                delete_old_dirs=not options.keep_sources,
+                allow_missing_files=options.allow_missing,
+            )
     except InvalidArgumentError as error:
         # Not a usage error: the command was valid, but the checkpoints are not compatible.
         say(f"tfckpt: {error_text(error)}")

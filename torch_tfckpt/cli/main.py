@@ -356,9 +356,11 @@ def _add_merge(verbs: Verbs) -> None:
         "merge",
         "convert:merge_paths",
         "Merge TensorFlow version 2 checkpoints into one by renaming their data files.",
+        "With only one argument: publish the checkpoint of that name whose ranks have all ended when\n"
+        "their parts were complete.",
         epilog=f"{_PATHS}\nWithout --keep-sources the sources are deleted afterwards.",
     )
-    verb.add_argument("sources", metavar="SRC", nargs="+", help="a checkpoint, such as model.ckpt-1000")
+    verb.add_argument("sources", metavar="SRC", nargs="*", help="a checkpoint, such as model.ckpt-1000")
     verb.add_argument("target", metavar="DST", help="the prefix of the result, or a checkpoint to replace")
     verb.add_argument("--keep-sources", action="store_true", help="do not delete the sources afterwards")
     verb.add_argument("--allow-missing", action="store_true", help="skip sources that do not exist")

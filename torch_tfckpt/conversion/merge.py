@@ -8,6 +8,7 @@ from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.conversion.overlap import is_same_name
 from torch_tfckpt.directory.locate import find_checkpoint
 from torch_tfckpt.directory.names import path_key
+from torch_tfckpt.directory.recovered_parts import publish_parts
 from torch_tfckpt.errors import InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.tensor_bundle import index_filename, parse_data_filename
 from torch_tfckpt.storage.choice import storage_of
@@ -112,6 +113,41 @@ def merge(
         allow_missing_files=allow_missing_files,
         delete_sources=delete_old_dirs,
     )
+    return _completed(report, storage)
+
+
+@outside_modes
+def merge_parts(prefix: AnyPath, *, storage: Storage | None = None) -> MergeReport:
+    """Publish a checkpoint whose ranks have all ended when their parts were complete, as rank 0 would have done.
+
+    `latest_checkpoint(valid=True)` does this by itself for the newest save of a directory.
+
+    Args:
+        prefix: The prefix that the ranks were saving, such as "run/m-1000".
+        storage: Where the files are stored; by default chosen by `prefix`.
+
+    Raises:
+        NotFoundError: there are no parts of this checkpoint, or those of some ranks are missing. Nothing was changed.
+        FailedPreconditionError (a RuntimeError): the ranks are still saving.
+        DataLossError, IncompleteSaveError: as `merge`.
+
+    Cost: reads and writes the indexes; data files are linked, or copied where links are not supported.
+
+    Examples:
+        >>> import torch_tfckpt as tfckpt
+        >>> try:
+        ...     tfckpt.merge_parts("run/m-1000")
+        ... except tfckpt.NotFoundError as error:
+        ...     print("there are no parts" in str(error))
+        True
+    """
+    target = fspath(prefix)
+    storage = storage or storage_of(target)
+    return _completed(MergeReport(target, publish_parts(storage, target)), storage)
+
+
+def _completed(report: MergeReport, storage: Storage) -> MergeReport:
+    """Add to a report what the merged checkpoint has."""
     with CheckpointReader(report.target, storage=storage) as reader:
         report.tensors = len(reader)
         report.data_files = list(dict.fromkeys(path for name in reader.keys() for path in reader.locate(name)))

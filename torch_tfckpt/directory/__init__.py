@@ -5,6 +5,7 @@
     management          latest_checkpoint and tf.train's other checkpoint functions
     checkpoint_files    the files of a checkpoint, for copies
     completeness        the checks for latest_checkpoint(valid=True)
+    recovered_parts     publishes what killed ranks have left, for latest_checkpoint(valid=True)
     retention           decides which checkpoints to delete; uses neither a clock nor a file
     records             writes the state file and deletes checkpoints, in a safe order
     retention_file      keeps pins and metrics across restarts

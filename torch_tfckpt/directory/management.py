@@ -58,7 +58,9 @@ def latest_checkpoint(
             the newest one according to the state file; the others that the state file lists, newest first; then all
             other checkpoints in the directory, grouped by series ("m-10", "m-20"): the series that was saved to last
             comes first, and within a series the highest number, since the modification times of copies may differ.
-            A missing or damaged state file is ignored. Incomplete checkpoints are logged.
+            A missing or damaged state file is ignored. Incomplete checkpoints are logged. If all ranks of a save have
+            ended when their parts were complete, but the checkpoint was not published yet, it is published first,
+            unless the directory is read-only.
         storage: Where files are stored; None chooses by the path.
 
     Returns:
@@ -120,8 +122,9 @@ def _latest_named(storage: Storage, directory: str, latest_filename: str | None)
 
 def _latest_complete(storage: Storage, directory: str, latest_filename: str | None) -> str | None:
     # Imported here: checking a checkpoint needs torch, looking names up does not, and `tfckpt latest` must be quick.
-    from torch_tfckpt.directory import completeness
+    from torch_tfckpt.directory import completeness, recovered_parts
 
+    recovered_parts.publish_newer_parts(storage, directory)
     while True:
         tried: list[str] = []
         for path in completeness.candidates(storage, directory, latest_filename):

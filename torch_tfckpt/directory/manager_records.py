@@ -177,6 +177,8 @@ class ManagerRecords(CheckpointRecords):
 
     def failed(self, path: str) -> None:
         """Record that `path` was not saved."""
+        if self.follows:
+            return
         try:
             stays = is_there(self.storage, path)
         except (OSError, CheckpointError):

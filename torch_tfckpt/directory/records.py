@@ -95,6 +95,8 @@ class CheckpointRecords(ABC):
     # that a killed process had not deleted yet.
     names_expired: ClassVar[bool]
 
+    # Whether another rank, which saves the same checkpoints, writes the files and deletes checkpoints.
+    follows = False
     _latest_filename: str | None = None  # name of the state file; None: the default
 
     def __init__(self, keep_best: KeepBest | None, storage: Storage | None, max_to_keep: int | None) -> None:
@@ -150,6 +152,10 @@ class CheckpointRecords(ABC):
         self._to_delete = [other for other in self._to_delete if other != path]
         self._add(path, now)
         self.retention.note(path, metrics)
+        if self.follows:
+            self._to_delete = []
+            self._expire()
+            return
         if self.retention.best is not None and self._metric_watch.saves > 1 and not metrics:
             self.warn_if_metric_is_missing()  # before anything is deleted
         if self.names_expired:
@@ -243,7 +249,7 @@ class CheckpointRecords(ABC):
     def _mark(self, paths: Sequence[str]) -> None:
         """Mark checkpoints that the state file will not name."""
         for path in paths:
-            if path not in self._marked and self._is_here(path):
+            if path not in self._marked and self._is_here(path) and not self.follows:
                 self._marked[path] = None
                 mark(self._storage or storage_of(path), path)
 

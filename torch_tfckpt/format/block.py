@@ -86,7 +86,7 @@ def shared_prefix_size(a: bytes, b: bytes) -> int:
     return size - (difference.bit_length() + 7) // 8
 
 
-def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[bytes]]:
+def decode_block(contents: bytes | memoryview, stored_size: int) -> tuple[list[bytes], list[bytes]]:
     """Return all keys and values of a block, in order. Arguments and errors as for `block_entries`."""
     keys: list[bytes] = []
     values: list[bytes] = []
@@ -96,7 +96,7 @@ def decode_block(contents: bytes, stored_size: int) -> tuple[list[bytes], list[b
     return keys, values
 
 
-def block_entries(contents: bytes, stored_size: int, first: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+def block_entries(contents: bytes | memoryview, stored_size: int, first: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
     """Yield the entries of a block from key `first` on, decoded as they are asked for.
 
     Args:
@@ -141,10 +141,10 @@ def block_entries(contents: bytes, stored_size: int, first: bytes = b"") -> Iter
         if budget < 0:
             raise DataLossError(f"the block's keys expand to more than {MAX_KEY_EXPANSION} times its size")
         if key >= first:
-            yield key, contents[value_at:at]
+            yield key, bytes(contents[value_at:at])  # copies only from a view
 
 
-def _seek(contents: bytes, end: int, first: bytes) -> int:
+def _seek(contents: bytes | memoryview, end: int, first: bytes) -> int:
     """Return the offset of the last restart at or before key `first`; 0 if the restarts are not as expected."""
     low, high = 0, (len(contents) - end) // _U32.size - 2
     while low < high:
@@ -152,7 +152,7 @@ def _seek(contents: bytes, end: int, first: bytes) -> int:
         at: int = _U32.unpack_from(contents, end + middle * _U32.size)[0]
         if at >= end or contents[at] or contents[at + 1] >= 0x80 or contents[at + 2] >= 0x80:
             return 0
-        if contents[at + 3 : at + 3 + contents[at + 1]] <= first:
+        if bytes(contents[at + 3 : at + 3 + contents[at + 1]]) <= first:
             low = middle
         else:
             high = middle - 1
@@ -160,7 +160,7 @@ def _seek(contents: bytes, end: int, first: bytes) -> int:
     return found if found < end and not contents[found] else 0
 
 
-def _entries_end(contents: bytes) -> int:
+def _entries_end(contents: bytes | memoryview) -> int:
     """Return the offset of the restart array."""
     if len(contents) < 2 * _U32.size:
         raise DataLossError(f"a block has at least {2 * _U32.size} bytes, but this one has {len(contents)}")

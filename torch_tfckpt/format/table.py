@@ -74,7 +74,7 @@ class BlockHandle:
         return encode_varint(self.offset) + encode_varint(self.size)
 
     @classmethod
-    def decode(cls, buf: bytes, at: int) -> tuple[Self, int]:
+    def decode(cls, buf: bytes | memoryview, at: int) -> tuple[Self, int]:
         offset, at = decode_varint(buf, at)
         size, at = decode_varint(buf, at)
         return cls(offset, size), at
@@ -95,7 +95,7 @@ class Footer:
         return handles.ljust(self.SIZE - self._MAGIC.size, b"\0") + self._MAGIC.pack(TABLE_MAGIC)
 
     @classmethod
-    def decode(cls, buf: bytes) -> Self:
+    def decode(cls, buf: bytes | memoryview) -> Self:
         if len(buf) != cls.SIZE:
             raise DataLossError(f"footer: expected {cls.SIZE} bytes, got {len(buf)}")
         (magic,) = cls._MAGIC.unpack_from(buf, cls.SIZE - cls._MAGIC.size)
@@ -184,7 +184,7 @@ class Table:
     Thread safety: safe if `read` is.
     """
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+    def __init__(self, read: Callable[[int, int], bytes | memoryview], size: int) -> None:
         self._read, self._size = read, size
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, _Block] = OrderedDict()
@@ -204,8 +204,9 @@ class Table:
 
     @classmethod
     def of(cls, data: bytes) -> Self:
-        """Return a reader of the table `data`."""
-        return cls(lambda offset, size: data[offset : offset + size], len(data))
+        """Return a reader of the table `data`, of which it keeps no copies."""
+        view = memoryview(data)
+        return cls(lambda offset, size: view[offset : offset + size], len(data))
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value stored under `key`, or None."""
@@ -349,7 +350,7 @@ class Table:
         except DataLossError as error:
             raise DataLossError(f"{place}: {error}") from error.__cause__
 
-    def _contents(self, handle: BlockHandle) -> bytes:
+    def _contents(self, handle: BlockHandle) -> bytes | memoryview:
         if handle.end > self._size - Footer.SIZE:
             raise DataLossError(f"truncated block read: the file has only {self._size} bytes, including its footer")
         stored = self._read(handle.offset, handle.size + BLOCK_TRAILER.size)
@@ -372,7 +373,7 @@ def _prefix_of(key: bytes, prefixes: Sequence[bytes]) -> bytes | None:
 
 
 def _outside(
-    contents: bytes, size: int, first: bytes, prefixes: Sequence[bytes], stop: bytes
+    contents: bytes | memoryview, size: int, first: bytes, prefixes: Sequence[bytes], stop: bytes
 ) -> Generator[tuple[bytes, bytes], None, bytes | None]:
     """Yield the entries of a block from `first` on whose keys start with none of `prefixes`.
 
@@ -394,7 +395,7 @@ def _outside(
     return None
 
 
-def _decompress(contents: bytes) -> bytes:
+def _decompress(contents: bytes | memoryview) -> bytes:
     """Decompress snappy, after checking the declared size against the compressed size."""
     try:
         expanded_size, _ = decode_varint(contents, 0, bits=32)

@@ -139,8 +139,11 @@ class _FileTensors(TensorReader):
             raise NotFoundError(f"{self.path}: there is no tensor {quoted(name)}")
 
 
-def open_reader(path: AnyPath, storage: Storage | None = None) -> CheckpointReader:
+def open_reader(path: AnyPath, storage: Storage | None = None, *, verify: bool = True) -> CheckpointReader:
     """Open a checkpoint, or a file of another format that `convert` reads.
+
+    Args:
+        verify: Whether to verify the checksums of a checkpoint.
 
     Raises:
         NotFoundError, DataLossError, InvalidArgumentError, UnimplementedError: as `CheckpointReader` and the readers of
@@ -148,7 +151,7 @@ def open_reader(path: AnyPath, storage: Storage | None = None) -> CheckpointRead
     """
     where = fspath(path)
     if storage is not None or format_of(where) == "tf":
-        return CheckpointReader(path, storage=storage)
+        return CheckpointReader(path, storage=storage, verify=verify)
     return FileReader(open_source(where))
 
 

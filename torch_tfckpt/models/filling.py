@@ -7,9 +7,11 @@ from typing import Final
 import torch
 from torch import nn
 
+from torch_tfckpt.distributed.shards import is_dtensor
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.saveables.identity import Identity, identity_of
+from torch_tfckpt.saveables.spread_state import spread
 from torch_tfckpt.saveables.state_dicts import Backup, load_what_fits, loads_state_dict, outermost
 from torch_tfckpt.text import listed, quoted
 
@@ -89,6 +91,8 @@ def _state_of(
     state: dict[str, torch.Tensor] = {}
     for name, own in present.items():
         value = value_of.get(identity_of(own))
-        if value is not None:
+        if value is not None and is_dtensor(own):
+            state[name] = spread(own, name, value)
+        elif value is not None:
             state[name] = value if own.device.type == "meta" else value.to(own.device)
     return state, getattr(present, "_metadata", {})

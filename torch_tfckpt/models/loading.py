@@ -6,11 +6,13 @@ tensor of the module changed. Large sets of values are therefore read twice, so 
 
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Final, Literal, get_args
 
 import torch
 from torch import nn
 
+from torch_tfckpt.distributed.shards import is_dtensor, local_tensor
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.models.auxiliary.optimizer_slots import check_optimizer
 from torch_tfckpt.models.file_reader import open_reader
@@ -19,7 +21,7 @@ from torch_tfckpt.models.findings.semantics import check_accept, find_semantics
 from torch_tfckpt.models.hints import NO_RULE_MATCHES, only_optimizer_state, only_unexpected
 from torch_tfckpt.models.keras_torch import with_paths, without_seeds
 from torch_tfckpt.models.load_plan import plan_load
-from torch_tfckpt.models.reading import NewValues, read_rest, read_values
+from torch_tfckpt.models.reading import NewValues, read_part_of, read_rest, read_values
 from torch_tfckpt.models.rules.key_mapper import KeyMapper, Rules, as_key_mapper
 from torch_tfckpt.models.sources import Averages
 from torch_tfckpt.models.targets import targets_of
@@ -53,6 +55,7 @@ def load_model(
     optimizer: torch.optim.Optimizer | None = None,
     prefix: str | None = None,
     accept: Collection[str] = (),
+    verify: bool = True,
     storage: Storage | None = None,
 ) -> LoadReport:
     """Load a module's tensors from a checkpoint or file, which may use different names and layouts.
@@ -90,6 +93,7 @@ def load_model(
         prefix: Common prefix of all names of the module; "" for no prefix. None: it is detected.
         accept: Names of findings in `LoadReport.semantics` for which the module is known to be correct, such as
             ("gelu_form",). They are not logged and never raise an error. docs/conversion/semantics.md lists the names.
+        verify: Whether to verify the checksums of a checkpoint.
         storage: Where files are stored. None: chosen according to the path.
 
     Returns:
@@ -113,6 +117,9 @@ def load_model(
     "_orig_mod." of torch.compile, are ignored. If a Linear and a convolution get values from TensorFlow, the forward
     method of a copy on the meta device is run once, symbolically, to see whether the Linear multiplies the flattened
     output of the convolution.
+    Of a DTensor, each rank reads and fills its own part, and nothing is communicated: every rank calls this function,
+    and after an error on one rank, the others may be loaded. With `verify`, a rank reads the stored tensors that its
+    part is in; without it, only the part. Layouts that do more than move axes need whole tensors.
     Cost: one read of the values; two if they exceed 256 MiB. Host memory in addition to the module: up to 256 MiB; if
     the values exceed that, about 64 MiB or twice the size of the largest tensor. Optimizer state, and values for
     modules with hooks, are held in memory. With `assign`: all values, whose memory becomes the module's, and about
@@ -134,7 +141,7 @@ def load_model(
     targets = without_seeds(targets_of(model))
     if optimizer is not None:
         check_optimizer(optimizer, targets)
-    with open_reader(path, storage) as reader:
+    with open_reader(path, storage, verify=verify) as reader:
         by_path = with_paths(rules, reader, targets)
         plan = plan_load(reader, targets, mapper=by_path, ema=ema, prefix=prefix, optimizer=optimizer, accept=accept)
         _check_report(reader.path, model, plan.report, strict, with_rules=rules is not None)
@@ -171,9 +178,10 @@ def load_model(
         for target, number in plan.filled:
             tensor = target.tensor
             device = "cpu" if tensor.is_meta else tensor.device
-            value = torch.full(tuple(tensor.shape), number, dtype=tensor.dtype, device=device)
+            shape = local_tensor(target.name, tensor).shape if is_dtensor(tensor) else tensor.shape
+            value = torch.full(tuple(shape), number, dtype=tensor.dtype, device=device)
             values.held.append((target, value))
-        state = None if plan.slots is None else plan.slots.state_dict(tensors)
+        state = None if plan.slots is None else plan.slots.state_dict(tensors, partial(read_part_of, reader))
         # Load the optimizer first: it may raise an error, and then the module has not been changed yet.
         if optimizer is not None and state is not None:
             optimizer.load_state_dict(state)

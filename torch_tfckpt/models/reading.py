@@ -9,23 +9,33 @@ Contract:
                 are read twice, first to verify them and then, batch by batch, to copy them. Values that a module's
                 load_state_dict takes, and those made by functions of a rule, are held in any case
 
-Stored tensors from which several tensors of the module are made are read once for all of them.
+    ranks       of a DTensor, only the elements that this rank has are read and made, and held in any case: each rank
+                verifies what it reads
+
+Stored tensors from which several tensors of the module are made are read once for all of them, except parts for
+DTensors.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.distributed.shards import any_dtensors, local_shard, local_tensor
 from torch_tfckpt.dtypes import RangeLoss, cast_counted, may_lose, torch_dtype
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.format.tensor_slice import shape_text
+from torch_tfckpt.format.tensor_slice import TensorSlice, shape_text
 from torch_tfckpt.models.layers.assembly import Source
+from torch_tfckpt.models.layers.boxes import box_of
 from torch_tfckpt.models.targets import Target
 from torch_tfckpt.text import counted, listed, quoted
 from torch_tfckpt.transfer.batching import SMALL_BYTES
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 Load = tuple[Target, Source]
 NewValue = tuple[Target, torch.Tensor]
@@ -77,6 +87,12 @@ def read_values(reader: CheckpointReader, loads: Sequence[Load], *, own_memory: 
         InvalidArgumentError: a function of a rule returned a shape that does not fit the target.
     """
     found = NewValues()
+    parts = [load for load in loads if is_read_in_part(reader, *load)]
+    if parts:
+        in_part = {id(target) for target, _ in parts}
+        loads = [load for load in loads if id(load[0]) not in in_part]
+        values = [_part(reader, target, source, found.lost) for target, source in parts]
+        found.held += _owned(values) if own_memory else values
     size = sum(reader.nbytes(key) for key in {key for _, source in loads for key in source.read_keys})
     held = list(loads)
     if not own_memory and size > _HELD_BYTES:
@@ -89,6 +105,45 @@ def read_values(reader: CheckpointReader, loads: Sequence[Load], *, own_memory: 
         values = _made(reader, batch, found.lost, scratch)
         found.held += _owned(values) if own_memory else values
     return found
+
+
+def is_read_in_part(reader: CheckpointReader, target: Target, source: Source) -> bool:
+    """Return whether the target is a DTensor of which this rank has only a part, and its shape is the source's."""
+    if not any_dtensors() or (tensor := target.spread) is None:
+        return False
+    return source.fits({key: reader.shape(key) for key in source.read_keys}, tuple(tensor.shape))
+
+
+def read_part_of(
+    reader: CheckpointReader, source: Source, keys: Sequence[str], name: str, tensor: "DTensor"
+) -> torch.Tensor:
+    """Return the elements of a source's value that this rank has of a DTensor, read from the given keys."""
+    shard = local_shard(name, tensor)
+    shapes = {key: reader.shape(key) for key in keys}
+    if shard is None:
+        return torch.empty(local_tensor(name, tensor).shape, dtype=torch_dtype(reader.dtype(keys[0])), device="cpu")
+    return box_of(source, keys, shard.part, shard.full_shape, shapes, partial(_box, reader))
+
+
+def _box(reader: CheckpointReader, key: str, part: TensorSlice) -> torch.Tensor:
+    value = reader.get_tensor(key) if part.covers(reader.shape(key)) else reader.read_slice(key, part)
+    assert isinstance(value, torch.Tensor), "its dtype was checked"
+    return value
+
+
+def _part(reader: CheckpointReader, target: Target, source: Source, lost: dict[str, RangeLoss]) -> NewValue:
+    """Return a target with this rank's part of its new value."""
+    tensor = target.spread
+    assert tensor is not None
+    value = read_part_of(reader, source, source.read_keys, target.name, tensor)
+    if value.dtype != tensor.dtype and value.is_floating_point():
+        value, lost[target.name] = cast_counted(value, tensor.dtype)
+    return target, _compact(value.to(tensor.dtype))
+
+
+def _compact(value: torch.Tensor) -> torch.Tensor:
+    """Return a value that does not keep much more memory in use than its own."""
+    return value.clone() if value.untyped_storage().nbytes() > 2 * value.nbytes else value
 
 
 def read_rest(reader: CheckpointReader, loads: Sequence[Load]) -> Iterator[NewValue]:

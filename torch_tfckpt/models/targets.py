@@ -6,22 +6,27 @@ Extra state, and tensors that the module's state_dict omits, are not targets.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
+from torch_tfckpt.distributed.shards import is_dtensor, local_shard
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.format.tensor_slice import Shape
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
 from torch_tfckpt.models.layers.layer_names import variants_of
 from torch_tfckpt.models.layers.layouts import Layout
 from torch_tfckpt.models.layers.tensor_origins import TensorOrigin, Variant
 from torch_tfckpt.saveables.module_tensors import ModuleTensor, group_shared, module_tensors
+from torch_tfckpt.saveables.spread_state import spread
 from torch_tfckpt.saveables.state_dicts import loads_state_dict, outermost
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.saveables.wrappers import ModuleNames
 from torch_tfckpt.text import quoted
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 # What torch, transformers and timm call the number of heads of an attention.
 _HEADS: Final = ("num_attention_heads", "num_heads", "n_heads")
@@ -129,6 +134,15 @@ class Target:
         place = self.places[0]
         return place.attribute == "num_batches_tracked" and isinstance(place.module, nn.modules.batchnorm._BatchNorm)
 
+    @property
+    def spread(self) -> "DTensor | None":
+        """The tensor, if it is a DTensor of which this rank does not have everything."""
+        tensor = self.tensor
+        if not is_dtensor(tensor):
+            return None
+        shard = local_shard(self.name, tensor)
+        return tensor if shard is None or shard.part != TensorSlice.full(tensor.ndim) else None
+
     def check_fillable(self) -> None:
         """Raise InvalidArgumentError if the tensor cannot be filled in place."""
         if self.tensor.device.type == "meta":
@@ -140,7 +154,10 @@ class Target:
             VariableSaveable(self.tensor, "", self.name).check([tuple(self.tensor.shape)])
 
     def fill(self, value: torch.Tensor) -> None:
-        """Copy a value of the same shape and dtype into the tensor; a lazy tensor gets its shape first."""
+        """Copy a value of the same shape and dtype into the tensor; a lazy tensor gets its shape first.
+
+        The value for a DTensor is this rank's part, or the whole.
+        """
         if isinstance(self.tensor, UninitializedParameter | UninitializedBuffer):
             self.tensor.materialize(tuple(value.shape))
         VariableSaveable(self.tensor, "", self.name).restore([value], None)
@@ -149,8 +166,12 @@ class Target:
         """Replace the tensor, wherever it is registered, with one of the same shape and dtype.
 
         A parameter is replaced by a Parameter of the same class, with its requires_grad and its attributes. If one
-        place is a parameter and another a buffer, the buffer shares the memory of the parameter.
+        place is a parameter and another a buffer, the buffer shares the memory of the parameter. The value for a
+        DTensor is this rank's part, or the whole.
         """
+        if is_dtensor(self.tensor):
+            self._replace_spread(spread(self.tensor, self.name, value))
+            return
         parameter = next((place.tensor for place in self.places if place.is_parameter), None)
         new = value
         if parameter is not None:
@@ -159,6 +180,14 @@ class Target:
             vars(new).update(vars(parameter))
         for place in self.places:
             place.replace(new if place.is_parameter else value)
+
+    def _replace_spread(self, value: "DTensor") -> None:
+        """Replace a DTensor. The modules' load_state_dict does it, whose hooks tell FSDP2 about the new tensor."""
+        parameter = next((place.tensor for place in self.places if place.is_parameter), None)
+        new = value if parameter is None else nn.Parameter(value, parameter.requires_grad)
+        for place in self.places:
+            given = new if place.is_parameter else value
+            place.module.load_state_dict({place.attribute: given}, strict=False, assign=True)
 
     def set_count(self, count: int) -> None:
         """Set n_averaged of an AveragedModel; on the meta device it is replaced by a tensor on the CPU."""

@@ -7,22 +7,28 @@ from torch_tfckpt.objects.graph_view import ObjectNode, object_nodes
 from torch_tfckpt.objects.trackables.tensors import TensorTrackable
 from torch_tfckpt.objects.trackables.trackable import Trackable
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
-from torch_tfckpt.save_restore.restore import restore_saveables
+from torch_tfckpt.save_restore.restore import Agree, alone, restore_saveables
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.load_report import LoadReport
 from torch_tfckpt.saveables.module_state import Modules
 from torch_tfckpt.saveables.module_tensors import module_tensors
-from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.save_spec import SaveableObject, refuse_sharded_values
 from torch_tfckpt.saveables.state_dicts import StateDictSaveable
 
 
-def restore_by_name(root: Trackable, reader: CheckpointReader) -> set[Identity]:
+def restore_by_name(
+    root: Trackable, reader: CheckpointReader, *, sharded: bool = False, agree: Agree = alone
+) -> set[Identity]:
     """Restore the stored tensors below `root`, by the names that a Saver of the same objects would use.
+
+    Args:
+        sharded: Accept DTensors, of which this rank restores its part.
+        agree: Called before the first value is assigned.
 
     Returns:
         The restored objects.
 
-    Raises: as `restore_saveables`.
+    Raises: as `restore_saveables`; InvalidArgumentError: a DTensor, unless `sharded`.
     """
     modules: dict[str, nn.Module] = {}
     saveables: list[SaveableObject] = []
@@ -48,7 +54,9 @@ def restore_by_name(root: Trackable, reader: CheckpointReader) -> set[Identity]:
         for saveable in Modules(modules).to_restore(reader, report, strict=False)
         if isinstance(saveable, StateDictSaveable) or all(spec.name in reader for spec in saveable.specs)
     ]
-    restore_saveables(BulkSaverBuilder(), reader, [*saveables, *of_modules])
+    if not sharded:
+        refuse_sharded_values([*saveables, *of_modules])
+    restore_saveables(BulkSaverBuilder(), reader, [*saveables, *of_modules], agree=agree)
     for saveable in of_modules:
         if isinstance(saveable, StateDictSaveable):
             tensors = module_tensors(saveable.module)

@@ -21,8 +21,10 @@ import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.directory.state_file import update_relative_state
+from torch_tfckpt.distributed.calls import calls_of
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.object_graph import ROOT
+from torch_tfckpt.objects.accepted import assert_root, assert_trackable
 from torch_tfckpt.objects.by_name import restore_by_name
 from torch_tfckpt.objects.deferred import child_added
 from torch_tfckpt.objects.naming import TORCH, check_naming, named
@@ -37,7 +39,8 @@ from torch_tfckpt.objects.trackables.trackable import ChildrenOf, Trackable
 from torch_tfckpt.save_restore.handle import InFlight, SaveHandle
 from torch_tfckpt.save_restore.one_call import Call, one_at_a_time
 from torch_tfckpt.save_restore.pending_save import PendingSave
-from torch_tfckpt.saveables.state_tree import flatten
+from torch_tfckpt.save_restore.rank_save import agreed_restore
+from torch_tfckpt.save_restore.restore import Agree
 from torch_tfckpt.storage.choice import storage_of
 from torch_tfckpt.storage.local import LocalStorage
 from torch_tfckpt.storage.names import AnyPath, fspath, is_url
@@ -50,18 +53,8 @@ _ROOT: Final = "root"
 _SHOWN: Final = 8  # names that a repr lists
 # Attributes that are not objects of the checkpoint.
 _OWN: Final = frozenset(
-    {
-        "_tracked",
-        "_attached",
-        "_save_counter",
-        "_storage",
-        "_staging",
-        "_in_flight",
-        "_calls",
-        "_restoration",
-        "_naming",
-    }
-)
+    ("_tracked", "_attached", "_save_counter", "_storage", "_staging", "_in_flight", "_calls", "_restoration")
+) | {"_naming", "_ranks"}
 
 
 _log = logging.getLogger(__name__)
@@ -76,6 +69,7 @@ class Checkpoint:
             "storage", set it as an attribute: `checkpoint.storage = module`.
         naming: "torch": modules have the names and layouts of their attributes. "keras": those of a Keras model with
             the same layers, as for save_model; such a Checkpoint has no optimizers.
+        ranks: The ranks of a program that save and restore together, each its part, with the same lines on all of them.
         objects: More children of the root: tensors, Parameters, Variables, Modules, Optimizers; objects with
             state_dict and load_state_dict (schedulers, RNGState); plain values; dicts and lists of all these; other
             Checkpoints.
@@ -103,9 +97,11 @@ class Checkpoint:
     restore while its thread is already saving or restoring gets a FailedPreconditionError.
     """
 
-    def __init__(self, root: object = None, *, storage: Any = None, naming: Any = TORCH, **objects: object) -> None:
+    def __init__(
+        self, root: object = None, *, storage: Any = None, naming: Any = TORCH, ranks: Any = None, **objects: object
+    ) -> None:
         check_naming(naming)
-        self._naming = naming
+        self._naming, self._ranks = naming, calls_of(ranks)
         if storage is not None and not callable(getattr(storage, "sync_directory", None)):
             raise InvalidArgumentError(
                 f"storage must be a Storage, got {type(storage).__name__}. To save an object "
@@ -123,7 +119,7 @@ class Checkpoint:
         )
         given = objects
         if root is not None:
-            _assert_root(root() if isinstance(root, weakref.ref) else root)
+            assert_root(root() if isinstance(root, weakref.ref) else root)
             self.__dict__[_ROOT] = root  # the other objects are checked against its children
             given = {**objects, _ROOT: root}
         for name in sorted(given):
@@ -146,7 +142,7 @@ class Checkpoint:
         if name in _METHODS:
             raise ValueError(f"Checkpoint.{name} is a method or property. Give the object another name")
         target = value() if isinstance(value, weakref.ref) else value
-        _assert_trackable(named(target, name, self._naming), name)
+        assert_trackable(named(target, name, self._naming), name)
         if self._attached and name != _ROOT:
             own = dict(trackable_of(self._root_object, _ROOT).children())
             if name in own and own[name] is not target:
@@ -190,7 +186,9 @@ class Checkpoint:
     def _become_copy(self, other: Self, objects: Mapping[str, object], save_counter: torch.Tensor | None) -> None:
         """Copy everything except saves in flight, their memory, and pending restores."""
         self.__dict__.update(objects, _tracked=dict(other._tracked), _save_counter=save_counter)
-        self.__dict__.update(_attached=other._attached, _storage=other._storage, _naming=other._naming)
+        self.__dict__.update(
+            _attached=other._attached, _storage=other._storage, _naming=other._naming, _ranks=other._ranks
+        )
         self.__dict__.update(_staging=Staging(), _in_flight=InFlight(), _calls=[], _restoration=None)
 
     @property
@@ -254,8 +252,11 @@ class Checkpoint:
     def read(self, save_path: AnyPath, options: CheckpointOptions | None = None) -> LoadStatus:
         """Restore a checkpoint that `write` wrote. Like `restore`, but does not create a save counter."""
         options = checked(options)
-        with CheckpointReader(save_path, storage=self._storage) as reader:
-            return self._restore(reader, options)
+        with (
+            agreed_restore(self._ranks, fspath(save_path)) as agree,
+            CheckpointReader(save_path, storage=self._storage) as reader,
+        ):
+            return self._restore(reader, options, agree)
 
     @one_at_a_time
     def restore(self, save_path: AnyPath | None, options: CheckpointOptions | None = None) -> LoadStatus:
@@ -284,6 +285,10 @@ class Checkpoint:
         options = checked(options)
         if save_path is None:
             return InitializationOnlyStatus()
+        with agreed_restore(self._ranks, fspath(save_path)) as agree:
+            return self._restore_and_count(save_path, options, agree)
+
+    def _restore_and_count(self, save_path: AnyPath, options: CheckpointOptions, agree: Agree) -> LoadStatus:
         try:
             reader = CheckpointReader(save_path, storage=self._storage)
         except NotFoundError as error:
@@ -295,7 +300,7 @@ class Checkpoint:
             try:
                 if new:
                     self._begin_to_count(_zero())
-                return self._restore(reader, options)
+                return self._restore(reader, options, agree)
             except BaseException:
                 if new:
                     self._save_counter = None
@@ -377,7 +382,7 @@ class Checkpoint:
         if options.staging is not None and options.staging != self._staging.options:
             self._staging = Staging(options.staging)
         storage = self._storage or storage_of(path)
-        return begin_to_save(self._node, storage, path, options, self._staging, snapshot=snapshot)
+        return begin_to_save(self._node, storage, path, options, self._staging, snapshot=snapshot, ranks=self._ranks)
 
     def _name_newest(self, path: str) -> None:
         """Write the state file of the checkpoint's directory, with this checkpoint as the only entry."""
@@ -385,17 +390,22 @@ class Checkpoint:
 
     # Restoring.
 
-    def _restore(self, reader: CheckpointReader, options: CheckpointOptions) -> LoadStatus:
+    def _restore(self, reader: CheckpointReader, options: CheckpointOptions, agree: Agree) -> LoadStatus:
         graph = reader.object_graph
         if graph is None:
-            return self._restore_by_name(reader)
+            return self._restore_by_name(reader, agree)
         if not graph.nodes:
             raise DataLossError(f"{reader.path}: the object graph has no nodes, not even a root")
         path = reader.files.prefix
         if isinstance(reader.storage, LocalStorage) and not is_url(path):
             path = os.path.abspath(path)  # the files may be opened again after the working directory has changed
         restoration = Restoration(
-            reader.storage, path, graph, skip_slot_variables=options.experimental_skip_slot_variables
+            reader.storage,
+            path,
+            graph,
+            skip_slot_variables=options.experimental_skip_slot_variables,
+            sharded=self._ranks is not None,
+            agree=agree,
         )
         node = self._node
         # List the index once. Looking names up in the order of the objects would decode its blocks many times.
@@ -409,35 +419,15 @@ class Checkpoint:
         _log.info("Restored %s (%s)", reader.path, counted(count, "tensor"))
         return CheckpointLoadStatus(restoration, node)
 
-    def _restore_by_name(self, reader: CheckpointReader) -> NameBasedSaverStatus:
+    def _restore_by_name(self, reader: CheckpointReader, agree: Agree) -> NameBasedSaverStatus:
         node = self._node
-        restored = restore_by_name(node, reader)
+        restored = restore_by_name(node, reader, sharded=self._ranks is not None, agree=agree)
         _log.info("Restored %s (%s, by name)", reader.path, counted(len(restored), "tensor"))
         optional = TensorTrackable(self._save_counter).identity if self._save_counter is not None else None
         return NameBasedSaverStatus(reader.path, node, restored, optional)
 
 
 _METHODS: Final = frozenset(name for name in vars(Checkpoint) if not name.startswith("__"))
-
-
-def _assert_root(value: object) -> None:
-    """Raise ValueError if other objects cannot be attached to `value` as its children."""
-    if must_be_replaced(value) or isinstance(value, dict | list | tuple | torch.optim.Optimizer):
-        raise ValueError(
-            f"`Checkpoint` was expecting root to be a trackable object with children, such as a module, got "
-            f"{type(value).__name__}. Pass it under a name: Checkpoint(name=...)"
-        )
-
-
-def _assert_trackable(value: object, name: str) -> None:
-    """Raise ValueError if objects of this type cannot be saved."""
-    if must_be_replaced(value):
-        try:
-            flatten(value, name)
-        except TypeError as error:
-            raise ValueError(f"`Checkpoint` was expecting {name} to be a trackable object: {error}") from error
-    else:
-        trackable_of(value, name)
 
 
 @outside_modes

@@ -32,10 +32,10 @@ from torch_tfckpt.objects.trackables.registry import trackable_of
 from torch_tfckpt.objects.trackables.tensors import TensorTrackable
 from torch_tfckpt.objects.trackables.trackable import StoredNode, Trackable
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder
-from torch_tfckpt.save_restore.restore import restore_saveables
+from torch_tfckpt.save_restore.restore import Agree, alone, restore_saveables
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.module_contents import EXTRA_STATE
-from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.save_spec import SaveableObject, refuse_sharded_values
 from torch_tfckpt.saveables.stored_keys import same_stored
 from torch_tfckpt.saveables.wrappers import COUNT_OF_AVERAGES, stored_wrapper
 from torch_tfckpt.storage.protocol import Storage
@@ -57,13 +57,25 @@ class Restoration:
         path: The checkpoint. It is opened again for objects that are added later.
         graph: Its graph.
         skip_slot_variables: Do not restore the state of optimizers.
+        sharded: Accept DTensors, of which this rank restores its part.
+        agree: Called before the first value is assigned.
 
     It has only weak references to the restored objects. When it is deleted, it logs the values that were not restored.
     """
 
-    def __init__(self, storage: Storage, path: str, graph: ObjectGraph, *, skip_slot_variables: bool) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        path: str,
+        graph: ObjectGraph,
+        *,
+        skip_slot_variables: bool,
+        sharded: bool = False,
+        agree: Agree = alone,
+    ) -> None:
         self.storage, self.path, self.graph = storage, path, graph
-        self.skip_slot_variables = skip_slot_variables
+        self.skip_slot_variables, self.sharded = skip_slot_variables, sharded
+        self._agree = agree
         self.number = next(_NUMBERS)
         self.progress = Progress(graph)
         self.waiting_optimizers: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by node
@@ -82,7 +94,9 @@ class Restoration:
         matching = _Matching(self, reader)
         matching.descend(child, node_id)
         matching.add_optimizers()
-        restore_saveables(BulkSaverBuilder(), reader, matching.saveables)
+        if not self.sharded:
+            refuse_sharded_values(matching.saveables)
+        restore_saveables(BulkSaverBuilder(), reader, matching.saveables, agree=self._agree)
         matching.commit()
         return sum(len(saveable.specs) for saveable in matching.saveables)
 

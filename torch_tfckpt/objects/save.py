@@ -9,30 +9,54 @@ import time
 from collections.abc import Callable, Sequence
 
 from torch_tfckpt.devices import HOST
+from torch_tfckpt.distributed.calls import RankCalls
+from torch_tfckpt.distributed.rank_save import RankSave
 from torch_tfckpt.objects.graph_view import to_save
 from torch_tfckpt.objects.options import CheckpointOptions, run_callbacks
 from torch_tfckpt.objects.trackables.trackable import Trackable
 from torch_tfckpt.save_restore.builder import BulkSaverBuilder, begin_save
 from torch_tfckpt.save_restore.pending_save import PendingSave, log_saved, published
+from torch_tfckpt.save_restore.rank_save import begin_rank_save
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.transfer.staging import Staging
 
 
 def begin_to_save(
-    root: Trackable, storage: Storage, path: str, options: CheckpointOptions, staging: Staging, *, snapshot: bool
+    root: Trackable,
+    storage: Storage,
+    path: str,
+    options: CheckpointOptions,
+    staging: Staging,
+    *,
+    snapshot: bool,
+    ranks: RankCalls | None = None,
 ) -> PendingSave:
     """Begin to write a checkpoint of `root` and all objects below it.
 
     Args:
         path: Its prefix. Missing directories are created.
         snapshot: Whether the values may change once the save is staged.
+        ranks: The ranks that save together.
 
     Raises:
         ValueError, TypeError, InvalidArgumentError, UnimplementedError: as `graph_view.to_save`; nothing was written.
         IncompleteSaveError: a directory or file cannot be created.
     """
-    saveables = to_save(root, skip_slot_variables=options.experimental_skip_slot_variables)
+    skip = options.experimental_skip_slot_variables
+    if ranks is not None:
+        return begin_rank_save(
+            ranks,
+            ranks.begin("save", path),
+            storage,
+            path,
+            lambda: to_save(root, skip_slot_variables=skip),
+            sharded=options.sharded,
+            snapshot=snapshot,
+            staging=staging,
+            note={"state_file": None, "timeout": ranks.timeout},
+        )
+    saveables = to_save(root, skip_slot_variables=skip)
     several_hosts = len({_host_of(spec) for spec in specs_of(saveables)}) > 1
     if several_hosts and not options.sharded:
         saveables = list(map(_of_host, saveables))
@@ -47,10 +71,18 @@ def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[]
     Args:
         begun: `time.monotonic()` when the save began.
     """
-    path = pending.finish()
-    log_saved(path, pending, time.monotonic() - begun)
-    with published(path, "the state file may not name it"):
-        then()
+
+    def record(path: str) -> dict[str, object]:
+        log_saved(path, pending, time.monotonic() - begun)
+        with published(path, "the state file may not name it"):
+            then()
+        return {"path": path}
+
+    if isinstance(pending, RankSave):
+        path = str(pending.finish_with(record)["path"])
+    else:
+        path = pending.finish()
+        record(path)
     run_callbacks(options, path)
     return path
 

@@ -16,6 +16,7 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.plan import BundlePlan
 from torch_tfckpt.bundle.save import BundleSave
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.distributed.reading import is_split, read_part
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.save_restore.pending_save import PendingSave, SaveByParts
 from torch_tfckpt.save_restore.saver_def import DEFAULT_FILENAME, check_scope, default_names
@@ -158,8 +159,9 @@ class BulkSaverBuilder(BaseSaverBuilder):
         if not reads_in_bulk(self):
             return super().bulk_restore(reader, saveables, preferred_shard, restore_sequentially)
         specs = list(specs_of(saveables))
-        wholes = reader.get_tensors({spec.name for spec in specs if not spec.slice_spec})
-        return [_read(reader, spec) if spec.slice_spec else wholes[spec.name] for spec in specs]
+        apart = [bool(spec.slice_spec) or is_split(reader, spec.name, spec.dtensor) for spec in specs]
+        wholes = reader.get_tensors({spec.name for spec, alone in zip(specs, apart, strict=True) if not alone})
+        return [_read(reader, spec) if alone else wholes[spec.name] for spec, alone in zip(specs, apart, strict=True)]
 
 
 def reads_in_bulk(builder: BaseSaverBuilder) -> bool:
@@ -195,16 +197,20 @@ def begin_save(
             returns.
         staging: Provides host memory for copies.
     """
-    in_bulk = (
+    if not writes_in_bulk(builder):
+        return SaveByParts(builder, storage, path, _snapshot(saveables) if snapshot else saveables, sharded)
+    groups = [group for _, group in group_by_devices(saveables)] if sharded else [saveables]
+    return BundleSave(storage, path, _plan(groups), staging, snapshot=snapshot)
+
+
+def writes_in_bulk(builder: BaseSaverBuilder) -> bool:
+    """Return whether a builder writes all files together, so that its methods for single files are not called."""
+    return (
         isinstance(builder, BulkSaverBuilder)
         and type(builder).save_op is BaseSaverBuilder.save_op
         and type(builder).sharded_filename is BaseSaverBuilder.sharded_filename
         and builder.write_version != SaverDef.V1
     )
-    if not in_bulk:
-        return SaveByParts(builder, storage, path, _snapshot(saveables) if snapshot else saveables, sharded)
-    groups = [group for _, group in group_by_devices(saveables)] if sharded else [saveables]
-    return BundleSave(storage, path, _plan(groups), staging, snapshot=snapshot)
 
 
 def _snapshot(saveables: Iterable[Saveable]) -> list[Saveable]:
@@ -235,4 +241,8 @@ def _plan(groups: Sequence[Saveables]) -> BundlePlan:
 
 
 def _read(reader: CheckpointReader, spec: SaveSpec) -> Value:
-    return reader.read_slice(spec.name, slice_of(spec)[1]) if spec.slice_spec else reader.get_tensor(spec.name)
+    """Return the value of a spec; for a DTensor, this rank's part of it, unless the stored shape is another one."""
+    if spec.slice_spec:
+        return reader.read_slice(spec.name, slice_of(spec)[1])
+    tensor = spec.dtensor
+    return reader.get_tensor(spec.name) if tensor is None else read_part(reader, spec.name, tensor)

@@ -1,8 +1,8 @@
 """Restore large tensors without holding their values: verify the files, then read straight into the tensors.
 
 A saveable is restored in place if all that its `restore` does is to copy one stored value into its tensor: it is a
-VariableSaveable whose `restore` is not overridden, of the stored dtype, whole or a slice. Tensors on accelerators and
-tensors with strides are included. The result is the same as that of `restore`.
+VariableSaveable whose `restore` is not overridden, of the stored dtype: whole, a slice, or the local part of a DTensor.
+Tensors on accelerators and tensors with strides are included. The result is the same as that of `restore`.
 
 Restored by their `restore`, from values that were read into new memory, are
 
@@ -26,6 +26,7 @@ import torch
 
 from torch_tfckpt.bundle.planned_read import PartRequest
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.distributed.shards import is_dtensor, local_shard, memory_of
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.format.tensor_slice import TensorSlice
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, reads_in_bulk
@@ -46,7 +47,7 @@ class InPlaceRestore:
     """The part of a restore that reads straight into tensors.
 
     Args:
-        targets: The saveables and their tensors.
+        targets: The saveables and the tensors that are filled.
         fill: Reads the values; None if there are no targets.
     """
 
@@ -93,23 +94,22 @@ def verify_in_place(
     Raises:
         DataLossError, InvalidArgumentError: as BundleReader.read_into; nothing has changed.
     """
-    tensors = [variable.tensor for variable in map(_variable, saveables) if variable is not None]
-    small = sum(tensor.nbytes for tensor in tensors if tensor.nbytes < LARGE_BYTES)
+    found = [(saveable, variable) for saveable in saveables if (variable := _variable(saveable)) is not None]
+    memory = {id(saveable): memory_of(variable.tensor) for saveable, variable in found}
+    small = sum(here.nbytes for here in memory.values() if here.nbytes < LARGE_BYTES)
     least = LARGE_BYTES if small <= held_bytes else 0
-    if not reads_in_bulk(builder) or not any(tensor.nbytes >= least for tensor in tensors):
+    if not reads_in_bulk(builder) or not any(here.nbytes >= least for here in memory.values()):
         return InPlaceRestore()
-    shared = _sharing_memory(tensors)
+    shared = _sharing_memory(list(memory.values()))
     targets: list[_Target] = []
     requests: list[PartRequest] = []
-    for saveable in saveables:
-        variable = _variable(saveable)
-        if variable is None or variable.tensor.nbytes < least:
-            continue
-        if not _is_plain(variable) or id(variable.tensor) in shared:
+    for saveable, variable in found:
+        here = memory[id(saveable)]
+        if here.nbytes < least or id(here) in shared or not _is_plain(variable):
             continue
         request = _request(reader, saveable.specs[0], variable.tensor, reshape=reshape)
         if request is not None:
-            targets.append((saveable, variable.tensor))
+            targets.append((saveable, request[2]))
             requests.append(request)
     fill = reader.verify_in_place(requests) if requests else None
     return InPlaceRestore() if fill is None else InPlaceRestore(targets, fill)
@@ -134,6 +134,9 @@ def _request(reader: CheckpointReader, spec: SaveSpec, tensor: torch.Tensor, *, 
     if element is None or element.torch != tensor.dtype:
         return None
     part: TensorSlice | None = None
+    if is_dtensor(tensor):
+        shard = local_shard(spec.name, tensor) if reader.shape(spec.name) == tuple(tensor.shape) else None
+        return None if shard is None or spec.slice_spec else (spec.name, shard.part, shard.local)
     if spec.slice_spec:
         full_shape, part = slice_of(spec)
         shape = part.shape_of(full_shape)

@@ -5,7 +5,7 @@ tensorflow/core/kernels/save_restore_tensor.cc.
 """
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple
@@ -35,6 +35,14 @@ _LISTED: Final = 10  # names that an error lists
 _log = logging.getLogger(__name__)
 
 
+Agree = Callable[[], None]
+"""Returns when all ranks that restore together can assign their values; raises if one of them cannot."""
+
+
+def alone() -> None:
+    """Agree with nobody."""
+
+
 class RestoreOptions(NamedTuple):
     """How to restore.
 
@@ -55,12 +63,21 @@ class RestoreOptions(NamedTuple):
 
 
 def restore_path(
-    builder: BaseSaverBuilder, path: str, variables: VarList, how: RestoreOptions, *, storage: Storage | None
+    builder: BaseSaverBuilder,
+    path: str,
+    variables: VarList,
+    how: RestoreOptions,
+    *,
+    storage: Storage | None,
+    agree: Agree = alone,
 ) -> tuple[str | None, LoadReport]:
     """Restore the current contents of `variables` from the checkpoint at `path`.
 
     If the checkpoint is object-based and the names are not keys in it, they are looked up as names of its variables,
     with a warning. Errors contain TensorFlow's wording.
+
+    Args:
+        agree: Called before the first value is assigned.
 
     Returns:
         A pair: the checkpoint's prefix or version 1 path, or None if it is object-based and its variables were found by
@@ -83,6 +100,7 @@ def restore_path(
         reshape=how.reshape,
         sharded=how.sharded,
         restore_sequentially=how.restore_sequentially,
+        agree=agree,
     )
     report = LoadReport()
     with reader:
@@ -233,6 +251,7 @@ def restore_saveables(
     sharded: bool = False,
     restore_sequentially: bool = False,
     held_bytes: int = HELD_BYTES,
+    agree: Agree = alone,
 ) -> None:
     """Restore `saveables` from an open checkpoint.
 
@@ -243,6 +262,8 @@ def restore_saveables(
             if a file is damaged, the values read before have already been assigned, and the error lists them.
         held_bytes: Large tensors are read straight into their memory (`in_place` describes when), small ones only if
             together they exceed this size.
+        agree: Called when everything is read and checked, before the first value is assigned; if
+            `restore_sequentially`, before the first is read.
 
     Raises:
         NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
@@ -263,6 +284,7 @@ def restore_saveables(
     groups = [group for _, group in group_by_devices(saveables)] if sharded else [list(saveables)]
     done: list[str] = []
     if restore_sequentially:
+        agree()
         for shard, group in enumerate(groups):
             for saveable in group:
                 with _telling_what_changed(reader, saveable, done):
@@ -281,6 +303,7 @@ def restore_saveables(
             end = first + len(saveable.specs)
             assignments.append((saveable, of_group[first:end]))
             first = end
+    agree()
     # Saveables whose restore may fail despite the checks come first: their restore can be undone.
     loads = [each for each, _ in assignments if isinstance(each, StateDictSaveable)]
     try:

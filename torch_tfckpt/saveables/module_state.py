@@ -40,7 +40,7 @@ from torch_tfckpt.saveables.load_report import LoadReport
 from torch_tfckpt.saveables.module_contents import EXTRA_STATE, LoadedPart, ModuleContents
 from torch_tfckpt.saveables.module_tensors import group_shared, module_tensors, registered_tensors
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
-from torch_tfckpt.saveables.state_dicts import VERSIONS, StateDictSaveable, is_version_kept
+from torch_tfckpt.saveables.state_dicts import VERSIONS, StateDictSaveable, is_class_of_torch, is_version_kept
 from torch_tfckpt.saveables.stateful import state_to_restore, state_to_save
 from torch_tfckpt.saveables.stored_keys import StoredKeys, stored_object
 from torch_tfckpt.saveables.tensor_saveable import LazySaveable, VariableSaveable
@@ -348,7 +348,7 @@ def _is_empty_buffer(module: nn.Module, attribute: str) -> bool:
     """Return whether this is a buffer that is None now, and that a stored value may replace."""
     if attribute not in module._buffers or module._buffers[attribute] is not None:
         return False
-    return attribute not in module._non_persistent_buffers_set and not type(module).__module__.startswith("torch.")
+    return attribute not in module._non_persistent_buffers_set and not is_class_of_torch(module)
 
 
 def _device_of(*modules: nn.Module) -> torch.device:

@@ -18,7 +18,7 @@ import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.saveables.optimizer_groups import without_parameters
-from torch_tfckpt.text import listed
+from torch_tfckpt.text import listed, quoted
 
 OWN_FORM: Final = "own_form"
 MODULE: Final = "module_key"
@@ -103,3 +103,26 @@ def groups_and_state(stored: object) -> tuple[list[dict[str, Any]], dict[str, An
 
 def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def as_dtype_of(
+    parameter: torch.Tensor, state: object, name: str, stored: Mapping[str, Any], remarks: list[str]
+) -> object:
+    """Return the state for a parameter that may have had a different dtype when it was saved.
+
+    Tensors that have the parameter's old dtype are cast to its current one, as torch requires of moments; others are
+    not changed.
+    """
+    dtypes = stored.get("param_dtypes")
+    if not isinstance(dtypes, dict):
+        return state
+    here, there = str(parameter.dtype).removeprefix("torch."), dtypes.get(name, "float32")
+    if here == there or not isinstance(state, dict):
+        return state
+    remarks.append(f"{quoted(name)} was {there} and is {here}: state of the old dtype is converted")
+    return {
+        key: value.to(parameter.dtype)
+        if isinstance(value, torch.Tensor) and str(value.dtype).removeprefix("torch.") == there and key != "step"
+        else value
+        for key, value in state.items()
+    }

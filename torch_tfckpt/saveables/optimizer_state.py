@@ -41,6 +41,7 @@ from torch_tfckpt.saveables.optimizer_form import (
     MODULE,
     OWN_FORM,
     WRAPPED,
+    as_dtype_of,
     by_name,
     check_class,
     check_hyperparameters,
@@ -51,6 +52,7 @@ from torch_tfckpt.saveables.optimizer_groups import hyperparameters_of_groups, n
 from torch_tfckpt.saveables.optimizer_loading import hidden_optimizers, load_exactly, optimizer_at
 from torch_tfckpt.saveables.optimizer_names import ParameterNames
 from torch_tfckpt.saveables.optimizer_renaming import in_one_form, names_after, with_names_here
+from torch_tfckpt.saveables.spread_state import Layouts, layouts_like, layouts_of_slots, spread_like
 from torch_tfckpt.text import counted, first_lines, listed, quoted
 
 _LISTED: Final = 8  # maximum number of names in a message
@@ -126,7 +128,7 @@ class OptimizerState:
         packed = self._packed()
         here = self.names()
         names = [[_known(name) for name in group] for group in here.groups]
-        parameters = {name: (each.shape, each.dtype) for name, each in self._parameters(here)}
+        parameters = {name: (each.shape, each.dtype) for name, each in self.parameters(here)}
         common: dict[str, Any] = {"optimizer": type(self._optimizer).__name__, **properties_of(parameters)}
         if here.module is not None:
             common[MODULE] = here.module
@@ -155,7 +157,7 @@ class OptimizerState:
         there = set(names_in(groups))
         for name in state.keys() - there:
             raise InvalidArgumentError(f"state is stored for {quoted(name)}, which is not in any of the param_groups")
-        here = dict(self._parameters(names))
+        here = dict(self.parameters(names))
         self._check_form(stored)
         if OWN_FORM in stored:
             return self._plan_own_form(stored, groups, names)
@@ -176,7 +178,7 @@ class OptimizerState:
         position = {name: number for number, name in enumerate(names.flat())}
         present = self._state_of_new(here.keys() - there, position)
         for name in [name for name in here if name in state]:
-            present[position[name]] = _as_dtype_of(here[name], state[name], name, stored, remarks)
+            present[position[name]] = as_dtype_of(here[name], state[name], name, stored, remarks)
         by_position = dict(sorted(present.items()))
         first = 0
         for group, group_names in zip(planned.groups, names.groups, strict=True):
@@ -188,6 +190,23 @@ class OptimizerState:
         }  # fmt: skip
         wrapped = self._plan_wrapped(stored.get(WRAPPED, {}))
         return PlannedOptimizer(state_dict, remarks + planned.remarks, there - here.keys(), stored, wrapped)
+
+    def layouts(self, stored: object) -> Layouts:
+        """Return how the stored tensors are to be spread over ranks. Raises like `plan`."""
+        stored, names = in_one_form(stored, self.names())
+        stored = with_names_here(stored, names.known())
+        assert isinstance(stored, dict), "planned before"
+        found: dict[int, Any] = {}
+        if OWN_FORM in stored:
+            found.update(layouts_like(stored[OWN_FORM], self._packed()))
+        state = groups_and_state(stored)[1]
+        for name, parameter in self.parameters(names):
+            if name in state:
+                found.update(layouts_of_slots(parameter, state[name], self._optimizer.state.get(parameter)))
+        for inner, value in stored.get(WRAPPED, {}).items():
+            if (here := optimizer_at(self._optimizer, inner)) is not None:
+                found.update(self._of_wrapped(here).layouts(value))
+        return found
 
     def load(self, planned: PlannedOptimizer) -> None:
         """Restore the state, and log what differs. Raises any error of the optimizer's load_state_dict."""
@@ -226,7 +245,7 @@ class OptimizerState:
         new = planned.late.intersection(names.known())
         if not new:
             return set()
-        here = dict(self._parameters(names))
+        here = dict(self.parameters(names))
         for name in new:
             _check_shape(name, tuple(here[name].shape), planned.stored.get("param_shapes"))
         own = self._optimizer.param_groups
@@ -242,7 +261,8 @@ class OptimizerState:
                 packed["param_groups"][index] = {**taken.groups[0], "params": positions}
             for position, late in zip(positions, group_names, strict=True):
                 if late in new and late in state:
-                    packed["state"][position] = _as_dtype_of(here[late], state[late], late, planned.stored, remarks)
+                    kept = spread_like(here[late], late, state[late])
+                    packed["state"][position] = as_dtype_of(here[late], kept, late, planned.stored, remarks)
         remarks += load_exactly(self._optimizer, packed)
         # The caller of add_param_group may keep its dict, and change it later.
         for old, loaded in zip(own, list(self._optimizer.param_groups), strict=True):
@@ -278,7 +298,7 @@ class OptimizerState:
     def _of_wrapped(self, wrapped: torch.optim.Optimizer) -> "OptimizerState":
         def names() -> ParameterNames:
             here = self.names()
-            name_of = {identity_of(parameter): name for name, parameter in self._parameters(here)}
+            name_of = {identity_of(parameter): name for name, parameter in self.parameters(here)}
             groups = [[name_of.get(identity_of(each)) for each in group["params"]] for group in wrapped.param_groups]
             return replace(here, groups=groups)
 
@@ -315,7 +335,8 @@ class OptimizerState:
         wrapped = self._plan_wrapped(stored.get(WRAPPED, {}))
         return PlannedOptimizer(stored[OWN_FORM], stored=stored, wrapped=wrapped)
 
-    def _parameters(self, names: ParameterNames) -> Iterable[tuple[str, torch.Tensor]]:
+    def parameters(self, names: ParameterNames) -> Iterable[tuple[str, torch.Tensor]]:
+        """Return name and tensor of each parameter that has a name."""
         pairs = zip(names.groups, self._optimizer.param_groups, strict=True)
         return [
             (name, parameter)
@@ -417,26 +438,3 @@ def _known(name: str | None) -> str:
 def _size(group: object) -> int | None:
     positions = group.get("params") if isinstance(group, dict) else None
     return len(positions) if isinstance(positions, list) else None
-
-
-def _as_dtype_of(
-    parameter: torch.Tensor, state: object, name: str, stored: Mapping[str, Any], remarks: list[str]
-) -> object:
-    """Return the state for a parameter that may have had a different dtype when it was saved.
-
-    Tensors that have the parameter's old dtype are cast to its current one, as torch requires of moments; others are
-    not changed.
-    """
-    dtypes = stored.get("param_dtypes")
-    if not isinstance(dtypes, dict):
-        return state
-    here, there = str(parameter.dtype).removeprefix("torch."), dtypes.get(name, "float32")
-    if here == there or not isinstance(state, dict):
-        return state
-    remarks.append(f"{quoted(name)} was {there} and is {here}: state of the old dtype is converted")
-    return {
-        key: value.to(parameter.dtype)
-        if isinstance(value, torch.Tensor) and str(value.dtype).removeprefix("torch.") == there and key != "step"
-        else value
-        for key, value in state.items()
-    }

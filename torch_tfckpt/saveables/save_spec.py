@@ -5,17 +5,19 @@ tensorflow/python/training/saver.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from torch_tfckpt.devices import HOST, canonical_device
+from torch_tfckpt.distributed.shards import any_dtensors, check_storable, is_dtensor, refuse_sharded
 from torch_tfckpt.dtypes import data_type
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, parse_shape_and_slice
 from torch_tfckpt.text import counted, quoted
-from torch_tfckpt.values import Value, WritableValue, check_plain
+from torch_tfckpt.values import Value, WritableValue
 
 SpecValue = WritableValue | None
 
@@ -24,8 +26,9 @@ class SaveSpec:
     """One value of a checkpoint: the tensor or a function that returns it, its key, and its slice.
 
     Args:
-        tensor: A torch tensor, a numeric array, strings (bytes, str, an array of them), or a function without arguments
-            that returns such a value and is called each time `tensor` is read. None: there is no value yet.
+        tensor: A torch tensor, which may be a DTensor, a numeric array, strings (bytes, str, an array of them), or a
+            function without arguments that returns such a value and is called each time `tensor` is read. None: there
+            is no value yet.
         slice_spec: "" for a whole tensor; "4 5 0,2:-" if `tensor` is rows 0 and 1 of a tensor of shape [4, 5].
         name: Key in the checkpoint. May be changed later.
         dtype: Type to store; default: the value's. Required for a function.
@@ -66,6 +69,11 @@ class SaveSpec:
     def tensor(self) -> SpecValue:
         """The current value; a function is called each time."""
         return self._tensor() if callable(self._tensor) else self._tensor
+
+    @property
+    def dtensor(self) -> Any:
+        """The tensor, if it is a DTensor; None otherwise, and for a function, which is not called."""
+        return self._tensor if is_dtensor(self._tensor) else None
 
     @property
     def shape(self) -> Shape | None:
@@ -136,7 +144,8 @@ class SaveableObject:
         """Restore the object from its values, one for each spec. Subclasses must override this.
 
         Args:
-            restored_tensors: Tensors on any device; arrays of `bytes` for strings. The saveable may keep them.
+            restored_tensors: Tensors on any device; arrays of `bytes` for strings. The saveable may keep them. For a
+                spec with a DTensor, this rank's part, as a plain tensor.
             restored_shapes: Shapes to reshape them to first, if the saver has `reshape=True`; else None.
 
         Raises:
@@ -152,7 +161,7 @@ def _dtype(name: str, tensor: object, dtype: torch.dtype | DataType | None) -> D
         return dtype
     if isinstance(tensor, torch.Tensor):
         if not tensor.is_meta:  # for a meta tensor, the restore raises a more specific error
-            check_plain(name, tensor)
+            check_storable(name, tensor)
         return data_type(tensor.dtype, name)
     if isinstance(tensor, np.ndarray) and tensor.dtype.kind not in "OSUT":
         try:
@@ -188,6 +197,14 @@ def group_by_devices(saveables: Iterable[SaveableObject]) -> list[tuple[str, lis
             )
         groups.setdefault(devices.pop() if devices else "", []).append(saveable)
     return sorted(groups.items())
+
+
+def refuse_sharded_values(saveables: Iterable[SaveableObject]) -> None:
+    """Raise InvalidArgumentError if a value is a DTensor: it needs a save, or a restore, by all ranks together."""
+    if not any_dtensors():
+        return
+    for spec in specs_of(saveables):
+        refuse_sharded(spec.name, spec._tensor)
 
 
 def specs_of(saveables: Iterable[SaveableObject]) -> Iterator[SaveSpec]:

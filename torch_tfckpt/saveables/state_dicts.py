@@ -29,11 +29,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.distributed.shards import any_dtensors, is_dtensor
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.load_report import Conversion, LoadReport
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.spread_state import spread
 from torch_tfckpt.saveables.state_tree import unflatten
 from torch_tfckpt.saveables.stateful import stored_state
 from torch_tfckpt.text import escaped, listed, quoted
@@ -50,6 +52,15 @@ _PLAIN_HOOKS: Final = frozenset(
     (
         "torch.nn.modules.lazy.LazyModuleMixin._lazy_load_hook",
         "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper._pre_load_state_dict_hook",
+        # FSDP2's; its counterpart for state_dict(), which is called for every restore, does the same: it makes the
+        # parameters those of this rank. Newer and older names of the class.
+        "torch.distributed.fsdp._fully_shard._fsdp_param_group.FSDPParamGroup._register_state_dict_hooks.<locals>"
+        ".to_sharded_hook",
+        "torch.distributed._composable.fsdp._fsdp_param_group.FSDPParamGroup._register_state_dict_hooks.<locals>"
+        ".to_sharded_hook",
+        # Looks whether load_state_dict has replaced a parameter.
+        "torch.distributed.fsdp._fully_shard._fsdp_param.FSDPParam.__init__.<locals>.<lambda>",
+        "torch.distributed._composable.fsdp._fsdp_param.FSDPParam.__init__.<locals>.<lambda>",
     )
 )
 
@@ -61,10 +72,10 @@ def loads_state_dict(module: nn.Module) -> bool:
     kind, own = type(module), module.__dict__
     if kind._load_from_state_dict not in _PLAIN_METHODS or kind.load_state_dict is not _LOAD_STATE_DICT:
         return not isinstance(module, torch.jit.ScriptModule)
-    if own["_load_state_dict_post_hooks"] or "_load_from_state_dict" in own or "load_state_dict" in own:
+    if "_load_from_state_dict" in own or "load_state_dict" in own:
         return True
-    hooks = own["_load_state_dict_pre_hooks"]
-    return bool(hooks) and not all(map(_is_plain, hooks.values()))
+    hooks = [*own["_load_state_dict_pre_hooks"].values(), *own["_load_state_dict_post_hooks"].values()]
+    return not all(map(_is_plain, hooks))
 
 
 def _is_plain(hook: Any) -> bool:
@@ -105,7 +116,17 @@ def outermost(
 
 def is_version_kept(module: nn.Module) -> bool:
     """Return whether a Saver stores this module's version if load_state_dict restores the module."""
-    return not type(module).__module__.startswith("torch.") and module._version not in (None, 1)
+    return not is_class_of_torch(module) and module._version not in (None, 1)
+
+
+def class_of(module: nn.Module) -> type:
+    """Return a module's class; for fully_shard's class of a module, the class that it was before."""
+    return next(kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.distributed."))
+
+
+def is_class_of_torch(module: nn.Module) -> bool:
+    """Return whether a module's class is torch's own."""
+    return class_of(module).__module__.startswith("torch.")
 
 
 class Backup:
@@ -195,9 +216,13 @@ class StateDictSaveable(SaveableObject):
         keys = dict.fromkeys([*tensors.values(), *states.values()])
         keys.update((each, None) for of in self._state_tensors.values() for each in of)
         self._dtypes = {key: reader.dtype(key) for key in keys}
+        self._stored_shapes = {(key, reader.shape(key)) for key in keys}
         self._backup: Backup | None = None
         self.missing: list[str] = []  # entries that were not restored
-        super().__init__(None, [SaveSpec(None, "", key, dtype, "") for key, dtype in self._dtypes.items()], name)
+        here = module.state_dict(keep_vars=True) if any_dtensors() else {}
+        spread_as = {key: here[name] for name, key in tensors.items() if is_dtensor(here.get(name))}
+        specs = [SaveSpec(spread_as.get(key), "", key, dtype, "") for key, dtype in self._dtypes.items()]
+        super().__init__(None, specs, name)
 
     @property
     def keys(self) -> Iterator[str]:
@@ -252,6 +277,10 @@ class StateDictSaveable(SaveableObject):
             if not isinstance(value, torch.Tensor):
                 continue
             own = here.get(name)
+            if is_dtensor(own) and (key, tuple(own.shape)) in self._stored_shapes:
+                state[name] = spread(own, name, value.clone() if key in seen else value)
+                seen.add(key)
+                continue
             device = own.device if isinstance(own, torch.Tensor) else common
             moved = value if device is None or device.type == "meta" else value.to(device)
             # A module may keep what it gets, so no two entries share memory.

@@ -28,6 +28,7 @@ import json
 import math
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 from typing import Final, cast
@@ -36,11 +37,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torch_tfckpt.distributed.shards import check_storable
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
 from torch_tfckpt.saveables.named_types import StoredMember, StoredTuple, class_name, fitted, is_named_tuple
 from torch_tfckpt.saveables.plain_types import PLAIN_TYPES, TAGS, decode_plain, encode_plain
 from torch_tfckpt.text import quoted
-from torch_tfckpt.values import check_plain
 
 # State of real objects is about six levels deep. The bound prevents a RecursionError for a structure that contains
 # itself, and for hostile JSON.
@@ -54,6 +55,22 @@ _FACTORIES: Final[Mapping[str, type]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A value in the form that `flatten` gives it, for values that are encoded one by one.
+
+    Attributes:
+        node: What json.dumps accepts.
+    """
+
+    node: object
+
+
+def tensor_node(key: str) -> Encoded:
+    """Return the form of a tensor that is stored under `key`."""
+    return Encoded({"$tensor": key})
+
+
 def flatten(
     value: object, key: str, *, stored_as: Mapping[int, str] = MappingProxyType({})
 ) -> tuple[str, dict[str, torch.Tensor]]:
@@ -62,7 +79,7 @@ def flatten(
     Args:
         value: None, bool, int, float, complex, str, bytes, tensors, numeric numpy arrays and scalars, values of the
             types in `plain_types`, members of enumerations, and lists, tuples, named tuples, dicts, OrderedDicts,
-            defaultdicts, Counters, sets and deques of them.
+            defaultdicts, Counters, sets and deques of them; also values that are `Encoded` already.
         key: Prefix of the tensors' keys: `key/part/part`. If `value` is itself a tensor, its key is `key/value`.
         stored_as: id of a tensor -> the key under which another saveable already stores it.
 
@@ -153,12 +170,14 @@ class _Encoder:
         kind = type(value)
         if kind in _PLAIN:
             return value
+        if isinstance(value, Encoded):
+            return value.node
         if isinstance(value, np.generic | np.ndarray) and kind not in PLAIN_TYPES:
             tag = "$ndarray" if isinstance(value, np.ndarray) else "$numpy"
             return {tag: self._put(path, self._array(value, path))}
         if isinstance(value, torch.Tensor):
             elsewhere = self._stored_as.get(id(value))
-            check_plain(self._name(path), value)
+            check_storable(self._name(path), value)
             return {"$tensor": self._put(path, value.detach()) if elsewhere is None else elsewhere}
         if isinstance(value, float) and kind is float:
             return value if math.isfinite(value) else {"$float": repr(value)}

@@ -9,23 +9,28 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Protocol, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard, cast
 
 import numpy as np
 import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.devices import HOST
+from torch_tfckpt.distributed.shards import any_dtensors, is_dtensor, local_tensor
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError, NotFoundError, error_context
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.named_types import is_named_tuple
 from torch_tfckpt.saveables.optimizer_loading import keeping_dtypes
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.spread_state import KnowsLayouts, Layouts, layouts_like, spread
 from torch_tfckpt.saveables.state_tree import flatten, tensor_keys, unflatten
 from torch_tfckpt.text import did_you_mean, escaped, first_lines, quoted
 from torch_tfckpt.transfer.uploads import assign
 from torch_tfckpt.values import Value, value_dtype
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 _LISTED: Final = 10  # maximum number of remarks in a warning
 _log = logging.getLogger(__name__)
@@ -173,13 +178,18 @@ def placed_like(new: Any, old: object, *, fill: bool = False) -> Any:
 def _can_take(old: torch.Tensor, new: torch.Tensor) -> bool:
     if (old.dtype, old.shape, old.layout) != (new.dtype, new.shape, new.layout) or old.is_inference():
         return False
+    if is_dtensor(old) != is_dtensor(new):
+        return False
     shared = any(stride == 0 and size > 1 for stride, size in zip(old.stride(), old.shape, strict=True))
     return not old.is_meta and not shared
 
 
 def _filled(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        assign(old, new)
+        if is_dtensor(old) and is_dtensor(new):
+            assign(local_tensor("state", old), local_tensor("state", new))
+        else:
+            assign(old, new)
     return old
 
 
@@ -213,7 +223,13 @@ def state_to_restore(key: str, state: SaveableState, reader: CheckpointReader) -
     stand_ins, value = stored_state(key, reader)
     with error_context(f"{reader.path}: state {quoted(key)}"):
         state.plan(value)
-    return _StoredState(key, state, stand_ins, {name: reader.dtype(name) for name in stand_ins})
+        layouts = _layouts(state, value) if stand_ins and any_dtensors() else {}
+    templates = {name: layouts.get(id(stand_in)) for name, stand_in in stand_ins.items()}
+    return _StoredState(key, state, stand_ins, {name: reader.dtype(name) for name in stand_ins}, templates)
+
+
+def _layouts(state: SaveableState, stored: object) -> Layouts:
+    return state.layouts(stored) if isinstance(state, KnowsLayouts) else layouts_like(stored, state.value())
 
 
 def stored_state(key: str, reader: CheckpointReader) -> tuple[dict[str, torch.Tensor], object]:
@@ -263,13 +279,20 @@ class _StoredState(SaveableObject):
     """Saveable that restores a state from the checkpoint that it was created for."""
 
     def __init__(
-        self, key: str, state: SaveableState, stand_ins: dict[str, torch.Tensor], dtypes: dict[str, DataType]
+        self,
+        key: str,
+        state: SaveableState,
+        stand_ins: dict[str, torch.Tensor],
+        dtypes: dict[str, DataType],
+        templates: Mapping[str, "DTensor | None"],
     ) -> None:
         # All on one device, as a saveable's specs must be; the object moves its tensors where it needs them.
         specs = [SaveSpec("", "", key, device=HOST)]
-        specs += [SaveSpec(tensor, "", name, dtypes[name], HOST) for name, tensor in stand_ins.items()]
+        for name, stand_in in stand_ins.items():
+            template = templates[name]
+            specs.append(SaveSpec(stand_in if template is None else template, "", name, dtypes[name], HOST))
         super().__init__(None, specs, key)
-        self._state, self._tensors = state, list(stand_ins)
+        self._state, self._templates = state, templates
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
         """Restore the state. All of it is checked before the object is changed.
@@ -278,8 +301,12 @@ class _StoredState(SaveableObject):
             InvalidArgumentError, DataLossError: as `state_to_restore`; plus any error of the object's load_state_dict.
         """
         text, *values = restored_tensors
-        tensors = {name: value for name, value in zip(self._tensors, values, strict=True) if torch.is_tensor(value)}
         with error_context(f"state {quoted(self.name)}"):
+            tensors = {
+                name: value if template is None else spread(template, name, value)
+                for (name, template), value in zip(self._templates.items(), values, strict=True)
+                if torch.is_tensor(value)
+            }
             if not isinstance(text, np.ndarray) or text.shape != () or not isinstance(text.item(), bytes):
                 raise InvalidArgumentError("the first value is not the JSON of stored state")
             remarks: list[str] = []

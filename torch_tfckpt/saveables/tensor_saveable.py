@@ -10,6 +10,8 @@ from typing import Protocol, TypeGuard
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
+from torch_tfckpt.distributed.reading import part_of
+from torch_tfckpt.distributed.shards import check_storable, is_dtensor, local_tensor, memory_of
 from torch_tfckpt.dtypes import data_type
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.object_graph import VARIABLE_VALUE
@@ -18,14 +20,15 @@ from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.text import escaped, quoted
 from torch_tfckpt.transfer.uploads import assign
-from torch_tfckpt.values import Value, check_plain
+from torch_tfckpt.values import Value
 
 
 class VariableSaveable(SaveableObject):
     """One tensor, restored in place. Like TensorFlow's VariableSaveable and ResourceVariableSaveable.
 
     Args:
-        var: The tensor. A restore fills its memory, so its views and the optimizer's reference to it remain valid.
+        var: The tensor. A restore fills its memory, so its views and the optimizer's reference to it remain valid; of a
+            DTensor, this rank's part is filled.
         slice_spec: "" for a whole tensor; else the position of the slice in the larger tensor.
         name: Key in the checkpoint.
 
@@ -77,15 +80,32 @@ class VariableSaveable(SaveableObject):
             InvalidArgumentError: as `check`, or the value has a different dtype; the tensor is left untouched.
         """
         value = restored_tensors[0]
+        if is_dtensor(self.tensor) and isinstance(value, torch.Tensor):
+            self._restore_part(self.tensor, value, restored_shapes)
+            return
         if not isinstance(value, torch.Tensor) or value.dtype != self.tensor.dtype:
             found = value.dtype if isinstance(value, torch.Tensor) else "string"
-            raise InvalidArgumentError(
-                f"variable {quoted(self.name)} is {self.tensor.dtype}, but the checkpoint's original dtype is {found}"
-            )
+            raise self._other_dtype(found)
         self.check([tuple(value.shape)], restored_shapes)
         # A tensor created in inference mode can only be written in that mode.
         with torch.inference_mode() if self.tensor.is_inference() else torch.no_grad():
             assign(self.tensor, value.reshape(self.tensor.shape))
+
+    def _restore_part(self, tensor: torch.Tensor, value: torch.Tensor, restored_shapes: Sequence[Shape] | None) -> None:
+        """Copy this rank's part, or its elements in a whole value, into this rank's part of a DTensor."""
+        assert is_dtensor(tensor)
+        if value.dtype != tensor.dtype:
+            raise self._other_dtype(value.dtype)
+        local = local_tensor(self.name, tensor)
+        if value.shape != local.shape:
+            self.check([tuple(value.shape)], restored_shapes)
+        with torch.no_grad():
+            assign(local, part_of(self.name, value, tensor))
+
+    def _other_dtype(self, found: object) -> InvalidArgumentError:
+        return InvalidArgumentError(
+            f"variable {quoted(self.name)} is {self.tensor.dtype}, but the checkpoint's original dtype is {found}"
+        )
 
 
 class LazySaveable(SaveableObject):
@@ -111,7 +131,8 @@ class LazySaveable(SaveableObject):
 def _memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
     """Return the address and layout of a tensor's values; None if it has no single address."""
     try:
-        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+        here = memory_of(tensor)
+        return here.data_ptr(), tensor.shape, here.stride(), tensor.dtype, tensor.device
     except (NotImplementedError, RuntimeError):  # sparse tensors and wrappers around several tensors
         return None
 
@@ -127,8 +148,9 @@ def check_memory(name: str, tensor: torch.Tensor) -> None:
 
 def _check_fillable(name: str, tensor: torch.Tensor) -> None:
     check_memory(name, tensor)
-    check_plain(name, tensor)
-    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+    check_storable(name, tensor)
+    here = memory_of(tensor)
+    if any(stride == 0 and size > 1 for stride, size in zip(here.stride(), here.shape, strict=True)):
         raise InvalidArgumentError(
             f"variable {quoted(name)} is expanded: several of its elements share memory. Save tensor.contiguous()"
         )

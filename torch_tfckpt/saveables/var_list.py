@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.distributed.shards import refuse_sharded
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, error_context
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.load_report import LoadReport
@@ -21,7 +22,7 @@ from torch_tfckpt.saveables.nested_values import CONTAINERS, ItemValue, is_modul
 from torch_tfckpt.saveables.optimizer_names import ParameterNames, has_groups, parameter_names
 from torch_tfckpt.saveables.optimizer_state import OptimizerState
 from torch_tfckpt.saveables.plain_types import PLAIN_TYPES
-from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.save_spec import SaveableObject, refuse_sharded_values
 from torch_tfckpt.saveables.state_tree import flatten
 from torch_tfckpt.saveables.stateful import (
     ContainerState,
@@ -47,11 +48,14 @@ class VarList:
             Parameters, Variables, SaveableObjects, lists of slices, Modules, Optimizers, objects with state_dict and
             load_state_dict, plain dicts, lists, sets and deques, None, and dicts, lists and tuples of all these: see
             `nested_values`.
+        sharded: Accept DTensors, of which this rank saves and restores its own part. The caller sees to it that all
+            ranks save together.
 
     Raises:
         TypeError, ValueError, AttributeError: with TensorFlow's messages, as `named_values` and `saveables_of`; also
             if one object has two names, and for plain state that could only be pickled.
-        InvalidArgumentError: an optimizer with a parameter that has no name; the state_dict() of an optimizer.
+        InvalidArgumentError: an optimizer with a parameter that has no name; the state_dict() of an optimizer; a
+            DTensor, unless `sharded`.
 
     Errors that no later change can resolve are raised by the constructor; tensors, parameters and state are looked up
     at each call. Saveables of tensors that are themselves values of the var_list are reused until the tensor's memory,
@@ -60,7 +64,8 @@ class VarList:
     Thread safety: as for the objects in the var_list.
     """
 
-    def __init__(self, var_list: object) -> None:
+    def __init__(self, var_list: object, *, sharded: bool = False) -> None:
+        self._sharded = sharded
         self._saved: dict[str, VarListValue] = {}
         self._kept: dict[str, VariableSaveable] = {}
         self._in_order: list[SaveableObject] | None = None  # `_kept`, sorted, if there is nothing else to save
@@ -125,6 +130,7 @@ class VarList:
                 except FailedPreconditionError:
                     if not to_check:
                         raise
+        self._check_sharded(saveables)
         _check_names(saveables)
         ordered = _in_order(saveables)
         # Modules, objects with state, and objects that list their own saveables may have more values at the next call.
@@ -164,7 +170,12 @@ class VarList:
                     raise
                 report.missing.append(key)
                 report.remarks.append(str(error))
+        self._check_sharded(saveables)
         return _in_order(saveables)
+
+    def _check_sharded(self, saveables: list[SaveableObject]) -> None:
+        if not self._sharded:
+            refuse_sharded_values(saveables)
 
     def _own_saveables(self) -> list[SaveableObject]:
         found: list[SaveableObject] = []
@@ -208,13 +219,16 @@ class VarList:
     def _check_now(self) -> None:
         """Raise the errors that every later save would raise. state_dict() is not called: it may be large."""
         if not any(isinstance(value, UninitializedParameter) for value in self._saved.values()):
-            _in_order(self._own_saveables())
+            own = _in_order(self._own_saveables())
+            self._check_sharded(own)
         for key, state in self._states.items():
             with error_context(f"state {quoted(key)}"):
                 if isinstance(state, ContainerState | ItemValue):
                     flatten(state.value(), key)
                 elif isinstance(state, OptimizerState):
-                    state.names()  # raises if a parameter has no name
+                    names = state.names()  # raises if a parameter has no name
+                    for name, parameter in [] if self._sharded else state.parameters(names):
+                        refuse_sharded(name, parameter)
 
 
 def _in_order(saveables: list[SaveableObject]) -> list[SaveableObject]:

@@ -8,8 +8,9 @@ Source: Saver._RecordLastCheckpoint, _MaybeDeleteOldCheckpoints in tensorflow/py
 """
 
 import logging
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -56,6 +57,12 @@ class _Listed(NamedTuple):
     last_preserved: float  # seconds since the epoch; 0 without a schedule
 
 
+class _Told(NamedTuple):
+    """What rank 0 has told."""
+
+    best: str | None
+
+
 class SaverRecords(CheckpointRecords):
     """The checkpoints of one saver.
 
@@ -92,6 +99,7 @@ class SaverRecords(CheckpointRecords):
         self._history = SaverHistory(start + self._keep_seconds)
         self._relative, self._recover = relative, recover
         self._has_saved = False
+        self._told: _Told | None = None
         self._restored_from: set[str] = set()  # keys of directories whose checkpoints are to be adopted
         self._last_restored: str | None = None
         self._searched: set[tuple[str, str]] = set()  # directories and state files already searched for marks
@@ -136,6 +144,29 @@ class SaverRecords(CheckpointRecords):
         recorded.load(storage, os.path.dirname(self._last_restored), self._latest_filename)
         kept = self.expected_newest if self.max_to_keep else list(recorded.metrics)
         return next(iter(recorded.best_first(kept)), None)
+
+    @property
+    def best(self) -> str | None:
+        """The best checkpoint by `keep_best`; on all ranks but 0, what rank 0 has told."""
+        return super().best if self._told is None else self._told.best
+
+    @property
+    def newest_and_best(self) -> dict[str, object]:
+        """What rank 0 tells the other ranks, for `follow`."""
+        return {"newest": self.newest, "best": self.best}
+
+    def follow(self, told: Mapping[str, object]) -> None:
+        """On all ranks but 0: remember what rank 0 has recorded; rank 0 writes and deletes the files.
+
+        Args:
+            told: The `newest_and_best` of rank 0.
+        """
+        newest, best = told.get("newest"), told.get("best")
+        if not isinstance(newest, list) or not all(isinstance(path, str) for path in newest):
+            raise IncompleteSaveError("rank 0 has not told which checkpoints it keeps: its message is not valid")
+        self._told = _Told(best if isinstance(best, str) else None)
+        self._has_saved = True
+        self.set_last_checkpoints([Saved(path, math.inf) for path in newest])
 
     def set_last_checkpoints(self, checkpoints: Sequence[Saved]) -> None:
         """Replace the remembered checkpoints with `checkpoints`, oldest first."""

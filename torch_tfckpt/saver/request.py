@@ -87,6 +87,15 @@ class SaveRequest:
             metrics=check_metrics(metrics),
         )
 
+    def note(self, *, relative: bool, timeout: float) -> dict[str, object]:
+        """Return what is stored with the parts of all ranks, for whoever publishes them after a crash."""
+        return {
+            "state_file": self.latest_filename if self.write_state else None,
+            "relative": relative,
+            "timeout": timeout,
+            "metrics": dict(self.metrics),
+        }
+
 
 def _check_suffix(suffix: str) -> None:
     """Raise InvalidArgumentError if the suffix names a checkpoint file or contains a directory."""

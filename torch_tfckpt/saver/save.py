@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from torch_tfckpt.directory.management import meta_graph_filename
+from torch_tfckpt.distributed.rank_save import RankSave
 from torch_tfckpt.errors import IncompleteSaveError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.pending_save import PendingSave, log_saved, published
@@ -47,25 +48,42 @@ class SaverSave:
 
     def complete(self) -> str | None:
         """Wait, publish, write the state file, delete old checkpoints, and write the meta graph."""
-        request, path, meta_graph = self.request, None, None
+        meta_graph = None
         if self.meta_graph is not None:
             try:
-                meta_graph = request.export.applied_to(self.meta_graph()).raw
+                meta_graph = self.request.export.applied_to(self.meta_graph()).raw
             except BaseException:
                 self.abandon()
                 raise
-        with naming_a_missing_parent(request):
-            if self.pending is not None:
-                path = self.pending.finish()
-                log_saved(path, self.pending, self.clock() - self.begun)
-        if path is not None and request.write_state:
-            with published(path, "the state file may not name it"):
-                self.records.enter(request, path, self.clock())
-        if meta_graph is not None:
-            target = meta_graph_filename(request.target, request.meta_graph_suffix)
-            with naming_a_missing_parent(request), published(path, "it has no meta graph"):
-                write_file(request.storage, target, meta_graph)
+        if self.pending is None:
+            self._write_meta_graph(None, meta_graph)
+            return None
+        if isinstance(self.pending, RankSave):
+            with naming_a_missing_parent(self.request):
+                told = self.pending.finish_with(lambda path: self._entered(path, meta_graph))
+            if self.pending.rank and self.request.write_state:
+                self.records.follow(told)
+            return self.request.target
+        with naming_a_missing_parent(self.request):
+            path = self.pending.finish()
+        self._entered(path, meta_graph)
         return path
+
+    def _entered(self, path: str, meta_graph: memoryview | None) -> dict[str, object]:
+        """Record the published checkpoint and write its meta graph; return what all ranks must know."""
+        if self.pending is not None:
+            log_saved(path, self.pending, self.clock() - self.begun)
+        if self.request.write_state:
+            with published(path, "the state file may not name it"):
+                self.records.enter(self.request, path, self.clock())
+        self._write_meta_graph(path, meta_graph)
+        return self.records.newest_and_best
+
+    def _write_meta_graph(self, path: str | None, meta_graph: memoryview | None) -> None:
+        if meta_graph is not None:
+            target = meta_graph_filename(self.request.target, self.request.meta_graph_suffix)
+            with naming_a_missing_parent(self.request), published(path, "it has no meta graph"):
+                write_file(self.request.storage, target, meta_graph)
 
     def abandon(self) -> None:
         """Stop, and remove everything that was written."""

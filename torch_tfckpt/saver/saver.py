@@ -10,20 +10,22 @@ Source: tensorflow/python/training/saver.py.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Literal, Self
+from collections.abc import Callable
+from typing import Literal
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.directory.retention import KeepBest, Metrics, check_keep_best, check_keep_hours, check_max_to_keep
-from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
+from torch_tfckpt.distributed.calls import RankCalls
+from torch_tfckpt.distributed.ranks import Ranks
+from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
 from torch_tfckpt.meta_graph.graph_collections import registered_variables
-from torch_tfckpt.meta_graph.raw import RawMetaGraph
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder, begin_save
 from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle, skipped_save
 from torch_tfckpt.save_restore.one_call import Call, takes_turns
+from torch_tfckpt.save_restore.rank_save import agreed_restore, begin_rank_save, calls_for
 from torch_tfckpt.save_restore.restore import RestoreOptions, restore_path
-from torch_tfckpt.save_restore.saver_def import in_scope, naming_nodes
+from torch_tfckpt.save_restore.saver_def import in_scope
 from torch_tfckpt.saveables.load_report import LoadReport
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.var_list import VarList
@@ -31,7 +33,6 @@ from torch_tfckpt.saver.message import HasSaverDef
 from torch_tfckpt.saver.meta_graph import MetaGraphSource, TensorsGraph
 from torch_tfckpt.saver.on_signal import SavesOnSignal
 from torch_tfckpt.saver.records import SaverRecords
-from torch_tfckpt.saver.registered import SaverInGraph
 from torch_tfckpt.saver.request import SaveRequest
 from torch_tfckpt.saver.save import SaverSave, naming_a_missing_parent
 from torch_tfckpt.saver.tracking import TracksCheckpoints
@@ -78,6 +79,8 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             numbers, are adopted, so that other programs' checkpoints are never deleted. Checkpoints that no longer
             exist are left out, and the others get the modification times of their files; the schedule of
             `keep_checkpoint_every_n_hours`, pins and metrics carry over.
+        ranks: The ranks that save and restore together, each its part, with the same lines on all of them. None: this
+            process saves alone.
         staging: How much host memory and how many threads saves may use.
         clock: Returns seconds since the epoch.
         storage: Where files are stored; None chooses by the path.
@@ -124,6 +127,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         *,
         keep_best: KeepBest | None = None,
         recover: bool | None = None,
+        ranks: Ranks | None = None,
         staging: StagingOptions | None = None,
         clock: Callable[[], float] = time.time,
         _graph: MetaGraphSource | None = None,  # for savers of imported graphs
@@ -160,6 +164,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         if saver_def is not None:
             self.saver_def = in_scope(saver_def, name)
             self._sharded, self._write_version = saver_def.sharded, saver_def.version
+        self._ranks = calls_for(ranks, builder, self._write_version)
         if not defer_build:
             self.build()
 
@@ -176,7 +181,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         if self._built:
             return
         wanted = var_list if self._var_list is None else self._var_list
-        variables = VarList(registered_variables() if wanted is None else wanted)
+        variables = VarList(registered_variables() if wanted is None else wanted, sharded=self._ranks is not None)
         if not variables.is_empty:
             self._variables = variables
         elif not self._allow_empty and self.saver_def is None:
@@ -295,6 +300,8 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         """
         if if_busy not in ("wait", "skip"):
             raise InvalidArgumentError(f'if_busy={if_busy!r}: pass "wait" or "skip"')
+        if if_busy == "skip" and self._ranks is not None:
+            raise InvalidArgumentError('if_busy="skip": the ranks could decide differently. Omit it')
         if if_busy == "skip" and self._in_flight.busy:
             return skipped_save()
         self._require_built("save")
@@ -352,29 +359,12 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
     def _restore(self, path: str, variables: VarList, strict: bool, verify: bool) -> LoadReport:
         assert self._builder is not None, "built without a builder"
         how = RestoreOptions(self._reshape, self._sharded, self._sequentially, strict, verify)
-        prefix, report = restore_path(self._builder, path, variables, how, storage=self.storage)
+        with agreed_restore(self._ranks, path) as agree:
+            prefix, report = restore_path(self._builder, path, variables, how, storage=self.storage, agree=agree)
         if prefix is not None and self._records is not None:
             self._records.restored(prefix)
         self._graph.values_restored()
         return report
-
-    def _exported(self) -> RawMetaGraph:
-        return self._graph.described(self._in_graph())()
-
-    def _in_graph(self) -> SaverInGraph | None:
-        """Return this saver's description for meta graphs; None if it has nothing to save."""
-        return self._described(self._saveables())
-
-    # Closing, and private methods.
-
-    def close(self) -> None:
-        """`sync`, and free host memory. The saver can still be used."""
-        try:
-            self.sync()
-            if self._records is not None:
-                self._records.warn_if_metric_is_missing()
-        finally:
-            self._staging.release()
 
     def __repr__(self) -> str:
         if not self._built:
@@ -386,20 +376,8 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         shown += [f"last_checkpoint={printable(path)!r}" for path in newest[-1:]]
         return f"Saver({', '.join(shown)})"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def _saveables(self) -> list[SaveableObject]:
         return self._variables.to_save() if self._variables is not None else []
-
-    def _described(self, saveables: Sequence[SaveableObject]) -> SaverInGraph | None:
-        if self.saver_def is None:
-            return None
-        saver_def, filename = naming_nodes(self.saver_def, self._filename)
-        return SaverInGraph(saver_def, saveables, self, self._sharded, self._reshape, filename)
 
     @takes_turns
     def _save(self, request: SaveRequest) -> str | MaybeNone:
@@ -420,7 +398,9 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         if request.write_state:
             records.refuse_conflict(request)
         self._graph.check_values()
-        begun = self._clock()
+        begun, ranks = self._clock(), self._ranks
+        if ranks is not None and self._variables is not None:
+            return self._begin_together(request, ranks, records, begun, snapshot=snapshot)
         saveables = self._saveables()
         meta_graph = self._graph.described(self._described(saveables)) if request.write_meta_graph else None
         pending = None
@@ -442,8 +422,29 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
                 )
         return SaverSave(request, pending, records, self._clock, meta_graph, begun)
 
-    def _require_built(self, what: str) -> None:
-        """Wait for a save in flight, and raise its error; raise an error if the saver is not built."""
-        self._in_flight.sync()
-        if not self._built:
-            raise FailedPreconditionError(f"`build()` should be called before {what} if defer_build==True")
+    def _begin_together(
+        self, request: SaveRequest, ranks: RankCalls, records: SaverRecords, begun: float, *, snapshot: bool
+    ) -> SaverSave:
+        """Start writing this rank's part of a checkpoint of all ranks."""
+        meta_graph = None
+        saveables: list[SaveableObject] = []
+
+        def to_save() -> list[SaveableObject]:
+            nonlocal meta_graph
+            saveables[:] = self._saveables()
+            if request.write_meta_graph and ranks.rank == 0:
+                meta_graph = self._graph.described(self._described(saveables))
+            return saveables
+
+        pending = begin_rank_save(
+            ranks,
+            ranks.begin("save", request.target),
+            request.storage,
+            request.target,
+            to_save,
+            sharded=self._sharded,
+            snapshot=snapshot,
+            staging=self._staging,
+            note=request.note(relative=self._relative, timeout=ranks.timeout),
+        )
+        return SaverSave(request, pending, records, self._clock, meta_graph, begun)

@@ -2,26 +2,45 @@
 
 import math
 from collections.abc import Sequence
+from typing import Self
 
 from torch_tfckpt.directory.retention import Saved
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.save_restore.handle import InFlight
 from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.storage.names import AnyPath, fspath
+from torch_tfckpt.transfer.staging import Staging
 
 
 class TracksCheckpoints:
-    """Base of Saver: access to the checkpoints it has saved or adopted.
+    """Base of Saver: access to the checkpoints it has saved or adopted, and its end.
 
     Thread safety: one thread at a time.
     """
 
     _in_flight: InFlight
+    _built: bool
+    _staging: Staging
     _records: SaverRecords | None = None  # None: not built yet
 
     def sync(self) -> None:
         """Wait until no save is in flight. Raises the save's error unless `result()` has raised it."""
         self._in_flight.sync()
+
+    def close(self) -> None:
+        """`sync`, and free host memory. The saver can still be used."""
+        try:
+            self.sync()
+            if self._records is not None:
+                self._records.warn_if_metric_is_missing()
+        finally:
+            self._staging.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     @property
     def last_checkpoints(self) -> list[str]:
@@ -75,6 +94,12 @@ class TracksCheckpoints:
     def unpin(self, path: AnyPath) -> None:
         """Remove a pin. If the checkpoint is too old to be kept without it, the next save deletes it."""
         self._require_records().unpin(fspath(path))
+
+    def _require_built(self, what: str) -> None:
+        """Wait for a save in flight, and raise its error; raise an error if the saver is not built."""
+        self._in_flight.sync()
+        if not self._built:
+            raise FailedPreconditionError(f"`build()` should be called before {what} if defer_build==True")
 
     def _require_records(self) -> SaverRecords:
         """Wait until no save is in flight, and return the records."""

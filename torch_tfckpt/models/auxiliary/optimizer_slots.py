@@ -5,13 +5,14 @@ parameter is joined from several variables, or is a range of one, so is its stat
 (forget_bias) are not added to its slots. The package `optimizers` interprets the state and converts it to torch's form.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
+from torch_tfckpt.distributed.shards import is_dtensor
 from torch_tfckpt.errors import InvalidArgumentError, UnimplementedError
 from torch_tfckpt.format.object_graph import ObjectGraph
 from torch_tfckpt.format.tensor_slice import shape_text
@@ -27,12 +28,14 @@ from torch_tfckpt.optimizers.stored_optimizer import StoredOptimizer
 from torch_tfckpt.optimizers.tensorflow import FoundSlot, StatePlan, plan_state
 from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.load_report import SemanticFinding
+from torch_tfckpt.saveables.spread_state import spread
 from torch_tfckpt.text import listed, quoted
 from torch_tfckpt.values import value_dtype
 
 _LISTED: Final = 4  # keys in a message
 
 _Loaded = tuple[Target, Source]
+ReadPart = Callable[[Source, Sequence[str], str, Any], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +58,35 @@ class SlotPlan:
 
     @property
     def stored_keys(self) -> list[str]:
-        """The keys to read, each once."""
-        return list(dict.fromkeys(key for slot in self.state.slots for key in slot.keys))
+        """The keys to read as a whole, each once: not those of parameters that are spread over ranks."""
+        wholes = [slot for slot in self.state.slots if self.loaded[identity_of(slot.parameter)][0].spread is None]
+        return list(dict.fromkeys(key for slot in wholes for key in slot.keys))
 
     @property
     def missing(self) -> list[str]:
         """Names of loaded parameters whose required optimizer state is not stored."""
         return [self.loaded[identity_of(parameter)][0].name for parameter in self.state.missing]
 
-    def state_dict(self, values: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Return the argument for the optimizer's load_state_dict. `values`: stored key -> tensor as stored."""
-        turned = []
+    def state_dict(self, values: Mapping[str, torch.Tensor], read_part: ReadPart | None = None) -> dict[str, Any]:
+        """Return the argument for the optimizer's load_state_dict.
+
+        Args:
+            values: Stored key -> tensor as stored, for `stored_keys`.
+            read_part: Returns this rank's part of a slot, from its source, its keys, and the name and DTensor of the
+                parameter. None: no parameter is spread over ranks.
+        """
+        turned: list[torch.Tensor] = []
         for slot in self.state.slots:
-            _, source = self.loaded[identity_of(slot.parameter)]
+            target, source = self.loaded[identity_of(slot.parameter)]
+            if (tensor := target.spread) is not None:
+                assert read_part is not None
+                part = read_part(source.of_slots(), slot.keys, target.name, tensor)
+                turned.append(spread(tensor, target.name, part))
+                continue
             value = source.of_slots().assemble([values[key] for key in slot.keys]).contiguous()
             # A part of a larger tensor would keep all of its memory in use.
-            turned.append(value if value.untyped_storage().nbytes() == value.nbytes else value.clone())
+            own = value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+            turned.append(spread(target.tensor, target.name, own) if is_dtensor(target.tensor) else own)
         return self.state.state_dict(turned, keep_others=True)
 
 

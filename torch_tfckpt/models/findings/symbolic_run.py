@@ -12,18 +12,23 @@ run other modules meanwhile. Side effects of a forward method, such as printing,
 
 import copy
 import inspect
+import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property, partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from torch_tfckpt.distributed.shards import is_dtensor
+from torch_tfckpt.saveables.state_dicts import class_of
 from torch_tfckpt.saveables.wrappers import unwrapped
 
+_HOOKS: Final = re.compile("_hooks(_with_kwargs|_always_called)?$")  # attributes of a module
 Run = Callable[[], "SymbolicRun | None"]
 """Returns the symbolic run of a module; None if the module cannot be copied."""
 
@@ -48,15 +53,37 @@ def _on_meta(model: nn.Module) -> nn.Module:
     """Return a copy with tensors on the meta device, and without hooks."""
     memo: dict[int, Any] = {}
     for parameter in (each for each in model.parameters() if not is_lazy(each)):
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
+        memo[id(parameter)] = nn.Parameter(_empty(parameter), parameter.requires_grad)
     for buffer in (each for each in model.buffers() if not is_lazy(each)):
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+        memo[id(buffer)] = _empty(buffer)
+    if any(map(is_dtensor, model.parameters())):
+        _copy_spread(model, memo)
     twin = copy.deepcopy(model, memo)
     for part in twin.modules():
         for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
             hooks.clear()
     return twin
+
+
+def _empty(tensor: torch.Tensor) -> torch.Tensor:
+    if is_dtensor(tensor):
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return torch.empty_like(tensor, device="meta")
+
+
+def _copy_spread(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Add copies of modules as they were before fully_shard and parallelize_module, which forbid copies.
+
+    What these functions added are hooks, and a class.
+    """
+    for part in reversed(list(model.modules())):  # parts of a module before the module
+        kind: Any = class_of(part)
+        hooks = {name: value for name, value in vars(part).items() if _HOOKS.search(name)}
+        if kind is not type(part) or any(hooks.values()):
+            twin = memo[id(part)] = kind.__new__(kind)
+            others = {name: value for name, value in vars(part).items() if name not in hooks}
+            vars(twin).update({name: copy.deepcopy(value, memo) for name, value in others.items()})
+            vars(twin).update({name: OrderedDict() for name in hooks})
 
 
 class SymbolicRun(fx.proxy.GraphAppendingTracer):

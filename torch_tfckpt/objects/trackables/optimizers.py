@@ -18,6 +18,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from torch_tfckpt.devices import HOST
+from torch_tfckpt.distributed.shards import is_dtensor
 from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.object_graph import PYTHON_STATE, checkpoint_key, object_path
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
@@ -31,6 +32,7 @@ from torch_tfckpt.saveables.identity import Identity, identity_of
 from torch_tfckpt.saveables.optimizer_names import ParameterNames
 from torch_tfckpt.saveables.optimizer_state import OptimizerState, stored_parameters
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
+from torch_tfckpt.saveables.spread_state import spread
 from torch_tfckpt.saveables.stateful import state_to_restore, state_to_save, stored_state
 from torch_tfckpt.saveables.variables import Variable
 from torch_tfckpt.text import quoted
@@ -94,7 +96,7 @@ class OptimizerTrackable(Trackable):
             Slot(*names.get(name, SlotName(name, name)), parameter, value)
             for parameter in self.parameters
             for name, value in self.optimizer.state.get(parameter, {}).items()
-            if name != STEP and isinstance(value, torch.Tensor) and is_plain_tensor(value)
+            if name != STEP and isinstance(value, torch.Tensor) and (is_plain_tensor(value) or is_dtensor(value))
             if value.shape == parameter.shape
             if _kind(value.dtype) == _kind(parameter.dtype)
         ]
@@ -264,11 +266,18 @@ class _TensorFlowSaveable(SaveableObject):
     """Restores slot variables into the state of a torch optimizer."""
 
     def __init__(self, plan: StatePlan, stored: StoredNode) -> None:
-        keys = [key for slot in plan.slots for key in slot.keys]
-        specs = [SaveSpec(None, "", key, stored.reader.dtype(key), HOST) for key in keys]
+        specs = []
+        for slot in plan.slots:
+            (key,) = slot.keys
+            template = slot.parameter if is_dtensor(slot.parameter) else None
+            specs.append(SaveSpec(template, "", key, stored.reader.dtype(key), HOST))
         super().__init__(None, specs, stored.path)
         self._plan = plan
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> None:
-        values = [value for value in restored_tensors if isinstance(value, torch.Tensor)]
+        values = [
+            spread(spec.dtensor, spec.name, value) if spec.dtensor is not None else value
+            for spec, value in zip(self.specs, restored_tensors, strict=True)
+            if isinstance(value, torch.Tensor)
+        ]
         self._plan.optimizer.load_state_dict(self._plan.state_dict(values, keep_others=False))

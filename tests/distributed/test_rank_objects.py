@@ -1,0 +1,155 @@
+"""Checkpoint, CheckpointManager, save_file and Saver with ranks: the same lines on all ranks (threads here)."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rank_threads import together
+
+import torch_tfckpt as tfckpt
+from torch_tfckpt.errors import IncompleteSaveError, InvalidArgumentError
+
+COUNT = 3
+
+
+def values() -> dict[str, torch.Tensor]:
+    return {f"w{number}": torch.arange(number + 1.0) for number in range(8)}
+
+
+def test_save_file_by_all_ranks(tmp_path: Path) -> None:
+    """One checkpoint, with a data file for each rank that had something to write."""
+    prefix = str(tmp_path / "m")
+    assert together(COUNT, lambda ranks: tfckpt.save_file(values(), prefix, ranks=ranks)) == [prefix] * COUNT
+    loaded = tfckpt.load_file(prefix)
+    assert all(torch.equal(loaded[name], value) for name, value in values().items())
+    assert len(loaded) == len(values())
+    assert [name for name in os.listdir(tmp_path) if "tempstate" in name] == []
+
+
+def test_a_checkpoint_of_all_ranks(tmp_path: Path) -> None:
+    """Saved and restored together; one process without ranks restores it, too."""
+
+    def act(ranks: tfckpt.Ranks) -> tuple[str, int, float]:
+        weight = torch.full((3,), 2.0)
+        checkpoint = tfckpt.Checkpoint(weight=weight, epoch=3, other=torch.zeros(2), ranks=ranks)
+        path = checkpoint.save(tmp_path / "ckpt")
+        weight.zero_()
+        checkpoint.epoch = 0
+        checkpoint.restore(path).assert_consumed()
+        return (
+            os.path.basename(checkpoint.save_async(tmp_path / "ckpt").result()),
+            checkpoint.epoch,
+            float(weight.sum()),
+        )
+
+    assert together(COUNT, act) == [("ckpt-2", 3, 6.0)] * COUNT
+    alone = tfckpt.Checkpoint(weight=torch.zeros(3), epoch=0, other=torch.ones(2))
+    alone.restore(tmp_path / "ckpt-2").assert_consumed()
+    assert (alone.epoch, float(alone.weight.sum())) == (3, 6.0)
+    assert tfckpt.latest_checkpoint(tmp_path) == str(tmp_path / "ckpt-2")
+
+
+@pytest.mark.parametrize("of", ["Checkpoint", "Saver"])
+def test_a_manager_of_all_ranks(tmp_path: Path, of: str) -> None:
+    """The files are written by rank 0; all ranks know the same checkpoints, in the next run, too."""
+
+    def act(ranks: tfckpt.Ranks) -> tuple[list[str], str | None, list[str]]:
+        saved: Any = tfckpt.Saver(values(), ranks=ranks)
+        if of == "Checkpoint":
+            saved = tfckpt.Checkpoint(**values(), ranks=ranks)
+        best = tfckpt.KeepBest("loss", "min", k=1)
+        manager = tfckpt.CheckpointManager(saved, tmp_path, 2, keep_best=best)
+        found = manager.restore_or_initialize()
+        paths = [manager.save(metrics={"loss": loss}) for loss in (0.1, 0.3, 0.2)]
+        return (
+            [os.path.basename(path) for path in paths],
+            found,
+            [os.path.basename(each) for each in manager.checkpoints],
+        )
+
+    assert together(COUNT, act) == [(["ckpt-1", "ckpt-2", "ckpt-3"], None, ["ckpt-2", "ckpt-3"])] * COUNT
+    again = (["ckpt-4", "ckpt-5", "ckpt-6"], str(tmp_path / "ckpt-3"), ["ckpt-5", "ckpt-6"])
+    assert together(COUNT, act) == [again] * COUNT
+    assert [name for name in os.listdir(tmp_path) if "tempstate" in name or "unlisted" in name] == []
+
+
+def test_metrics_and_retention_of_a_saver(tmp_path: Path) -> None:
+    """`last_checkpoints` and `best_checkpoint` are those of rank 0, on every rank."""
+
+    def act(ranks: tfckpt.Ranks) -> tuple[list[str], str | None]:
+        saver = tfckpt.Saver(values(), ranks=ranks, max_to_keep=2, keep_best=tfckpt.KeepBest("loss", "min", k=1))
+        for step, loss in enumerate((0.1, 0.3, 0.2, 0.4)):
+            saver.save(tmp_path / "m", step, metrics={"loss": loss})
+        return [os.path.basename(path) for path in saver.last_checkpoints], saver.best_checkpoint
+
+    assert together(COUNT, act) == [(["m-2", "m-3"], str(tmp_path / "m-0"))] * COUNT
+
+
+def test_replicas_that_differ_are_named(tmp_path: Path) -> None:
+    """With check_replicas; nothing is published."""
+
+    def act(ranks: tfckpt.Ranks) -> None:
+        checked = tfckpt.Ranks(ranks._calls._given, rank=ranks.rank, world_size=4, check_replicas=True)
+        state = {"same": torch.ones(3), "differs": torch.tensor(float(ranks.rank // 2)), "text": ["a", 1]}
+        tfckpt.Saver(state, ranks=checked).save(tmp_path / "m")
+
+    for error in together(4, act):
+        assert isinstance(error, IncompleteSaveError)
+        assert 'the replicas of values differ: "differs" differs: ranks 0, 1 / ranks 2, 3. Nothing' in str(error)
+        assert sorted(error.failures) == [2, 3]
+    assert os.listdir(tmp_path) == []
+
+
+def test_names_that_only_some_ranks_have_are_refused(tmp_path: Path) -> None:
+    """They would be written by no rank, or not."""
+
+    def act(ranks: tfckpt.Ranks) -> None:
+        own = {"own": torch.ones(1)} if ranks.rank == 1 else {}
+        tfckpt.Saver({"w": torch.ones(2), **own}, ranks=ranks).save(tmp_path / "m")
+
+    for error in together(COUNT, act):
+        assert isinstance(error, IncompleteSaveError)
+        assert (
+            "the ranks save values with different names, apart from DTensors (ranks 0, 2: 1 values; rank 1: 2"
+            in str(error)
+        )
+
+
+def test_an_object_that_cannot_be_saved_is_refused_on_its_rank(tmp_path: Path) -> None:
+    """With its own error there; the other ranks are told."""
+
+    def act(ranks: tfckpt.Ranks) -> None:
+        state: dict[str, object] = {"w": torch.ones(2), "config": {"f": 1}}
+        saver = tfckpt.Saver(state, ranks=ranks)
+        if ranks.rank == 1:
+            state["config"]["f"] = object()  # type: ignore[index]
+        saver.save(tmp_path / "m")
+
+    zero, one, two = together(COUNT, act)
+    assert isinstance(one, TypeError)
+    for error in (zero, two):
+        assert isinstance(error, IncompleteSaveError)
+        assert "rank 1 of 3 failed: TypeError: " in str(error)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_ranks_cannot_do_is_refused(tmp_path: Path) -> None:
+    """When the Saver is made, or before anything is written."""
+
+    def act(ranks: tfckpt.Ranks) -> list[str]:
+        messages = []
+        for call in (
+            lambda: tfckpt.Saver(values(), ranks=ranks, write_version=tfckpt.SaverDef.V1),
+            lambda: tfckpt.Saver(values(), ranks=ranks, builder=tfckpt.BaseSaverBuilder()),
+            lambda: tfckpt.Saver(values(), ranks=3),  # type: ignore[arg-type]
+            lambda: tfckpt.Saver(values(), ranks=ranks).save_async(tmp_path / "m", if_busy="skip"),
+        ):
+            with pytest.raises(InvalidArgumentError) as caught:
+                call()
+            messages.append(str(caught.value))
+        return messages
+
+    (messages,) = together(1, act)
+    assert [message[:5] for message in messages] == ["ranks", "ranks", "ranks", "if_bu"]

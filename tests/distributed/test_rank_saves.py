@@ -1,0 +1,50 @@
+"""Checkpoints that all ranks write together, read by one process and by other numbers of ranks."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from rank_processes import RankProcesses
+from sharded import LAYOUTS, numbered
+
+import torch_tfckpt as tfckpt
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[RankProcesses]:
+    with RankProcesses(4) as four:
+        yield four
+
+
+@pytest.fixture(scope="module")
+def saved(processes: RankProcesses, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with checkpoints of all layouts, m-1 and m-2, by four ranks."""
+    folder = tmp_path_factory.mktemp("saved")
+    assert processes.call("rank_training:save_layouts", str(folder)) == [0] * 4, "calls of the process group"
+    return folder
+
+
+@pytest.mark.parametrize("name", ["m-1", "m-2"])
+def test_one_process_reads_what_four_ranks_saved(saved: Path, name: str) -> None:
+    """Whole tensors; every element once."""
+    values = tfckpt.load_file(saved / name)
+    for layout, shape, *_ in LAYOUTS:
+        assert torch.equal(values[layout], numbered(shape)), layout
+    assert torch.equal(values["plain"], torch.arange(7))
+    assert tfckpt.verify(saved / name).ok
+    assert not [each for each in os.listdir(saved) if "tempstate" in each]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_any_number_of_ranks_restores(processes: RankProcesses, saved: Path, count: int) -> None:
+    """Each its own rows."""
+    assert processes.call("rank_training:restore_rows", str(saved), world_size=count) == [True] * count
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "hsdp", "tp", "tp and fsdp"])
+def test_one_process_continues_what_was_spread(processes: RankProcesses, tmp_path: Path, kind: str) -> None:
+    """Module and AdamW of FSDP2, HSDP, tensor parallelism and both."""
+    processes.call("rank_training:save_spread", str(tmp_path), kind, "adamw")
+    processes.call("rank_training:restore_alone", str(tmp_path), "adamw", world_size=1)
