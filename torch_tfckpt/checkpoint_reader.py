@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from torch_tfckpt.bundle.check import Verification
+from torch_tfckpt.bundle.planned_read import PartRequest
 from torch_tfckpt.bundle.tensor_reader import TensorReader
 from torch_tfckpt.directory.locate import CheckpointFiles, find_checkpoint
 from torch_tfckpt.directory.opening import open_files
@@ -277,9 +278,13 @@ class CheckpointReader:
         """Return one part of a tensor, stored whole or in slices. `out` and errors as for `get_tensor`."""
         return self._look_up(name, lambda key: self._reader.read_slice(key, part, out))
 
-    def read_into(self, requests: Iterable[tuple[str, TensorSlice | None, torch.Tensor]]) -> None:
+    def read_into(self, requests: Iterable[PartRequest]) -> None:
         """Fill tensors, each given as (name, part or None for the whole, tensor), as `read_slice` does, in one plan."""
         self._reader.read_into([(self.resolve(name), part, out) for name, part, out in requests])
+
+    def verify_in_place(self, requests: Iterable[PartRequest]) -> Callable[[], None] | None:
+        """Verify tensors, named by keys; return a function that then fills them. None: it would download them twice."""
+        return self._reader.verify_in_place(requests)
 
     def get_variable_to_shape_map(self) -> dict[str, list[int]]:
         """Return key -> shape. A tensor with a damaged entry is omitted, with a warning in the log."""

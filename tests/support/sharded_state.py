@@ -17,6 +17,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
 from torch_tfckpt.save_restore.restore import restore_saveables
+from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.saveables.var_list import VarList
 
 WIDTH, INNER = 6, 12
@@ -117,20 +118,25 @@ def restore_trained(
 
 
 def restore_layouts(rank: Rank, path: str, layouts: Any, dtypes: Any) -> int:
-    """Restore "name dtype" for all layouts and dtypes into zeros, twice; compare with what torch spreads."""
+    """Restore "name dtype" for all layouts and dtypes into zeros, in three ways; compare with what torch spreads."""
     pairs = [(layout, dtype) for layout in layouts for dtype in dtypes]
-    for sequentially in (False, True):
+    for way in ("together", "one by one", "in place"):
         targets: dict[str, Any] = {}
         for (name, shape, mesh_shape, placements), dtype in pairs:
             targets[f"{name} {dtype}"] = spread(torch.zeros(shape, dtype=dtype), mesh_shape, placements)
         memory = {name: each.to_local().data_ptr() for name, each in targets.items()}
-        restored(targets, path, restore_sequentially=sequentially)
+        if way == "in place":
+            with CheckpointReader(path) as reader:
+                saveables = [VariableSaveable(target, "", name) for name, target in targets.items()]
+                restore_saveables(BulkSaverBuilder(), reader, saveables, held_bytes=0)
+        else:
+            restored(targets, path, restore_sequentially=way == "one by one")
         for (name, shape, mesh_shape, placements), dtype in pairs:
             here = targets[f"{name} {dtype}"].to_local()
             wanted = spread(numbered(shape, dtype), mesh_shape, placements).to_local()
             assert here.data_ptr() == memory[f"{name} {dtype}"]
             assert torch.equal(_bytes(here), _bytes(wanted)), (name, dtype)
-    return 2 * len(pairs)
+    return 3 * len(pairs)
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

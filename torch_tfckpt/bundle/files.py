@@ -110,6 +110,15 @@ class BundleFiles:
         except OSError:
             return True
 
+    @property
+    def are_local(self) -> bool:
+        """Whether the files are local: the system keeps their bytes in free memory, so a second read costs little."""
+        try:
+            self.index.fileno()
+        except NotImplementedError:
+            return False
+        return True
+
     def _still_current(self) -> bool:
         try:
             again = self._storage.open(self.index.path)

@@ -170,11 +170,15 @@ class Pieces:
                 f"{DAMAGED}"
             )
 
-    def copy(self, copies: Sequence[PieceCopy]) -> None:
+    def copy(self, copies: Sequence[PieceCopy], changed: set[str] | None = None) -> None:
         """Copy pieces, or parts of pieces, in parallel, without an intermediate copy if possible.
 
         Verifies the whole of each piece the first time. Memory: STAGED_BYTES, or one piece if it is larger.
+
+        Args:
+            changed: Receives the names of the tensors whose targets may have changed, even if an error is raised.
         """
+        changed = set() if changed is None else changed
         direct: list[Whole] = []
         staged: list[PieceCopy] = []
         uploads: list[PieceCopy] = []
@@ -188,18 +192,21 @@ class Pieces:
                 uploads.append(copy)
             else:
                 staged.append(copy)
-        self.transfer(direct)
+        self.transfer(direct, changed)
         for copy in uploads:
+            changed.add(copy.name)
             self._upload(copy)
         for group in _groups(staged, lambda copy: copy.piece.size):
             wholes = [Whole(name, piece, new_tensor(name, piece.shape, to.dtype)) for name, piece, _, to in group]
             self.transfer(wholes)
             for copy, whole in zip(group, wholes, strict=True):
+                changed.add(copy.name)
                 copy_slice(copy.target, (), whole.target)
         # Only the first part of a piece verifies all of it.
         first = {span.copy.piece: span for span in reversed(spans)}
         for turn in (list(first.values()), [span for span in spans if first[span.copy.piece] is not span]):
             for some in _groups(turn, lambda span: span.end - span.begin):
+                changed.update(span.copy.name for span in some)
                 self._read_spans(some)
 
     def _upload(self, copy: PieceCopy) -> None:
@@ -211,18 +218,34 @@ class Pieces:
         if verify:
             self.compare(name, piece, computed)
 
-    def transfer(self, wholes: Sequence[Whole]) -> None:
-        """Read whole pieces in one plan, and verify them."""
+    def transfer(self, wholes: Sequence[Whole], changed: set[str] | None = None) -> None:
+        """Read whole pieces in one plan, and verify them. `changed` as for `copy`."""
         shard = self.files.shard
         requests = [ReadRequest(shard(w.entry.shard), w.entry.offset, byte_view(w.target)) for w in wholes]
-        if self._verify:
-            for whole, computed in zip(wholes, self.pipeline.read(requests), strict=True):
-                self.compare(whole.name, whole.entry, computed)
-        else:
-            self.pipeline.fill(requests)
+        begun: set[int] = set()
+        sums: list[int] = []
+        try:
+            if self._verify:
+                sums = self.pipeline.read(requests, begun)
+            else:
+                self.pipeline.fill(requests, begun)
+        finally:
+            if changed is not None:
+                changed.update(wholes[number].name for number in begun)
+        for whole, computed in zip(wholes, sums, strict=self._verify):
+            self.compare(whole.name, whole.entry, computed)
         if self.files.header.big_endian:
             for whole in wholes:
                 swap_bytes(whole.target, ELEMENTS[whole.entry.dtype].swap)
+
+    def verify_first(self, copies: Sequence[PieceCopy]) -> None:
+        """Verify the whole of each piece before `copy` changes a target.
+
+        Pieces that are copied whole are verified again when they are copied, parts of pieces are not.
+        """
+        pieces = sorted(dict.fromkeys((copy.name, copy.piece) for copy in copies), key=_place_in_files)
+        self.verify(pieces)
+        self._verified.update(copy.piece for copy in copies if not copy.source.covers(copy.piece.shape))
 
     def verify(self, pieces: Sequence[NamedEntry]) -> None:
         """Compare whole pieces with their checksums, without keeping their bytes."""
@@ -341,6 +364,10 @@ class _Span:
         if self._tensor is not None and self._tensor is not self.copy.target and self._count:
             copy_slice(self.copy.target, (), self._tensor.as_strided(self._lengths, self._strides))
         self._tensor = None
+
+
+def _place_in_files(piece: NamedEntry) -> tuple[int, int]:
+    return piece[1].shard, piece[1].offset
 
 
 def _groups(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:

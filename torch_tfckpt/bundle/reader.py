@@ -20,6 +20,7 @@ from torch_tfckpt.bundle.check import Verification, check_bundle
 from torch_tfckpt.bundle.files import BundleFiles, map_file
 from torch_tfckpt.bundle.index import BundleIndex, NamedEntry
 from torch_tfckpt.bundle.pieces import PieceCopy, Pieces, Run, Whole
+from torch_tfckpt.bundle.planned_read import PartRequest, PlannedRead
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import DAMAGED, DataLossError, InvalidArgumentError, UnimplementedError, error_context
 from torch_tfckpt.format.data_type import DataType
@@ -151,12 +152,26 @@ class BundleReader:
         """
         return self._read(name, part, out)
 
-    def read_into(self, requests: Iterable[tuple[str, TensorSlice | None, torch.Tensor]]) -> None:
+    def read_into(self, requests: Iterable[PartRequest]) -> None:
         """Fill several tensors, each with a slice of a stored tensor, or all of it, in one plan. Raises like `read`.
 
         Nothing is read if one of them has another shape or dtype. Cost as for `read_slice`; the bytes are read
         straight into CPU tensors if they are contiguous both there and in the file.
         """
+        self._pieces.copy(self._plan_into(requests))
+
+    def verify_in_place(self, requests: Iterable[PartRequest]) -> Callable[[], None] | None:
+        """Verify tensors, and return a function that then fills them as `read_into` does; None if not local.
+
+        Nothing is verified now if the reader does not verify. Raises like `read`, and so does the function.
+        """
+        if not self.files.are_local:
+            return None
+        plan = PlannedRead(self._pieces, self._plan_into(requests), verify=self._verify)
+        plan.verify()
+        return plan.read
+
+    def _plan_into(self, requests: Iterable[PartRequest]) -> list[PieceCopy]:
         copies: list[PieceCopy] = []
         for name, part, out in requests:
             entry = self.index.entry(name)
@@ -164,7 +179,7 @@ class BundleReader:
             self._check_out(name, DataType(entry.dtype), want.shape_of(entry.shape), out)
             copies += _copies(name, self._parts(name, entry, want), out)
         self._pieces.check_apart(dict.fromkeys((copy.name, copy.piece) for copy in copies))
-        self._pieces.copy(copies)
+        return copies
 
     def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, Value]:
         """Read several tensors in one plan, in the order given.

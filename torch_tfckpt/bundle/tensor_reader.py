@@ -10,6 +10,7 @@ from typing import Protocol, Self
 import torch
 
 from torch_tfckpt.bundle.check import Verification
+from torch_tfckpt.bundle.planned_read import PartRequest
 from torch_tfckpt.errors import UnimplementedError
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
@@ -64,13 +65,20 @@ class TensorReader(Protocol):
     def read_slice(self, name: str, part: TensorSlice, out: torch.Tensor | None = None) -> LoadedValue:
         """Read one part of a tensor into `out`, or into a new CPU tensor."""
 
-    def read_into(self, requests: Iterable[tuple[str, TensorSlice | None, torch.Tensor]]) -> None:
+    def read_into(self, requests: Iterable[PartRequest]) -> None:
         """Fill several tensors, each with one part of a stored tensor, or with all of it (None)."""
         for name, part, out in requests:
             if part is None:
                 self.read(name, out)
             else:
                 self.read_slice(name, part, out)
+
+    def verify_in_place(self, requests: Iterable[PartRequest]) -> Callable[[], None] | None:
+        """Verify tensors, and return a function that then fills them; None if a second read costs as much as the first.
+
+        If the function fails, a note on its error lists the tensors that may have changed.
+        """
+        return None
 
     def read_all(self, names: Iterable[str], out: Mapping[str, torch.Tensor] | None = None) -> dict[str, LoadedValue]:
         """Read several tensors, in the order given; `out` maps some of the names to tensors to fill."""

@@ -1,6 +1,6 @@
 """Put values into a module: in place, by replacing its tensors, or by load_state_dict if it has hooks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Final
 
@@ -22,6 +22,7 @@ def fill(
     model: nn.Module,
     loads: Sequence[tuple[Target, torch.Tensor]],
     rest: Iterable[tuple[Target, torch.Tensor]] = (),
+    in_place: Callable[[], None] | None = None,
     *,
     assign: bool,
     strict: bool,
@@ -31,6 +32,8 @@ def fill(
     Args:
         rest: Values that are read while they are iterated over; none of them is for load_state_dict. If reading
             fails, the tensors changed so far are listed in a note on the error.
+        in_place: Called after all load_state_dict, to read further values straight into tensors; if this fails, modules
+            that were loaded by load_state_dict are returned to their state.
         assign: Replace tensors instead of filling them.
         strict: Raise an error if load_state_dict reports that a shape does not fit. False: load the rest.
 
@@ -40,7 +43,7 @@ def fill(
     Raises:
         InvalidArgumentError: a shape does not fit.
 
-    Exceptions raised by hooks are passed on. After any error, except while `rest` is read, the module is unchanged.
+    Exceptions raised by hooks are passed on. After any error, except while values are read, the module is unchanged.
     """
     value_of = {identity_of(target.tensor): value for target, value in loads if target.is_loaded}
     backups: list[Backup] = []
@@ -64,6 +67,13 @@ def fill(
             f"and calling its hooks. All modules have been restored to their previous state"
         )
         raise
+    if in_place is not None:
+        try:
+            in_place()
+        except BaseException:
+            for backup in reversed(backups):
+                backup.restore()
+            raise
     changed: list[str] = []
     try:
         for target, value in chain(loads, rest):

@@ -84,12 +84,13 @@ def init_from_checkpoint(model: object, path: AnyPath, assignment_map: Assignmen
     Linear, and a name that does not imply a layout is an error unless the map gives one. Tensors and Variables in a
     dict are taken to have TensorFlow's layout; nothing is transposed for them.
 
-    If an error is raised, nothing was assigned. A scope without variables is logged as a warning and is not an error,
-    because TensorFlow ignores it; filled variables are logged at INFO. In TensorFlow, the last of two tensors
-    mapped to one variable wins, a scope may lack its "/", and a variable in a scope gets the stored shape; here these
-    are errors.
+    If an error is raised, nothing was assigned, with the exception that Saver.restore states. A scope without variables
+    is logged as a warning and is not an error, because TensorFlow ignores it; filled variables are logged at INFO. In
+    TensorFlow, the last of two tensors mapped to one variable wins, a scope may lack its "/", and a variable in a scope
+    gets the stored shape; here these are errors.
 
-    Cost: one read of each tensor, or up to one for each part of a partitioned variable; host memory for all of them.
+    Cost: as for Saver.restore for variables that are filled with the stored values as they are. For others, one read of
+    each tensor, and host memory for all of them.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt

@@ -109,8 +109,9 @@ def load_model(
         DataLossError: a value or the object graph is damaged.
         UnimplementedError: an optimizer whose state cannot be converted.
 
-    If an error is raised, nothing was changed, with one exception: a file of more than 256 MiB that is overwritten, or
-    becomes unreadable, after it was verified. In that case, a note on the error lists the tensors that were changed.
+    If an error is raised, nothing was changed, with one exception: a file that is overwritten, or becomes unreadable,
+    after it was verified and before it is read a second time. In that case, a note on the error lists the tensors that
+    were changed.
 
     Floating-point values are converted to the dtype of the module; other dtypes must match. Modules with hooks or
     overridden methods for loading are loaded by their load_state_dict. The parts that wrappers add to names, such as
@@ -120,9 +121,10 @@ def load_model(
     Of a DTensor, each rank reads and fills its own part, and nothing is communicated: every rank calls this function,
     and after an error on one rank, the others may be loaded. With `verify`, a rank reads the stored tensors that its
     part is in; without it, only the part. Layouts that do more than move axes need whole tensors.
-    Cost: one read of the values; two if they exceed 256 MiB. Host memory in addition to the module: up to 256 MiB; if
-    the values exceed that, about 64 MiB or twice the size of the largest tensor. Optimizer state, and values for
-    modules with hooks, are held in memory. With `assign`: all values, whose memory becomes the module's, and about
+    Cost: large tensors in local files that are stored as they are in the module are read twice, to verify them and into
+    the module. Of the others: one read; two if they exceed 256 MiB. Host memory in addition to the module: up to 256
+    MiB; if the others exceed that, about 64 MiB or twice the size of the largest tensor. Optimizer state, and values
+    for modules with hooks, are held in memory. With `assign`: all values, whose memory becomes the module's, and about
     64 MiB or twice the size of the largest tensor.
     Thread safety: no other thread may use the module during the call.
 
@@ -187,7 +189,7 @@ def load_model(
             optimizer.load_state_dict(state)
         rest = read_rest(reader, values.rest)
         stops = strict in (True, "shapes", "semantics")
-        plan.report.remarks.extend(fill(model, values.held, rest, assign=assign, strict=stops))
+        plan.report.remarks.extend(fill(model, values.held, rest, values.in_place.read, assign=assign, strict=stops))
     for target, count in plan.averaged:
         target.set_count(count)
     for target in plan.uncounted if assign else ():

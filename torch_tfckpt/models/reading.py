@@ -5,12 +5,13 @@ Contract:
     verified    before the first tensor of the module changes, every byte is compared with its checksum, every shape is
                 checked, and values beyond the range of the module's dtype are counted
     memory      for values that the module will own (assign): the values, and one batch of stored tensors
+                for large tensors that are stored as they are, in local files: none, they are read in place
                 for values that are copied into the module: all of them, up to _HELD_BYTES. If they are larger, they
                 are read twice, first to verify them and then, batch by batch, to copy them. Values that a module's
                 load_state_dict takes, and those made by functions of a rule, are held in any case
 
-    ranks       of a DTensor, only the elements that this rank has are read and made, and held in any case: each rank
-                verifies what it reads
+    ranks       of a DTensor, only the elements that this rank has are read and made, and held unless they are read in
+                place: each rank verifies what it reads
 
 Stored tensors from which several tensors of the module are made are read once for all of them, except parts for
 DTensors.
@@ -25,12 +26,16 @@ import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.distributed.shards import any_dtensors, local_shard, local_tensor
-from torch_tfckpt.dtypes import RangeLoss, cast_counted, may_lose, torch_dtype
+from torch_tfckpt.dtypes import ELEMENTS, RangeLoss, cast_counted, may_lose, torch_dtype
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import TensorSlice, shape_text
 from torch_tfckpt.models.layers.assembly import Source
 from torch_tfckpt.models.layers.boxes import box_of
 from torch_tfckpt.models.targets import Target
+from torch_tfckpt.save_restore.builder import BulkSaverBuilder
+from torch_tfckpt.save_restore.in_place import LARGE_BYTES, InPlaceRestore, verify_in_place
+from torch_tfckpt.saveables.save_spec import SaveableObject
+from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.text import counted, listed, quoted
 from torch_tfckpt.transfer.batching import SMALL_BYTES
 
@@ -53,11 +58,13 @@ class NewValues:
 
     Attributes:
         held: Targets with their new values.
+        in_place: Reads what is stored as it is: verified, but not held.
         rest: What `read_rest` reads: verified, but not held.
         lost: Name of a tensor -> what its dtype cannot represent.
     """
 
     held: list[NewValue] = field(default_factory=list)
+    in_place: InPlaceRestore = field(default_factory=InPlaceRestore)
     rest: list[Load] = field(default_factory=list)
     lost: dict[str, RangeLoss] = field(default_factory=dict)
 
@@ -87,6 +94,8 @@ def read_values(reader: CheckpointReader, loads: Sequence[Load], *, own_memory: 
         InvalidArgumentError: a function of a rule returned a shape that does not fit the target.
     """
     found = NewValues()
+    if not own_memory:
+        found.in_place, loads = _split_off_in_place(reader, loads)
     parts = [load for load in loads if is_read_in_part(reader, *load)]
     if parts:
         in_part = {id(target) for target, _ in parts}
@@ -144,6 +153,27 @@ def _part(reader: CheckpointReader, target: Target, source: Source, lost: dict[s
 def _compact(value: torch.Tensor) -> torch.Tensor:
     """Return a value that does not keep much more memory in use than its own."""
     return value.clone() if value.untyped_storage().nbytes() > 2 * value.nbytes else value
+
+
+def _split_off_in_place(reader: CheckpointReader, loads: Sequence[Load]) -> tuple[InPlaceRestore, Sequence[Load]]:
+    """Verify the tensors that can be read in place, unless they are small; return their read, and the other loads."""
+    saveables: list[SaveableObject] = []
+    load_of: dict[int, Load] = {}
+    for target, source in loads:
+        tensor = target.tensor
+        if not source.is_unchanged or target.shape is None or tensor.nbytes < LARGE_BYTES:
+            continue
+        element = ELEMENTS.get(reader.dtype(source.read_keys[0]))
+        if element is None or element.torch != tensor.dtype:
+            continue
+        saveable = VariableSaveable(tensor, "", source.read_keys[0])
+        saveables.append(saveable)
+        load_of[id(saveable)] = (target, source)
+    in_place = verify_in_place(BulkSaverBuilder(), reader, saveables, reshape=False)
+    for other in in_place.without(saveables):
+        del load_of[id(other)]
+    done = {id(target) for target, _ in load_of.values()}
+    return in_place, [load for load in loads if id(load[0]) not in done]
 
 
 def read_rest(reader: CheckpointReader, loads: Sequence[Load]) -> Iterator[NewValue]:

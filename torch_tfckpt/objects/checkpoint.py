@@ -280,7 +280,7 @@ class Checkpoint:
         buffer or submodule that is later added to a module, or an attribute that is later set on this object, is
         restored at that time; new items of dicts and lists are restored by the next restore.
         A checkpoint with tensors by name, as written by Saver, is restored by the names that a Saver of the same
-        objects would use. Cost: one read of the values; host memory for all of them.
+        objects would use. Cost, and what changes if a file becomes unreadable meanwhile: as for Saver.restore.
         """
         options = checked(options)
         if save_path is None:

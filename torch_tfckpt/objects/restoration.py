@@ -1,8 +1,8 @@
 """Restoration: restores a graph of Python objects from one object-based checkpoint.
 
 Beginning at the root, children are matched with the nodes that have the same local names in the checkpoint. Objects
-that do not exist yet are restored when they are added. All existing objects are checked and their values read before
-the first value is assigned.
+that do not exist yet are restored when they are added. All existing objects are checked, and their values verified,
+before the first value is assigned.
 
 Source: tensorflow/python/checkpoint/restore.py.
 """
@@ -88,7 +88,7 @@ class Restoration:
 
         Raises:
             NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
-            DataLossError: a value is damaged; nothing was assigned.
+            DataLossError: a value is damaged; nothing was assigned, with the exception that `restore_saveables` states.
             ValueError: an object that cannot be saved.
         """
         matching = _Matching(self, reader)

@@ -156,12 +156,22 @@ class BulkSaverBuilder(BaseSaverBuilder):
         self, reader: CheckpointReader, saveables: Saveables, preferred_shard: int, restore_sequentially: bool
     ) -> list[Value]:
         """Return the values of all specs. Adjacent tensors are read together, large ones in parallel."""
-        if type(self).restore_op is not BaseSaverBuilder.restore_op:
+        if not reads_in_bulk(self):
             return super().bulk_restore(reader, saveables, preferred_shard, restore_sequentially)
         specs = list(specs_of(saveables))
         apart = [bool(spec.slice_spec) or is_split(reader, spec.name, spec.dtensor) for spec in specs]
         wholes = reader.get_tensors({spec.name for spec, alone in zip(specs, apart, strict=True) if not alone})
         return [_read(reader, spec) if alone else wholes[spec.name] for spec, alone in zip(specs, apart, strict=True)]
+
+
+def reads_in_bulk(builder: BaseSaverBuilder) -> bool:
+    """Return whether a builder reads values as BulkSaverBuilder does, and not in a way of its own."""
+    kind = type(builder)
+    return (
+        isinstance(builder, BulkSaverBuilder)
+        and kind.bulk_restore is BulkSaverBuilder.bulk_restore
+        and kind.restore_op is BaseSaverBuilder.restore_op
+    )
 
 
 def begin_save(

@@ -103,7 +103,7 @@ def with_keys(
             missing.update(here)
             if here and left_out is not None:
                 continue
-            found.append(_UnderKeys(saveable, [names_to_keys.get(name, "") for name in names]))
+            found.append(UnderKeys(saveable, [names_to_keys.get(name, "") for name in names]))
         else:
             missing.update(names)
     if left_out is not None and found:
@@ -113,23 +113,27 @@ def with_keys(
     return found
 
 
-class _UnderKeys(SaveableObject):
-    """A saveable that is stored under keys that differ from its names."""
+class UnderKeys(SaveableObject):
+    """A saveable that is stored under keys that differ from its names.
+
+    Attributes:
+        saveable: The saveable.
+    """
 
     def __init__(self, saveable: SaveableObject, keys: Sequence[str]) -> None:
         specs = [copy.copy(spec) for spec in saveable.specs]
         for spec, key in zip(specs, keys, strict=True):
             spec.name = key
         super().__init__(saveable.op, specs, saveable.name)
-        self._saveable = saveable
+        self.saveable = saveable
 
     def check(self, shapes: Sequence[Shape], restored_shapes: Sequence[Shape] | None = None) -> None:
         """Call `check` of the wrapped saveable."""
-        self._saveable.check(shapes, restored_shapes)
+        self.saveable.check(shapes, restored_shapes)
 
     def restore(self, restored_tensors: Sequence[Value], restored_shapes: Sequence[Shape] | None) -> object:
         """Call `restore` of the wrapped saveable."""
-        return self._saveable.restore(restored_tensors, restored_shapes)
+        return self.saveable.restore(restored_tensors, restored_shapes)
 
 
 def _takes_values(saveable: SaveableObject) -> bool:

@@ -19,6 +19,7 @@ from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundE
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder
+from torch_tfckpt.save_restore.in_place import HELD_BYTES, verify_in_place
 from torch_tfckpt.save_restore.object_names import names_of_several, with_keys
 from torch_tfckpt.saveables.load_report import LoadReport, Mismatch
 from torch_tfckpt.saveables.name_prefixes import prefix_hint
@@ -249,6 +250,7 @@ def restore_saveables(
     reshape: bool = False,
     sharded: bool = False,
     restore_sequentially: bool = False,
+    held_bytes: int = HELD_BYTES,
     agree: Agree = alone,
 ) -> None:
     """Restore `saveables` from an open checkpoint.
@@ -258,16 +260,23 @@ def restore_saveables(
         sharded: Read device by device.
         restore_sequentially: Assign each value before the next is read. This needs memory for one value at a time;
             if a file is damaged, the values read before have already been assigned, and the error lists them.
+        held_bytes: Large tensors are read straight into their memory (`in_place` describes when), small ones only if
+            together they exceed this size.
         agree: Called when everything is read and checked, before the first value is assigned; if
             `restore_sequentially`, before the first is read.
 
     Raises:
         NotFoundError, InvalidArgumentError: names, dtypes or shapes do not fit; nothing was assigned.
-        DataLossError: a value is damaged. Nothing was assigned, unless `restore_sequentially`.
+        DataLossError: a value is damaged. Nothing was assigned, unless `restore_sequentially`; or unless values are
+            read straight into tensors, and a file was overwritten or truncated, or became unreadable, after it was
+            verified (if the reader does not verify: after it was opened). Then a note lists the tensors that may have
+            changed.
         Any error raised by a hook of load_state_dict, or by the load_state_dict of an object. Modules restored by
             load_state_dict are returned to their earlier state; the error lists what else was already restored.
 
     Cost: one read of the values; host memory of all of them, or of the largest saveable if `restore_sequentially`.
+    For values that are read straight into tensors: one more read to verify them, and host memory of one chunk per
+    thread, or up to 64 MiB for tensors with strides and for slices.
     """
     shapes = [_restored_shapes(saveable) if reshape else None for saveable in saveables]
     _check(reader, saveables, shapes)
@@ -284,6 +293,8 @@ def restore_saveables(
                 if isinstance(saveable, StateDictSaveable):
                     saveable.finish()
         return
+    in_place = verify_in_place(builder, reader, saveables, reshape=reshape, held_bytes=held_bytes)
+    groups = [in_place.without(group) for group in groups]
     values = [builder.bulk_restore(reader, group, shard, False) for shard, group in enumerate(groups)]
     assignments: list[tuple[SaveableObject, list[Value]]] = []
     for group, of_group in zip(groups, values, strict=True):
@@ -292,16 +303,20 @@ def restore_saveables(
             end = first + len(saveable.specs)
             assignments.append((saveable, of_group[first:end]))
             first = end
-    # Saveables whose restore may fail despite the checks come first: their restore can be undone.
     agree()
+    # Saveables whose restore may fail despite the checks come first: their restore can be undone.
     loads = [each for each, _ in assignments if isinstance(each, StateDictSaveable)]
-    if loads:
-        assignments.sort(key=lambda pair: not isinstance(pair[0], StateDictSaveable))
     try:
         for saveable, of_saveable in assignments:
-            with _telling_what_changed(reader, saveable, done):
-                saveable.restore(of_saveable, wanted[id(saveable)])
+            if isinstance(saveable, StateDictSaveable):
+                with _telling_what_changed(reader, saveable, done):
+                    saveable.restore(of_saveable, wanted[id(saveable)])
+        in_place.read()
+        done += in_place.names
+        for saveable, of_saveable in assignments:
             if not isinstance(saveable, StateDictSaveable):
+                with _telling_what_changed(reader, saveable, done):
+                    saveable.restore(of_saveable, wanted[id(saveable)])
                 done.append(saveable.name)
     except BaseException:
         for load in reversed(loads):

@@ -339,10 +339,12 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
 
         In an object-based checkpoint (tf.train.Checkpoint, Keras), names that are not keys are looked up as names of
         variables, with a warning in the log. Names, dtypes and shapes are checked, and all values read and verified,
-        before the first is assigned (unless `restore_sequentially`). Parameters stay the same objects on the same
-        devices; no gradient is recorded. Modules with loading hooks or overridden loading methods are copied first, and
-        then restored by load_state_dict.
-        Cost: one read of the values; host memory of all of them, or of the largest with `restore_sequentially`.
+        before the first is assigned (unless `restore_sequentially`). Only a local file that becomes unreadable or is
+        overwritten after that leaves large tensors changed; a note on the error lists them. Parameters stay the same
+        objects on the same devices; no gradient is recorded. Modules with loading hooks or overridden loading methods
+        are copied first, and then restored by load_state_dict.
+        Cost: large tensors are read twice, to verify them and into their memory (once without `verify`). The rest, and
+        all tensors of remote, version 1 and Keras files, is read once, into host memory that holds all of it.
         """
         self._require_built("restore")
         if self._variables is None:

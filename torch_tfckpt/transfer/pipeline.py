@@ -93,10 +93,16 @@ class Pipeline:
         self._workers: tuple[Workers, int] | None = None  # the threads, and the id of the process that started them
         self._scratch = threading.local()
 
-    def read(self, requests: Sequence[ReadRequest]) -> list[int]:
-        """Fill every target; return the CRC-32C (not masked) of each, in the order of `requests`."""
+    def read(self, requests: Sequence[ReadRequest], begun: set[int] | None = None) -> list[int]:
+        """Fill every target; return the CRC-32C (not masked) of each, in the order of `requests`.
+
+        Args:
+            begun: Receives the indexes of the requests whose targets may have changed, even if an error is raised.
+        """
 
         def job(request: ReadRequest, work: Job) -> list[int]:
+            if begun is not None:
+                begun.update(piece.number for piece in work.pieces)
             buffers = [requests[number].target[begin : begin + size] for number, begin, size in work.pieces]
             if len(buffers) > 1:
                 request.file.read_into(work.offset, buffers)
@@ -110,10 +116,12 @@ class Pipeline:
 
         return self._run(requests, job)
 
-    def fill(self, requests: Sequence[ReadRequest]) -> None:
-        """Fill every target without computing checksums."""
+    def fill(self, requests: Sequence[ReadRequest], begun: set[int] | None = None) -> None:
+        """Fill every target without computing checksums. `begun` as for `read`."""
 
         def job(request: ReadRequest, work: Job) -> list[int]:
+            if begun is not None:
+                begun.update(piece.number for piece in work.pieces)
             buffers = [requests[number].target[begin : begin + size] for number, begin, size in work.pieces]
             request.file.read_into(work.offset, buffers)
             return [0] * len(work.pieces)
