@@ -124,8 +124,7 @@ def save_file(tensors: Mapping[str, WritableValue], prefix: AnyPath, *, storage:
     target = fspath(prefix)
     refuse_other_ending(target, "save_file")
     with BundleWriter(storage or storage_of(target), target) as writer:
-        for name in sorted(tensors, key=key_of):
-            writer.add(name, tensors[name])
+        writer.add_all((name, tensors[name]) for name in sorted(tensors, key=key_of))
     return target
 
 

@@ -15,6 +15,9 @@ from torch_tfckpt.format.tensor_slice import Shape, element_count
 SMALL_BYTES: Final = 64 * 1024  # above this size, copying the bytes takes longer than the overhead per tensor
 RUN_BYTES: Final = 1024 * 1024  # limits memory: a run exists twice, as a flat tensor and as the tensors cut from it
 
+# torch.cat([tensor.reshape(-1) for tensor in tensors]), without a call from Python for each tensor.
+_flatten: Final = torch._C._nn.flatten_dense_tensors
+
 Place = tuple[object, int, int, object]
 """File, offset, size in bytes, and a value that must be equal for two tensors to be batched together."""
 
@@ -38,10 +41,12 @@ def find_runs(places: Sequence[Place]) -> Iterator[tuple[int, int]]:
         yield first, len(places)
 
 
-def gather(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def gather(tensors: list[torch.Tensor]) -> torch.Tensor:
     """Return the elements of all tensors in one flat tensor. REQUIRES: one dtype, one device."""
     with torch.no_grad():
-        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+        if all([tensor.dim() == 1 for tensor in tensors]):
+            return torch.cat(tensors)
+        return _flatten(tensors)
 
 
 def cut(flat: torch.Tensor, shapes: Sequence[Shape]) -> list[torch.Tensor]:
