@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Final
 
 from torch_tfckpt.errors import DAMAGED, DataLossError, InvalidArgumentError, NotFoundError, error_context, located
+from torch_tfckpt.format.bulk_decoding import decode_entries
 from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_bundle import BundleEntry
 from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key
@@ -16,6 +17,8 @@ from torch_tfckpt.text import did_you_mean, escaped, quoted
 
 # The tag byte of BundleEntryProto.slices: an entry that does not contain it has no slices and need not be parsed.
 _SLICES_TAG: Final = b"\x3a"
+_MANY: Final = 100  # number of entries decoded one by one before all are decoded together
+_SHARE: Final = 50  # and one entry of so many, so that using a few entries of a large index stays cheap
 
 
 NamedEntry = tuple[str, BundleEntry]
@@ -53,8 +56,9 @@ class BundleIndex:
         self._table, self._path, self._prefix = table, path, prefix
         self._lock = threading.Lock()
         self._listing: dict[str, bytes] | None = None
-        # Entries of partitioned tensors may list thousands of slices, so they are cached; the others decode quickly,
-        # and 100,000 cached objects would slow down the garbage collector.
+        self._decoded: dict[str, BundleEntry] = {}  # in the usual form; filled once many entries have been used
+        self._uses = 0
+        # Entries of partitioned tensors may list thousands of slices, so they are cached.
         self._partitioned: dict[str, BundleEntry] = {}
         self._last: NamedEntry | None = None  # callers ask for shape, dtype and values of one tensor consecutively
 
@@ -88,14 +92,25 @@ class BundleIndex:
         last = self._last
         if last is not None and last[0] == name:
             return last[1]
-        entry = self._partitioned.get(name)
+        entry = self._decoded.get(name) or self._partitioned.get(name)
         if entry is None:
+            self._count_use()
             value = self._listing.get(name) if self._listing is not None else None
             entry = self._decode(value or self._look_up(name), name)
             if entry.slices:
                 self._partitioned[name] = entry
         self._last = name, entry
         return entry
+
+    def _count_use(self) -> None:
+        """Decode all entries at once if many of them are used: together they take a fraction of the time."""
+        self._uses += 1
+        listing = self._listing
+        if self._uses < _MANY or listing is None or self._uses < len(listing) // _SHARE:
+            return
+        self._uses = 0
+        decoded = zip(listing, decode_entries(list(listing.values())), strict=True)
+        self._decoded = {name: entry for name, entry in decoded if entry is not None}
 
     def _look_up(self, name: str) -> bytes:
         with error_context(self._prefix):

@@ -162,7 +162,7 @@ class BundleEntry(NamedTuple):
             if value[0] != 0x08 or value[1] >= 0x80 or value[2] != 0x12 or value[3] >= 0x80:
                 return None
             at = 4 + value[3]
-            shape = _shape_of(value[4:at])
+            shape = shape_of(value[4:at])
             shard = offset = size = checksum = 0
             if at < len(value) and value[at] == _SHARD_TAG:
                 shard, at = decode_varint(value, at + 1, bits=31)
@@ -273,7 +273,7 @@ def dtype_and_shape(dtype: int, shape: Shape) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _shape_of(message: bytes) -> Shape:
+def shape_of(message: bytes) -> Shape:
     """Return the shape in a serialized TensorShapeProto; raise DataLossError if invalid."""
     try:
         return shape_from_proto(TensorShapeProto.FromString(message))
