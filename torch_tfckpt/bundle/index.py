@@ -3,8 +3,10 @@
 Looking up one name reads one block of the table. Listing reads the whole table once and is cached.
 """
 
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from typing import Final
 
@@ -18,6 +20,7 @@ from torch_tfckpt.text import did_you_mean, escaped, quoted
 # The tag byte of BundleEntryProto.slices: an entry that does not contain it has no slices and need not be parsed.
 _SLICES_TAG: Final = b"\x3a"
 _MANY: Final = 100  # number of entries decoded one by one before all are decoded together
+_PER_BLOCK: Final = 1000  # lookups in an index, for each of its blocks, before it is listed
 _SHARE: Final = 50  # and one entry of so many, so that using a few entries of a large index stays cheap
 
 
@@ -58,6 +61,8 @@ class BundleIndex:
         self._listing: dict[str, bytes] | None = None
         self._decoded: dict[str, BundleEntry] = {}  # in the usual form; filled once many entries have been used
         self._uses = 0
+        # So many lookups take longer than listing everything, after which a lookup takes a fraction of the time.
+        self._lookups, self._list_after = 0, float(_MANY + _PER_BLOCK * table.block_count)
         # Entries of partitioned tensors may list thousands of slices, so they are cached.
         self._partitioned: dict[str, BundleEntry] = {}
         self._last: NamedEntry | None = None  # callers ask for shape, dtype and values of one tensor consecutively
@@ -132,6 +137,11 @@ class BundleIndex:
     def _find(self, key: bytes) -> bytes | None:
         if self._listing is not None and not key.startswith(TensorSlice.KEY_MARK):
             return self._listing.get(name_of(key))
+        self._lookups += 1
+        if self._listing is None and self._lookups > self._list_after:
+            self._list_after = math.inf
+            with suppress(DataLossError):  # another part of the index is damaged
+                self._list()
         with error_context(self._path, DAMAGED):
             return self._table.get(key)
 

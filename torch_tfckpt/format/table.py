@@ -219,6 +219,11 @@ class Table:
         """Return a reader of the table `data`."""
         return cls(lambda offset, size: data[offset : offset + size], len(data))
 
+    @property
+    def block_count(self) -> int:
+        """Number of data blocks."""
+        return len(self._handles)
+
     def get(self, key: bytes) -> bytes | None:
         """Return the value stored under `key`, or None."""
         number = bisect.bisect_left(self._separators, key)

@@ -18,7 +18,7 @@ from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.text import escaped, quoted
 from torch_tfckpt.transfer.uploads import assign
-from torch_tfckpt.values import Value, check_plain
+from torch_tfckpt.values import PLAIN_CLASSES, Value, check_plain, is_ordinary
 
 
 class VariableSaveable(SaveableObject):
@@ -85,7 +85,7 @@ class VariableSaveable(SaveableObject):
         self.check([tuple(value.shape)], restored_shapes)
         # A tensor created in inference mode can only be written in that mode.
         with torch.inference_mode() if self.tensor.is_inference() else torch.no_grad():
-            assign(self.tensor, value.reshape(self.tensor.shape))
+            assign(self.tensor, value if value.shape == self.tensor.shape else value.reshape(self.tensor.shape))
 
 
 class LazySaveable(SaveableObject):
@@ -126,6 +126,8 @@ def check_memory(name: str, tensor: torch.Tensor) -> None:
 
 
 def _check_fillable(name: str, tensor: torch.Tensor) -> None:
+    if type(tensor) in PLAIN_CLASSES and is_ordinary(tensor) and tensor.is_contiguous():
+        return  # none of the checks below would fail
     check_memory(name, tensor)
     check_plain(name, tensor)
     if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):

@@ -115,8 +115,8 @@ class VarList:
                 without a name.
             FailedPreconditionError: the state_dict() of an optimizer cannot be called now.
         """
-        if self._in_order is not None and all(saveable.is_current() for saveable in self._kept.values()):
-            return list(self._in_order)
+        if (unchanged := self._unchanged()) is not None:
+            return unchanged
         saveables = self._own_saveables() + self._modules.to_save()
         for key, state in self._states.items():
             with error_context(f"state {quoted(key)}"):
@@ -155,6 +155,8 @@ class VarList:
         for name in self._off:
             if name in reader:
                 _log.warning("%s: %s is stored, but is None in var_list. It is not restored", reader.path, quoted(name))
+        if (unchanged := self._unchanged()) is not None:
+            return unchanged
         saveables = self._own_saveables() + self._modules.to_restore(reader, report, strict=strict)
         for key, state in self._states.items():
             try:
@@ -165,6 +167,12 @@ class VarList:
                 report.missing.append(key)
                 report.remarks.append(str(error))
         return _in_order(saveables)
+
+    def _unchanged(self) -> list[SaveableObject] | None:
+        """Return the saveables of the last call if all of them are kept and current."""
+        if self._in_order is not None and all(saveable.is_current() for saveable in self._kept.values()):
+            return list(self._in_order)
+        return None
 
     def _own_saveables(self) -> list[SaveableObject]:
         found: list[SaveableObject] = []
