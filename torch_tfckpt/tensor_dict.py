@@ -163,8 +163,7 @@ def save_file(
         note = {"state_file": None, "timeout": calls.timeout}
         return RankSave(calls, commit, place, target, entries, Staging(), snapshot=False, note=note).finish()
     with BundleWriter(storage or storage_of(target), target) as writer:
-        for name in sorted(tensors, key=key_of):
-            writer.add(name, tensors[name])
+        writer.add_all((name, tensors[name]) for name in sorted(tensors, key=key_of))
     return target
 
 

@@ -3,12 +3,15 @@
 Looking up one name reads one block of the table. Listing reads the whole table once and is cached.
 """
 
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from typing import Final
 
 from torch_tfckpt.errors import DAMAGED, DataLossError, InvalidArgumentError, NotFoundError, error_context, located
+from torch_tfckpt.format.bulk_decoding import decode_entries
 from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_bundle import BundleEntry, SplitEntry
 from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key, slice_key_start
@@ -16,6 +19,9 @@ from torch_tfckpt.text import did_you_mean, escaped, quoted
 
 # The tag byte of BundleEntryProto.slices: an entry that does not contain it has no slices and need not be parsed.
 _SLICES_TAG: Final = b"\x3a"
+_MANY: Final = 100  # number of entries decoded one by one before all are decoded together
+_PER_BLOCK: Final = 1000  # lookups in an index, for each of its blocks, before it is listed
+_SHARE: Final = 50  # and one entry of so many, so that using a few entries of a large index stays cheap
 
 
 _AFTER_SLICES: Final = b"\x01"  # the keys of slices are smaller, and so are names that start with a null character
@@ -55,8 +61,11 @@ class BundleIndex:
         self._table, self._path, self._prefix = table, path, prefix
         self._lock = threading.Lock()
         self._listing: dict[str, bytes] | None = None
-        # Entries of partitioned tensors may list thousands of slices, so they are cached; the others decode quickly,
-        # and 100,000 cached objects would slow down the garbage collector.
+        self._decoded: dict[str, BundleEntry] = {}  # in the usual form; filled once many entries have been used
+        self._uses = 0
+        # So many lookups take longer than listing everything, after which a lookup takes a fraction of the time.
+        self._lookups, self._list_after = 0, float(_MANY + _PER_BLOCK * table.block_count)
+        # Entries of partitioned tensors may list thousands of slices, so they are cached.
         self._partitioned: dict[str, BundleEntry] = {}
         self._last: NamedEntry | None = None  # callers ask for shape, dtype and values of one tensor consecutively
 
@@ -90,8 +99,9 @@ class BundleIndex:
         last = self._last
         if last is not None and last[0] == name:
             return last[1]
-        entry = self._partitioned.get(name)
+        entry = self._decoded.get(name) or self._partitioned.get(name)
         if entry is None:
+            self._count_use()
             value = self._listing.get(name) if self._listing is not None else None
             entry = self._decode(value or self._look_up(name), name)
             if entry.slices:
@@ -107,6 +117,8 @@ class BundleIndex:
         last = self._last
         if last is not None and last[0] == name:
             return last[1]
+        if name in self._decoded:
+            return self._decoded[name]
         value = self._listing.get(name) if self._listing is not None else None
         value = value or self._look_up(name)
         if name in self._partitioned or _SLICES_TAG not in value:
@@ -117,6 +129,16 @@ class BundleIndex:
             return BundleEntry.decode(split.described if split.rest.startswith(_SLICES_TAG) else value)
         except DataLossError as error:
             raise located(error, f"{self._path}: tensor {quoted(name)}", DAMAGED) from error.__cause__
+
+    def _count_use(self) -> None:
+        """Decode all entries at once if many of them are used: together they take a fraction of the time."""
+        self._uses += 1
+        listing = self._listing
+        if self._uses < _MANY or listing is None or self._uses < len(listing) // _SHARE:
+            return
+        self._uses = 0
+        decoded = zip(listing, decode_entries(list(listing.values())), strict=True)
+        self._decoded = {name: entry for name, entry in decoded if entry is not None}
 
     def _look_up(self, name: str) -> bytes:
         with error_context(self._prefix):
@@ -138,6 +160,11 @@ class BundleIndex:
     def _find(self, key: bytes) -> bytes | None:
         if self._listing is not None and not key.startswith(TensorSlice.KEY_MARK):
             return self._listing.get(name_of(key))
+        self._lookups += 1
+        if self._listing is None and self._lookups > self._list_after:
+            self._list_after = math.inf
+            with suppress(DataLossError):  # another part of the index is damaged
+                self._list()
         with error_context(self._path, DAMAGED):
             return self._table.get(key)
 

@@ -8,11 +8,12 @@ Source: BundleWriter::Add and AddSlice in tensorflow/core/util/tensor_bundle/ten
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
 from torch_tfckpt.bundle.index import key_of, name_of
+from torch_tfckpt.bundle.small_tensors import JoinedWrite, SmallForm, SmallForms, joined_writes, stretches
 from torch_tfckpt.dtypes import ELEMENTS
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format import crc32c
@@ -76,7 +77,8 @@ class BundlePlan:
         if num_shards < 1 or alignment < 1:
             raise InvalidArgumentError(f"num_shards is {num_shards} and alignment {alignment}; both must be at least 1")
         self._alignment = alignment
-        self.waiting: list[TensorWrite] = []
+        self.waiting: list[TensorWrite | JoinedWrite] = []
+        self._forms = SmallForms()
         self._entries: dict[bytes, bytes] = {}  # encoded; empty before `enter`
         self._partitioned: dict[bytes, _Partitioned] = {}
         self.shards = [ShardExtent() for _ in range(num_shards)]
@@ -109,6 +111,29 @@ class BundlePlan:
             key = self._new_key(name) if covers else self._new_slice_key(name, full_shape, where, stored_as, shard)
         self._add(key, content, stored_as, shape, shard)
 
+    def add_all(
+        self, names: Sequence[str], values: Sequence[WritableValue], dtypes: Sequence[DataType | None], *, shard: int
+    ) -> None:
+        """Add whole tensors, in order: the same as `add` for each of them, but faster for small ones."""
+        forms = self._forms.of(values, dtypes)
+        for first, end, small in stretches(forms):
+            keys = self._new_keys(names[first:end]) if small and self._alignment == 1 else None
+            if keys is None or not 0 <= shard < len(self.shards):
+                for at in range(first, end):
+                    self.add(names[at], values[at], shard=shard, dtype=dtypes[at])
+                continue
+            extent = self.shards[shard]
+            tensors, found = (
+                cast(Sequence[torch.Tensor], values[first:end]),
+                cast(Sequence[SmallForm], forms[first:end]),
+            )
+            for write in joined_writes(shard, extent.end, keys, tensors, found):
+                self.waiting.append(write)
+                extent.end += write.size
+                if write.size:
+                    extent.data_end = extent.end
+            self._entries.update(dict.fromkeys(keys, b""))
+
     def add_stored(self, name: str, dtype: DataType, shape: Shape, stored: bytes, checksum: int, *, shard: int) -> None:
         """Add bytes in their stored form. Raises like BundleWriter.add_stored."""
         element = ELEMENTS.get(dtype)
@@ -120,12 +145,20 @@ class BundlePlan:
         self._add(self._new_key(name), stored, dtype, shape, shard, checksum)
 
     def enter(self, sums: Sequence[int]) -> None:
-        """Complete the entries of all waiting writes. `sums`: the CRC-32C (not masked) of each write's bytes."""
+        """Complete the entries of all waiting writes. `sums`: the CRC-32C (not masked) of each part of each write."""
         waiting, self.waiting = self.waiting, []
-        for write, crc in zip(waiting, sums, strict=True):
-            checksum = crc32c.mask(crc) if write.checksum is None else write.checksum
+        at = 0
+        for write in waiting:
+            if isinstance(write, JoinedWrite):
+                end = at + len(write.keys)
+                self._entries.update(zip(write.keys, write.entries(sums[at:end]), strict=True))
+                at = end
+                continue
+            checksum = crc32c.mask(sums[at]) if write.checksum is None else write.checksum
+            at += 1
             entry = BundleEntry(write.dtype, write.shape, write.file, write.offset, write.size, checksum)
             self._entries[write.key] = entry.encode()
+        assert at == len(sums), "a checksum for each part"
 
     def close(self) -> None:
         """Add the entries of partitioned tensors.
@@ -171,6 +204,18 @@ class BundlePlan:
         if key in self._entries or key in self._partitioned:
             raise InvalidArgumentError(f"Adding duplicate key: {quoted(name)} was already added")
         return key
+
+    def _new_keys(self, names: Sequence[str]) -> list[bytes] | None:
+        """Return the keys of new tensors; None if `_new_key` would refuse one of them, or if one is unusual."""
+        try:
+            keys = list(map(str.encode, names))
+        except (TypeError, UnicodeEncodeError):
+            return None
+        unique = set(keys)
+        if len(unique) < len(keys) or b"" in unique:
+            return None
+        taken = not self._entries.keys().isdisjoint(unique) or not self._partitioned.keys().isdisjoint(unique)
+        return None if taken else keys
 
     def _new_slice_key(self, name: str, full_shape: Shape, part: TensorSlice, dtype: DataType, shard: int) -> bytes:
         """Return the key of one slice, and list `part` under its tensor."""

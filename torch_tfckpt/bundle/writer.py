@@ -12,10 +12,12 @@ Source: BundleWriter in tensorflow/core/util/tensor_bundle/tensor_bundle.cc. Exp
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
+
+import torch
 
 from torch_tfckpt.bundle.plan import BundlePlan
 from torch_tfckpt.bundle.publish import BundlePublication, close_files, saving
@@ -24,9 +26,10 @@ from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
 from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.text import printable
+from torch_tfckpt.transfer.batching import SMALL_BYTES
 from torch_tfckpt.transfer.pipeline import Pipeline
-from torch_tfckpt.transfer.writes import write_tensors
-from torch_tfckpt.values import WritableValue
+from torch_tfckpt.transfer.writes import Write, write_tensors
+from torch_tfckpt.values import PLAIN_CLASSES, WritableValue
 
 # Tensors are queued up to this size and then written together: enough work for all threads, and a limit for the memory
 # of callers that create tensors on the fly.
@@ -93,7 +96,7 @@ class BundleWriter(CheckpointWriter):
     def __init__(self, storage: Storage, prefix: str, *, num_shards: int = 1, alignment: int = 1) -> None:
         super().__init__(prefix)
         self._plan = BundlePlan(num_shards, alignment)
-        self._waiting_bytes = 0
+        self._waiting_bytes = self._waiting_tensors = 0
         self._pipeline = Pipeline()
         self._files: list[WritableFile] = []
         with saving(prefix):
@@ -116,7 +119,16 @@ class BundleWriter(CheckpointWriter):
         """
         self._require_open("add")
         self._plan.add(name, value, shard=shard, dtype=dtype)
-        self._write_when_enough()
+        self._write_when_enough(self._plan.waiting[-1:])
+
+    def add_all(self, items: Iterable[tuple[str, WritableValue]], *, shard: int = 0) -> None:
+        """Append tensors as `add` does, in order; small ones take less time."""
+        self._require_open("add")
+        for some in self._batches(items):
+            names, values = zip(*some, strict=True)
+            before = len(self._plan.waiting)
+            self._plan.add_all(names, values, [None] * len(names), shard=shard)
+            self._write_when_enough(self._plan.waiting[before:])
 
     def add_slice(
         self,
@@ -136,7 +148,7 @@ class BundleWriter(CheckpointWriter):
         """
         self._require_open("add")
         self._plan.add(name, value, shard=shard, part=(full_shape, part), dtype=dtype)
-        self._write_when_enough()
+        self._write_when_enough(self._plan.waiting[-1:])
 
     def add_stored(
         self, name: str, dtype: DataType, shape: Shape, stored: bytes, checksum: int, *, shard: int = 0
@@ -148,7 +160,7 @@ class BundleWriter(CheckpointWriter):
         """
         self._require_open("add")
         self._plan.add_stored(name, dtype, shape, stored, checksum, shard=shard)
-        self._write_when_enough()
+        self._write_when_enough(self._plan.waiting[-1:])
 
     def finish(self) -> None:
         """Write queued tensors and publish the checkpoint.
@@ -183,17 +195,35 @@ class BundleWriter(CheckpointWriter):
         finally:
             self._publication.abandon()
 
-    def _write_when_enough(self) -> None:
-        """Write queued tensors if they reach QUEUE_BYTES or QUEUE_LENGTH. Call this after each tensor."""
-        waiting = self._plan.waiting
-        self._waiting_bytes += waiting[-1].size
-        if self._waiting_bytes >= QUEUE_BYTES or len(waiting) >= QUEUE_LENGTH:
+    @staticmethod
+    def _batches(items: Iterable[tuple[str, WritableValue]]) -> Iterator[list[tuple[str, WritableValue]]]:
+        """Yield the items in lists: many small tensors, or one of anything else."""
+        small: list[tuple[str, WritableValue]] = []
+        for item in items:
+            if _is_small(item[1]):
+                small.append(item)
+                if len(small) >= QUEUE_LENGTH:
+                    yield small
+                    small = []
+                continue
+            if small:
+                yield small
+                small = []
+            yield [item]
+        if small:
+            yield small
+
+    def _write_when_enough(self, new: Sequence[Write]) -> None:
+        """Write queued tensors if they reach QUEUE_BYTES or QUEUE_LENGTH. Call this with the `new` writes."""
+        self._waiting_bytes += sum(write.size for write in new)
+        self._waiting_tensors += sum(len(write.parts()) for write in new)
+        if self._waiting_bytes >= QUEUE_BYTES or self._waiting_tensors >= QUEUE_LENGTH:
             with self._failing():
                 self._flush()
 
     def _flush(self) -> None:
         """Write queued tensors in one plan, and record their checksums."""
-        self._waiting_bytes = 0
+        self._waiting_bytes = self._waiting_tensors = 0
         self._plan.enter(write_tensors(self._pipeline, self._plan.waiting, self._files))
 
     @contextmanager
@@ -205,3 +235,9 @@ class BundleWriter(CheckpointWriter):
         except BaseException:
             self.abandon()
             raise
+
+
+def _is_small(value: object) -> bool:
+    if not isinstance(value, torch.Tensor) or type(value) not in PLAIN_CLASSES:
+        return False
+    return value.numel() * value.itemsize <= SMALL_BYTES

@@ -59,12 +59,7 @@ class BlockBuilder:
             self._restarts.append(self.size - _U32.size * (len(self._restarts) + 1))
             self._since_restart = 0
             self.size += _U32.size
-        unshared = len(key) - shared
-        if unshared < 0x80 and len(value) < 0x80 and shared < 0x80:
-            sizes = bytes((shared, unshared, len(value)))
-        else:
-            sizes = encode_varint(shared) + encode_varint(unshared) + encode_varint(len(value))
-        entry = sizes + key[shared:] + value
+        entry = block_entry(key, value, shared)
         self._parts.append(entry)
         self.size += len(entry)
         self._since_restart += 1
@@ -76,6 +71,16 @@ class BlockBuilder:
         contents = b"".join((*self._parts, restarts))
         self._reset()
         return contents
+
+
+def block_entry(key: bytes, value: bytes, shared: int) -> bytes:
+    """Return an entry of a block, without the first `shared` bytes of its key."""
+    unshared = len(key) - shared
+    if unshared < 0x80 and len(value) < 0x80 and shared < 0x80:
+        sizes = bytes((shared, unshared, len(value)))
+    else:
+        sizes = encode_varint(shared) + encode_varint(unshared) + encode_varint(len(value))
+    return sizes + key[shared:] + value
 
 
 def shared_prefix_size(a: bytes, b: bytes) -> int:

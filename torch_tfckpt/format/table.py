@@ -126,13 +126,20 @@ class TableBuilder:
         # A huge entry starts its own block, as in TensorFlow's builder.
         if len(key) + len(value) >= 2 * BLOCK_SIZE and not self._block.empty:
             self._flush()
-        if self._pending is not None and self._last_key is not None:
-            self._index.add(separator(self._last_key, key), self._pending.encode())
-            self._pending = None
+        self._separate(key)
         self._block.add(key, value)
         self._last_key = key
         if self._block.size >= BLOCK_SIZE:
             self._flush()
+
+    def add_block(self, first: bytes, last: bytes, contents: bytes) -> None:
+        """Append a block that `add` would have filled and written, with keys from `first` to `last`.
+
+        REQUIRES: the table ends with a whole block; `first` sorts after its last key.
+        """
+        assert self._block.empty, "the last block is not full"
+        self._separate(first)
+        self._pending, self._last_key = self._write_block(contents), last
 
     def finish(self) -> int:
         """Write the remaining blocks and the footer; return the size of the table in bytes."""
@@ -143,6 +150,12 @@ class TableBuilder:
         index = self._write_block(self._index.finish())
         self._write(Footer(metaindex, index).encode())
         return self._offset + Footer.SIZE
+
+    def _separate(self, key: bytes) -> None:
+        """Add the last block to the index, if it is not there yet; `key` is the next one."""
+        if self._pending is not None and self._last_key is not None:
+            self._index.add(separator(self._last_key, key), self._pending.encode())
+            self._pending = None
 
     def _flush(self) -> None:
         if not self._block.empty:
@@ -207,6 +220,11 @@ class Table:
         """Return a reader of the table `data`, of which it keeps no copies."""
         view = memoryview(data)
         return cls(lambda offset, size: view[offset : offset + size], len(data))
+
+    @property
+    def block_count(self) -> int:
+        """Number of data blocks."""
+        return len(self._handles)
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value stored under `key`, or None."""

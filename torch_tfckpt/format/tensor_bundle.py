@@ -25,8 +25,8 @@ from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
 from torch_tfckpt._proto.types_pb2 import DataType as DataTypeProto
 from torch_tfckpt._proto.versions_pb2 import VersionDef
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
+from torch_tfckpt.format.bulk_encoding import encode_table
 from torch_tfckpt.format.coding import decode_varint, encode_varint
-from torch_tfckpt.format.table import TableBuilder
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, TensorSlice
 
 HEADER_KEY: Final = b""
@@ -132,15 +132,8 @@ class BundleEntry(NamedTuple):
 
     def encode(self) -> bytes:
         if not self.slices:
-            return b"".join(
-                (
-                    _dtype_and_shape(self.dtype, self.shape),
-                    b"\x18" + encode_varint(self.shard) if self.shard else b"",
-                    b"\x20" + encode_varint(self.offset) if self.offset else b"",
-                    b"\x28" + encode_varint(self.size) if self.size else b"",
-                    b"\x35" + self.checksum.to_bytes(4, "little") if self.checksum else b"",
-                )
-            )
+            described = dtype_and_shape(self.dtype, self.shape)
+            return whole_entry(described, self.shard, self.offset, self.size, self.checksum)
         return self._to_proto().SerializeToString(deterministic=True)
 
     def _to_proto(self) -> BundleEntryProto:
@@ -169,7 +162,7 @@ class BundleEntry(NamedTuple):
             if value[0] != 0x08 or value[1] >= 0x80 or value[2] != 0x12 or value[3] >= 0x80:
                 return None
             at = 4 + value[3]
-            shape = _shape_of(value[4:at])
+            shape = shape_of(value[4:at])
             shard = offset = size = checksum = 0
             if at < len(value) and value[at] == _SHARD_TAG:
                 shard, at = decode_varint(value, at + 1, bits=31)
@@ -256,24 +249,31 @@ class SplitEntry(NamedTuple):
 
 def encode_index(header: BundleHeader, entries: Mapping[bytes, bytes]) -> bytes:
     """Return the whole index file, from encoded entries in any order."""
-    parts: list[bytes] = []
-    encoded = header.encode()
-    table = TableBuilder(parts.append)
-    table.add(HEADER_KEY, encoded)
-    for key in sorted(entries):
-        table.add(key, entries[key])
-    table.finish()
-    return b"".join(parts)
+    keys = sorted(entries)
+    return encode_table([HEADER_KEY, *keys], [header.encode(), *map(entries.__getitem__, keys)])
+
+
+def whole_entry(described: bytes, shard: int, offset: int, size: int, checksum: int) -> bytes:
+    """Return the entry of a tensor or slice with bytes, from its first fields as `dtype_and_shape` returns them."""
+    return b"".join(
+        (
+            described,
+            b"\x18" + encode_varint(shard) if shard else b"",
+            b"\x20" + encode_varint(offset) if offset else b"",
+            b"\x28" + encode_varint(size) if size else b"",
+            b"\x35" + checksum.to_bytes(4, "little") if checksum else b"",
+        )
+    )
 
 
 @lru_cache(maxsize=4096)
-def _dtype_and_shape(dtype: int, shape: Shape) -> bytes:
+def dtype_and_shape(dtype: int, shape: Shape) -> bytes:
     """Return the first two fields of an entry, cached: few pairs occur, and the protobuf message is slow."""
     return BundleEntry(dtype, shape)._to_proto().SerializeToString(deterministic=True)
 
 
 @lru_cache(maxsize=4096)
-def _shape_of(message: bytes) -> Shape:
+def shape_of(message: bytes) -> Shape:
     """Return the shape in a serialized TensorShapeProto; raise DataLossError if invalid."""
     try:
         return shape_from_proto(TensorShapeProto.FromString(message))

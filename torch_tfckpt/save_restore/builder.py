@@ -8,6 +8,7 @@ Source: tensorflow/python/training/saver.py.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -234,9 +235,14 @@ def _plan(groups: Sequence[Saveables]) -> BundlePlan:
     """Plan one shard for each group, in order. Every spec's tensor is accessed once."""
     plan = BundlePlan(len(groups))
     for shard, group in enumerate(groups):
-        for spec in specs_of(group):
-            part = slice_of(spec) if spec.slice_spec else None
-            plan.add(spec.name, value_of(spec), shard=shard, part=part, dtype=spec.dtype)
+        for is_slice, some in groupby(specs_of(group), key=lambda spec: bool(spec.slice_spec)):
+            specs = list(some)
+            if is_slice:
+                for spec in specs:
+                    plan.add(spec.name, value_of(spec), shard=shard, part=slice_of(spec), dtype=spec.dtype)
+            else:
+                names, values, dtypes = zip(*[(spec.name, value_of(spec), spec.dtype) for spec in specs], strict=True)
+                plan.add_all(names, values, dtypes, shard=shard)
     return plan
 
 

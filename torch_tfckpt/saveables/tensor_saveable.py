@@ -20,7 +20,7 @@ from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.text import escaped, quoted
 from torch_tfckpt.transfer.uploads import assign
-from torch_tfckpt.values import Value
+from torch_tfckpt.values import PLAIN_CLASSES, Value, is_ordinary
 
 
 class VariableSaveable(SaveableObject):
@@ -89,7 +89,7 @@ class VariableSaveable(SaveableObject):
         self.check([tuple(value.shape)], restored_shapes)
         # A tensor created in inference mode can only be written in that mode.
         with torch.inference_mode() if self.tensor.is_inference() else torch.no_grad():
-            assign(self.tensor, value.reshape(self.tensor.shape))
+            assign(self.tensor, value if value.shape == self.tensor.shape else value.reshape(self.tensor.shape))
 
     def _restore_part(self, tensor: torch.Tensor, value: torch.Tensor, restored_shapes: Sequence[Shape] | None) -> None:
         """Copy this rank's part, or its elements in a whole value, into this rank's part of a DTensor."""
@@ -147,6 +147,8 @@ def check_memory(name: str, tensor: torch.Tensor) -> None:
 
 
 def _check_fillable(name: str, tensor: torch.Tensor) -> None:
+    if type(tensor) in PLAIN_CLASSES and is_ordinary(tensor) and tensor.is_contiguous():
+        return  # none of the checks below would fail
     check_memory(name, tensor)
     check_storable(name, tensor)
     here = memory_of(tensor)

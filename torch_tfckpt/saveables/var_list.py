@@ -120,8 +120,8 @@ class VarList:
                 without a name.
             FailedPreconditionError: the state_dict() of an optimizer cannot be called now.
         """
-        if self._in_order is not None and all(saveable.is_current() for saveable in self._kept.values()):
-            return list(self._in_order)
+        if (unchanged := self._unchanged()) is not None:
+            return unchanged
         saveables = self._own_saveables() + self._modules.to_save()
         for key, state in self._states.items():
             with error_context(f"state {quoted(key)}"):
@@ -161,6 +161,8 @@ class VarList:
         for name in self._off:
             if name in reader:
                 _log.warning("%s: %s is stored, but is None in var_list. It is not restored", reader.path, quoted(name))
+        if (unchanged := self._unchanged()) is not None:
+            return unchanged
         saveables = self._own_saveables() + self._modules.to_restore(reader, report, strict=strict)
         for key, state in self._states.items():
             try:
@@ -176,6 +178,12 @@ class VarList:
     def _check_sharded(self, saveables: list[SaveableObject]) -> None:
         if not self._sharded:
             refuse_sharded_values(saveables)
+
+    def _unchanged(self) -> list[SaveableObject] | None:
+        """Return the saveables of the last call if all of them are kept and current."""
+        if self._in_order is not None and all(saveable.is_current() for saveable in self._kept.values()):
+            return list(self._in_order)
+        return None
 
     def _own_saveables(self) -> list[SaveableObject]:
         found: list[SaveableObject] = []

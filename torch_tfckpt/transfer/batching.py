@@ -5,8 +5,9 @@ adjacent tensors of one type are gathered into one flat tensor, or cut from one,
 results do not depend on the batching.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Final, cast
 
 import torch
 
@@ -14,6 +15,11 @@ from torch_tfckpt.format.tensor_slice import Shape, element_count
 
 SMALL_BYTES: Final = 64 * 1024  # above this size, copying the bytes takes longer than the overhead per tensor
 RUN_BYTES: Final = 1024 * 1024  # limits memory: a run exists twice, as a flat tensor and as the tensors cut from it
+
+# torch.cat([tensor.reshape(-1) for tensor in tensors]), without a call from Python for each tensor.
+_flatten: Final = torch._C._nn.flatten_dense_tensors
+# Its stub declares that it returns None.
+_unbind_copy: Final = cast(Callable[[torch.Tensor], list[torch.Tensor]], torch.unbind_copy)
 
 Place = tuple[object, int, int, object]
 """File, offset, size in bytes, and a value that must be equal for two tensors to be batched together."""
@@ -38,13 +44,24 @@ def find_runs(places: Sequence[Place]) -> Iterator[tuple[int, int]]:
         yield first, len(places)
 
 
-def gather(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def gather(tensors: list[torch.Tensor]) -> torch.Tensor:
     """Return the elements of all tensors in one flat tensor. REQUIRES: one dtype, one device."""
     with torch.no_grad():
-        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+        if all([tensor.dim() == 1 for tensor in tensors]):
+            return torch.cat(tensors)
+        return _flatten(tensors)
 
 
 def cut(flat: torch.Tensor, shapes: Sequence[Shape]) -> list[torch.Tensor]:
     """Return tensors of `shapes` with consecutive elements of `flat`, each in its own memory."""
-    pieces = torch.split(flat, [element_count(shape) for shape in shapes])
-    return [piece.view(shape).clone() for piece, shape in zip(pieces, shapes, strict=True)]
+    runs = [(shape, len(list(same))) for shape, same in groupby(shapes)]
+    if len(runs) > len(shapes) // 4:
+        pieces = torch.split(flat, [element_count(shape) for shape in shapes])
+        return [piece.view(shape).clone() for piece, shape in zip(pieces, shapes, strict=True)]
+    tensors: list[torch.Tensor] = []
+    at = 0
+    for shape, count in runs:
+        end = at + count * element_count(shape)
+        tensors += _unbind_copy(flat[at:end].view(count, *shape))
+        at = end
+    return tensors

@@ -68,7 +68,7 @@ def copy_slice(target: torch.Tensor, where: tuple[slice, ...], source: torch.Ten
     if target.dtype.itemsize == 1:
         # On some devices torch cannot copy strided tensors of some one-byte floats, but it can copy their bytes.
         target, source = target.view(torch.uint8), source.view(torch.uint8)
-    target[where].copy_(source)
+    (target[where] if where else target).copy_(source)
 
 
 def host_copy(tensor: torch.Tensor) -> torch.Tensor:

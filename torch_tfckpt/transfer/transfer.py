@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
 from queue import SimpleQueue
 from typing import Final
 
@@ -27,7 +28,7 @@ from torch_tfckpt.transfer.host_bytes import byte_view
 from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, write_pieces
 from torch_tfckpt.transfer.staging import Buffers, Staging
 from torch_tfckpt.transfer.threads import Latch, join
-from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes, runs_of
+from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes, part_sizes, runs_of
 
 # Limit on waiting batches in a lane without buffers: they hold host copies of tensors that are not stored contiguously.
 _UNBUFFERED_AHEAD: Final = 4
@@ -56,7 +57,7 @@ class Batch:
     begin: int = 0  # for a part: its offset in bytes from the start of its write
     # Set when it is filled:
     pieces: list[memoryview] = field(default_factory=list)
-    parts: list[list[int]] = field(default_factory=list)  # for each piece, the sizes of its writes
+    parts: list[list[int]] = field(default_factory=list)  # for each piece, the sizes of its parts, each with a checksum
     buffer: torch.Tensor | None = None  # to return after writing
     ready: Ready | None = None  # None: the bytes are already in host memory
 
@@ -85,7 +86,8 @@ class Transfer:
         # Other threads wait for this event only if this is a snapshot.
         self.staged = Latch() if snapshot else threading.Event()
         self._writes, self._files = writes, files
-        self._sums = [0] * len(writes)
+        self._firsts = list(accumulate((len(write.parts()) for write in writes), initial=0))  # indices into `_sums`
+        self._sums = [0] * self._firsts[-1]
         self._cut: dict[int, list[tuple[int, int, int]]] = {}  # index -> offset, size and checksum of each written part
         self._left = [0] * len(files)  # bytes not written yet
         self._lanes = self._make_lanes(staging, snapshot)
@@ -130,7 +132,7 @@ class Transfer:
             raise
 
     def result(self) -> list[int]:
-        """Wait until everything is written and synced; return the CRC-32C (not masked) of each write.
+        """Wait until everything is written and synced; return the CRC-32C (not masked) of each part of each write.
 
         Raises:
             OSError or any other exception: the first error. Ctrl-C stops the transfer.
@@ -148,7 +150,7 @@ class Transfer:
             crc = 0
             for _, size, part in sorted(parts):
                 crc = crc32c.combine(crc, part, size)
-            self._sums[number] = crc
+            self._sums[self._firsts[number]] = crc
         return self._sums
 
     def cancel(self) -> None:
@@ -185,7 +187,7 @@ class Transfer:
             if not write.size:
                 continue
             self._left[write.file] += write.size
-            device = None if isinstance(write.source, bytes) else write.source.device
+            device = write.device
             lane = lanes.get((write.file, device))
             if lane is None:
                 stream = self._stream_of(device, staging)
@@ -282,7 +284,7 @@ class Transfer:
                 if run[0] is not held:
                     held, data = run[0], memoryview(host_bytes(run))
                 batch.pieces.append(data[batch.begin : batch.begin + batch.size])
-                batch.parts.append([write.size for write in run])
+                batch.parts.append(part_sizes(run))
             yield batch
 
     def _buffered_batches(self, lane: _Lane) -> Iterator[Batch]:
@@ -309,7 +311,7 @@ class Transfer:
                         buffer[at : at + len(part)].copy_(part, non_blocking=stream is not None)
                         at += len(part)
                 batch.pieces.append(byte_view(buffer[: batch.size]))
-                batch.parts.append([write.size for write in writes])
+                batch.parts.append(part_sizes(writes))
                 batch.ready = stream.ready() if stream is not None else None
             except BaseException:
                 if stream is not None:
@@ -348,8 +350,12 @@ class Transfer:
             if batch.size < self._writes[first].size:
                 self._cut.setdefault(first, []).append((batch.begin, batch.size, sums[0]))
             else:
-                for number, crc in zip(batch.numbers, sums, strict=True):
-                    self._sums[number] = crc
+                at = 0
+                for number in batch.numbers:
+                    begin, end = self._firsts[number : number + 2]
+                    self._sums[begin:end] = sums[at : at + end - begin]
+                    at += end - begin
+                assert at == len(sums), "a checksum for each part"
             self._left[file] -= batch.size
             last = not self._left[file]
         if last:

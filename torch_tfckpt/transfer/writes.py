@@ -21,12 +21,25 @@ _PIECES_ABOVE: Final = 32 * 1024 * 1024  # bytes; smaller tensors are copied as 
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """One tensor, or bytes, and its destination."""
+    """One tensor, several small ones, or bytes, and the destination."""
 
     file: int  # index into the plan's list of files
     offset: int
     size: int  # bytes
-    source: torch.Tensor | bytes  # must not change before it is written or staged
+    # Must not change before it is written or staged. Several tensors have one dtype and one device, and no lazy
+    # conjugation or negation; they are written back to back, and each gets a checksum.
+    source: torch.Tensor | bytes | list[torch.Tensor]
+
+    def parts(self) -> Sequence[int]:
+        """Return the sizes in bytes of the parts that get a checksum."""
+        return (self.size,)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Device of the tensors; None for bytes."""
+        if isinstance(self.source, bytes):
+            return None
+        return self.source[0].device if isinstance(self.source, list) else self.source.device
 
 
 def runs_of(writes: Sequence[Write]) -> list[Sequence[Write]]:
@@ -40,7 +53,7 @@ def host_bytes(run: Sequence[Write]) -> Buffer:
     source = run[0].source
     if isinstance(source, bytes):
         return source
-    return byte_view(host_copy(source if len(run) == 1 else gather(_tensors(run))))
+    return byte_view(host_copy(source if isinstance(source, torch.Tensor) and len(run) == 1 else gather(_tensors(run))))
 
 
 def device_bytes(run: Sequence[Write]) -> torch.Tensor:
@@ -54,7 +67,7 @@ def device_bytes(run: Sequence[Write]) -> torch.Tensor:
 
 
 def write_tensors(pipeline: Pipeline, writes: Sequence[Write], files: Sequence[WritableFile]) -> list[int]:
-    """Write the whole plan; return the CRC-32C (not masked) of each write.
+    """Write the whole plan; return the CRC-32C (not masked) of each part of each write.
 
     Cost: host copies of all tensors on devices.
     """
@@ -70,17 +83,17 @@ def write_tensors(pipeline: Pipeline, writes: Sequence[Write], files: Sequence[W
             sums.append(write_in_pieces(pipeline, files[write.file], write.offset, write.source.detach()))
             continue
         request, whole = next(results)
-        if len(run) == 1:
+        if len(run) == 1 and len(run[0].parts()) == 1:
             sums.append(whole)
         else:
-            sums += crc32c.of_parts(memoryview(request.source), [write.size for write in run])
+            sums += crc32c.of_parts(memoryview(request.source), part_sizes(run))
     return sums
 
 
 def _is_written_in_pieces(run: Sequence[Write]) -> bool:
     """Return whether a run is one large tensor in host memory whose axes were moved, such as a transposed kernel."""
     source = run[0].source
-    if len(run) > 1 or isinstance(source, bytes) or run[0].size <= _PIECES_ABOVE:
+    if len(run) > 1 or not isinstance(source, torch.Tensor) or run[0].size <= _PIECES_ABOVE:
         return False
     return source.device.type == "cpu" and not (source.is_contiguous() or source.is_conj() or source.is_neg())
 
@@ -94,15 +107,23 @@ def write_in_pieces(pipeline: Pipeline, file: WritableFile, offset: int, tensor:
     return crc
 
 
-def _kind(source: torch.Tensor | bytes) -> object:
+def part_sizes(writes: Sequence[Write]) -> list[int]:
+    """Return the sizes of all parts of all writes, in order."""
+    return [size for write in writes for size in write.parts()]
+
+
+def _kind(source: torch.Tensor | bytes | list[torch.Tensor]) -> object:
     """Return a value that is equal for sources that can be copied together.
 
     These are tensors of the same dtype and device without lazy conjugation or negation.
     """
-    if isinstance(source, bytes) or source.is_conj() or source.is_neg():
+    if not isinstance(source, torch.Tensor) or source.is_conj() or source.is_neg():
         return object()  # different from all other values
     return source.dtype, source.device
 
 
 def _tensors(run: Sequence[Write]) -> list[torch.Tensor]:
+    source = run[0].source
+    if isinstance(source, list):
+        return source
     return [write.source for write in run if isinstance(write.source, torch.Tensor)]
