@@ -75,10 +75,11 @@ MAX_LINES = 450
 # would make `tfckpt latest` wait for torch. (`__init__` and cli/main.py import by name.)
 OPTIONAL = {"fsspec", "h5py", "shtab"}
 DEFERRED = {
+    "torch_tfckpt.format.tensor_bundle": {"torch_tfckpt.format.bulk_encoding"},
     "torch_tfckpt.directory.management": {
         "torch_tfckpt.directory.completeness",
         "torch_tfckpt.directory.recovered_parts",
-    }
+    },
 }
 # `format` is bytes only: no files, no clock. Time and storage are passed in.
 NOT_BYTES = {"os", "io", "pathlib", "shutil", "tempfile", "time", "datetime"}

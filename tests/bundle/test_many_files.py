@@ -47,9 +47,11 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @contextmanager
 def few_descriptors() -> Iterator[None]:
-    """Allow no more than LIMIT open files during the `with` block."""
+    """Allow no more than LIMIT further open files during the `with` block."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, before[1]))
+    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    free = [number for number in range(len(used) + LIMIT) if number not in used]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[LIMIT - 1] + 1, before[1]))
     try:
         yield
     finally:

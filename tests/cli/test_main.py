@@ -41,7 +41,7 @@ def test_help_names_every_verb_and_tensorflows_flags(capsys: pytest.CaptureFixtu
         ["ls", "x", "--sort", "colour"],
         ["diff", "a"],
         ["diff", "a", "b", "--atol", "much"],
-        ["merge", "only-one"],
+        ["merge"],
         ["convert", "a", "b.pt", "--to", "zip"],
     ],
 )

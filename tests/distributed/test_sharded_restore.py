@@ -16,6 +16,9 @@ DTYPES = [
     *(torch.float32, torch.bfloat16, torch.float16, torch.bool, torch.int64, torch.uint8, torch.complex64),
     *(torch.float8_e4m3fn, torch.float8_e5m2),
 ]
+SOME_OR_ALL = pytest.mark.parametrize(
+    "dtypes", [DTYPES[:2], pytest.param(DTYPES, marks=pytest.mark.heavy)], ids=["two dtypes", "all dtypes"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +53,22 @@ def test_bfloat16_with_moments(processes: RankProcesses, tmp_path: Path) -> None
     processes.call("sharded_state:restore_trained", path, "fsdp", "adamw", dtype=torch.bfloat16, world_size=1)
 
 
-def test_every_layout_and_dtype(processes: RankProcesses, tmp_path: Path) -> None:
+@SOME_OR_ALL
+def test_every_layout_and_dtype(processes: RankProcesses, tmp_path: Path, dtypes: list[torch.dtype]) -> None:
     """Uneven and empty shards, copies, scalars, no elements; bit for bit, also sequentially and read in place."""
-    values = {f"{name} {dtype}": numbered(shape, dtype) for name, shape, _, _ in LAYOUTS for dtype in DTYPES}
+    values = {f"{name} {dtype}": numbered(shape, dtype) for name, shape, _, _ in LAYOUTS for dtype in dtypes}
     path = tfckpt.save_file(values, tmp_path / "layouts")
-    counts = processes.call("sharded_state:restore_layouts", path, LAYOUTS, DTYPES)
+    counts = processes.call("sharded_state:restore_layouts", path, LAYOUTS, dtypes)
     assert counts == [3 * len(values)] * 4
 
 
-def test_load_file_like(processes: RankProcesses, tmp_path: Path) -> None:
+@SOME_OR_ALL
+def test_load_file_like(processes: RankProcesses, tmp_path: Path, dtypes: list[torch.dtype]) -> None:
     """The same layouts and dtypes by load_file(like=), and plain tensors; templates are unchanged."""
-    values = {f"{name} {dtype}": numbered(shape, dtype) for name, shape, _, _ in LAYOUTS for dtype in DTYPES}
+    values = {f"{name} {dtype}": numbered(shape, dtype) for name, shape, _, _ in LAYOUTS for dtype in dtypes}
     values |= {"plain": torch.tensor([1.0, 2, 3]), "meta": torch.tensor([1.0, 2, 3]), "other": torch.ones(2)}
     path = tfckpt.save_file(values, tmp_path / "layouts")
-    counts = processes.call("sharded_state:load_like", path, LAYOUTS, DTYPES)
+    counts = processes.call("sharded_state:load_like", path, LAYOUTS, dtypes)
     assert counts == [len(values) - 1] * 4
 
 

@@ -96,6 +96,9 @@ def test_errors_deaths_and_hangs_of_ranks_are_results(processes: RankProcesses) 
         processes.call("sharded:raise_on", 1, world_size=2, process_group=False)
     died = processes.run("sharded:die_on", 0, world_size=2, process_group=False)
     assert (died[0].exit_status, died[1].value) == (3, 1)
-    hung = processes.run("sharded:never_answer_on", 1, world_size=2, process_group=False, timeout=4)
+    processes.call(
+        "sharded:ready", world_size=2
+    )  # starts the process anew, which may take longer than the next timeout
+    hung = processes.run("sharded:never_answer_on", 1, world_size=2, process_group=False, timeout=10)
     assert (hung[0].value, hung[1].late) == (0, True)
     assert processes.call("sharded:ready", world_size=2) == [(0, 2, True), (1, 2, True)]

@@ -100,6 +100,9 @@ WAYS: dict[str, Way] = {
         lambda path: save_v1(LOCAL, path, OLD), lambda storage, path: save_v1(storage, path, NEW), True
     ),
 }  # fmt: skip
+# One way of each kind; the others are among the heavy tests.
+USUAL = {"save two shards over one", "merge over one shard", "save over version 1"}
+IN_TURN = [name if name in USUAL else pytest.param(name, marks=pytest.mark.heavy) for name in WAYS]
 VERSION_2 = [name for name in WAYS if "version 1" not in name]
 MERGES = [name for name in WAYS if "merge" in name]
 
@@ -135,7 +138,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for good"])
-@pytest.mark.parametrize("what", WAYS)
+@pytest.mark.parametrize("what", IN_TURN)
 def test_a_failure_at_any_operation_leaves_old_or_new(what: str, forever: bool, tmp_path: Path) -> None:
     """Whichever operation fails, the old or the new checkpoint exists; if the save returned, the new one."""
     way = WAYS[what]
@@ -153,7 +156,7 @@ def test_a_failure_at_any_operation_leaves_old_or_new(what: str, forever: bool, 
 
 
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for good"])
-@pytest.mark.parametrize("what", WAYS)
+@pytest.mark.parametrize("what", IN_TURN)
 def test_error_messages_are_true(what: str, forever: bool, tmp_path: Path) -> None:
     """IncompleteSaveError with the cause; if it reports that nothing was published, nothing was."""
     way = WAYS[what]
@@ -176,7 +179,7 @@ def test_error_messages_are_true(what: str, forever: bool, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("late", [False, True], ids=["before it", "after it"])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-@pytest.mark.parametrize("what", WAYS)
+@pytest.mark.parametrize("what", IN_TURN)
 def test_an_interruption_at_any_operation_leaves_old_or_new(
     what: str, error: type[BaseException], late: bool, tmp_path: Path
 ) -> None:
@@ -195,7 +198,7 @@ def test_an_interruption_at_any_operation_leaves_old_or_new(
             break
 
 
-@pytest.mark.parametrize("what", WAYS)
+@pytest.mark.parametrize("what", IN_TURN)
 def test_a_failure_leaves_no_files(what: str, tmp_path: Path) -> None:
     """After a failed operation no temporary file is left, and after the next save exactly that save's files.
 
@@ -252,7 +255,7 @@ def test_a_failed_merge_keeps_its_sources(what: str, tmp_path: Path) -> None:
             break
 
 
-@pytest.mark.parametrize("what", WAYS)
+@pytest.mark.parametrize("what", IN_TURN)
 def test_a_kill_at_any_operation_leaves_old_or_new(what: str, tmp_path: Path) -> None:
     """Without cleanup, the old or the new checkpoint exists, and the next save succeeds."""
     way = WAYS[what]
@@ -275,7 +278,7 @@ def test_a_kill_at_any_operation_leaves_old_or_new(what: str, tmp_path: Path) ->
         assert state_of(path) == "new"
 
 
-@pytest.mark.parametrize("what", WAYS)
+@pytest.mark.parametrize("what", IN_TURN)
 def test_a_power_failure_at_any_operation_leaves_old_or_new(what: str, tmp_path: Path) -> None:
     """Unsynced bytes and names may be lost in any combination: the old or the new checkpoint always exists.
 

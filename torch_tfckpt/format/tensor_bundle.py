@@ -25,7 +25,6 @@ from torch_tfckpt._proto.tensor_shape_pb2 import TensorShapeProto
 from torch_tfckpt._proto.types_pb2 import DataType as DataTypeProto
 from torch_tfckpt._proto.versions_pb2 import VersionDef
 from torch_tfckpt.errors import DataLossError, InvalidArgumentError
-from torch_tfckpt.format.bulk_encoding import encode_table
 from torch_tfckpt.format.coding import decode_varint, encode_varint
 from torch_tfckpt.format.tensor_slice import MAX_INT64, Shape, TensorSlice
 
@@ -249,6 +248,9 @@ class SplitEntry(NamedTuple):
 
 def encode_index(header: BundleHeader, entries: Mapping[bytes, bytes]) -> bytes:
     """Return the whole index file, from encoded entries in any order."""
+    # numpy, which `tfckpt latest` does without.
+    from torch_tfckpt.format.bulk_encoding import encode_table
+
     keys = sorted(entries)
     return encode_table([HEADER_KEY, *keys], [header.encode(), *map(entries.__getitem__, keys)])
 

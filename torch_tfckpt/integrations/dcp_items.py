@@ -1,6 +1,6 @@
 """The items of a rank's plan, as tensors and slices of a checkpoint, and JSON."""
 
-import io
+from collections.abc import Mapping
 
 import torch
 from torch.distributed.checkpoint.planner import SavePlanner, WriteItem
@@ -55,18 +55,14 @@ def _looked_up(planner: SavePlanner, item: WriteItem) -> object:
     if look_up is not None:
         value: object = look_up(item.index)
         return value
-    stored = planner.resolve_data(item)
-    if isinstance(stored, io.BytesIO):
-        stored.seek(0)
-        try:
-            value = torch.load(stored, weights_only=True)
-        except Exception as error:
-            raise TypeError(
-                f"{quoted(item.index.fqn)} of the state_dict cannot be stored: the planner has pickled it, and it is "
-                f"not a plain value: {error}. Use a planner derived from DefaultSavePlanner"
-            ) from error
-        return value
-    return stored
+    state = getattr(planner, "state_dict", None)
+    if isinstance(state, Mapping) and item.index.fqn in state:
+        return state[item.index.fqn]
+    raise TypeError(
+        f"{quoted(item.index.fqn)} of the state_dict is not a tensor, and the planner {type(planner).__name__} has "
+        f"neither lookup_object nor a state_dict with it, so the value would arrive pickled. Use a planner derived "
+        f"from DefaultSavePlanner"
+    )
 
 
 def _plain(key: str, value: object) -> torch.Tensor:

@@ -397,7 +397,7 @@ def _tell_about_tensorflow(prefix: str, metadata: Metadata) -> None:
     if found:
         _log.info(
             "%s: TensorFlow cannot join slices of the dtypes of %d tensors, such as %s. For TensorFlow, store them "
-            "whole: tfckpt convert %s TARGET --to tf",
+            "whole: `tfckpt convert %s TARGET --to tf`",
             printable(prefix),
             len(found),
             quoted(found[0]),
