@@ -14,7 +14,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.errors import IncompleteSaveError
 from torch_tfckpt.storage.local import LocalStorage
 
-TIMEOUT = 1.5
+TIMEOUT = 4.0  # long enough that a rank on a busy machine is heard of
 
 # Step -> (the storage's operation, whether it is that of the step, by its path). "link" and "state" are rank 0's.
 STEPS: dict[str, tuple[str, Callable[[str], bool]]] = {
