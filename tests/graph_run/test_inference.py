@@ -13,17 +13,22 @@ import torch_tfckpt as tfckpt
 KINDS = {"reference": False, "resource": True}
 
 
+def restored(prefix: Path) -> tfckpt.ImportedMetaGraph:
+    """The graph of `prefix`.meta, with the variables of the checkpoint `prefix`."""
+    imported = tfckpt.import_meta_graph(f"{prefix}.meta")
+    assert imported.saver is not None
+    imported.saver.restore(str(prefix))
+    return imported
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def training(
     request: pytest.FixtureRequest, tensorflow: TensorFlowProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[tfckpt.ImportedMetaGraph, dict[str, Any]]:
     """A graph for training, restored, and what TensorFlow computes from the same variables for inference."""
-    prefix: Path = tmp_path_factory.mktemp("training") / "model"
+    prefix = tmp_path_factory.mktemp("training") / "model"
     computed = tensorflow.call("tensorflow_runs.training_graph", str(prefix), KINDS[request.param])
-    imported = tfckpt.import_meta_graph(f"{prefix}.meta")
-    assert imported.saver is not None
-    imported.saver.restore(str(prefix))
-    return imported, computed
+    return restored(prefix), computed
 
 
 def test_training_is_turned_off(training: tuple[tfckpt.ImportedMetaGraph, dict[str, Any]]) -> None:
@@ -69,12 +74,9 @@ def functions(
     tensorflow: TensorFlowProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[tfckpt.ImportedMetaGraph, dict[str, Any]]:
     """A graph with dropout in the functions of TensorFlow 2."""
-    prefix: Path = tmp_path_factory.mktemp("functions") / "model"
+    prefix = tmp_path_factory.mktemp("functions") / "model"
     computed = tensorflow.call("tensorflow_runs.training_functions", str(prefix))
-    imported = tfckpt.import_meta_graph(f"{prefix}.meta")
-    assert imported.saver is not None
-    imported.saver.restore(str(prefix))
-    return imported, computed
+    return restored(prefix), computed
 
 
 def test_dropout_in_functions(functions: tuple[tfckpt.ImportedMetaGraph, dict[str, Any]]) -> None:

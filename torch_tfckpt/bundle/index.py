@@ -22,8 +22,6 @@ _SLICES_TAG: Final = b"\x3a"
 _MANY: Final = 100  # number of entries decoded one by one before all are decoded together
 _PER_BLOCK: Final = 1000  # lookups in an index, for each of its blocks, before it is listed
 _SHARE: Final = 50  # and one entry of so many, so that using a few entries of a large index stays cheap
-
-
 _AFTER_SLICES: Final = b"\x01"  # the keys of slices are smaller, and so are names that start with a null character
 
 NamedEntry = tuple[str, BundleEntry]
@@ -210,9 +208,14 @@ def no_such_tensor(path: str, name: str, known: Collection[str], problem: str) -
     )
 
 
+def place_in_files(piece: NamedEntry) -> tuple[int, int]:
+    """Return the number of the data file and the offset in it, to sort by."""
+    return piece[1].shard, piece[1].offset
+
+
 def overlapping(pieces: Iterable[NamedEntry]) -> Iterator[tuple[NamedEntry, NamedEntry]]:
     """Yield pairs of adjacent entries of a file that share bytes; at least one pair if any two overlap."""
-    ordered = sorted((piece for piece in pieces if piece[1].size), key=lambda piece: (piece[1].shard, piece[1].offset))
+    ordered = sorted((piece for piece in pieces if piece[1].size), key=place_in_files)
     for one, other in pairwise(ordered):
         if one[1].shard == other[1].shard and one[1].end > other[1].offset:
             yield one, other

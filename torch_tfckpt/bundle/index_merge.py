@@ -251,12 +251,7 @@ class _Merge:
 
     def _list_of(self, number: int, name: bytes, value: bytes, described: bytes) -> bytes:
         """Return the encoded list of slices in the entry of a tensor that starts with `described`."""
-        if not value.startswith(described):
-            raise _NeedsGeneralMergeError
-        at, shard = len(described), 0
-        if value[at : at + 1] == _SHARD:
-            shard, at = _number(value, at + 1)
-        rest = value[at:]
+        shard, rest = _after(described, value)
         if rest[:1] != _SLICE or shard not in self._fields[number]:
             raise _NeedsGeneralMergeError
         return rest
@@ -264,12 +259,7 @@ class _Merge:
     def _renumbered(self, number: int, key: bytes, value: bytes, form: Form) -> bytes:
         """Return an entry with bytes, which must have this form, with its shard number in the merged checkpoint."""
         described = form.described
-        if not value.startswith(described):
-            raise _NeedsGeneralMergeError
-        at, shard = len(described), 0
-        if value[at : at + 1] == _SHARD:
-            shard, at = _number(value, at + 1)
-        tail = value[at:]
+        shard, tail = _after(described, value)
         field = self._fields[number].get(shard)
         if field is None or not form.fits(tail):
             entry = self._parts[number].checked(key, value)
@@ -307,6 +297,16 @@ class _Merge:
         """Raise InvalidArgumentError unless an equal entry in another part is allowed."""
         if not self._equal_duplicates or not same_contents(BundleEntry.decode(before), entry):
             raise duplicate(self._place, key, self._parts[number])
+
+
+def _after(described: bytes, value: bytes) -> tuple[int, bytes]:
+    """Return the shard number of an entry that must start with `described`, and what follows it."""
+    if not value.startswith(described):
+        raise _NeedsGeneralMergeError
+    at, shard = len(described), 0
+    if value[at : at + 1] == _SHARD:
+        shard, at = _number(value, at + 1)
+    return shard, value[at:]
 
 
 def _number(value: bytes, at: int) -> tuple[int, int]:

@@ -137,15 +137,24 @@ def merge_lock_name(parts: Parts) -> str:
     return temporary_name(f"{parts.prefix}{PARTS_SUFFIX}.merge", min(parts.numbers))
 
 
+def remove_folder(storage: Storage, folder: str) -> None:
+    """Remove the files of all parts in `folder`, and then `folder`, if nothing else is in it.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    for name in storage.list(folder):
+        if name.startswith(PART):
+            storage.remove(os.path.join(folder, name))
+    storage.remove_directory(folder)
+
+
 def remove_parts(storage: Storage, parts: Parts) -> None:
     """Remove the files of published parts, and their folders; errors leave them to the next save's cleanup."""
     directory = os.path.dirname(parts.prefix)
     for folder in {os.path.dirname(source) for source in parts.sources.values()}:
         with suppress(OSError):
-            for name in storage.list(folder):
-                if name.startswith(PART):
-                    storage.remove(os.path.join(folder, name))
-            storage.remove_directory(folder)
+            remove_folder(storage, folder)
     with suppress(OSError):
         for path, temporary in temporaries(directory, storage.list(directory)).items():
             if temporary.save in parts.numbers and not is_parts_directory(path):

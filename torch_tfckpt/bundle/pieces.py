@@ -11,9 +11,9 @@ from typing import Final, NamedTuple, TypeVar
 import torch
 
 from torch_tfckpt.bundle.files import BundleFiles
-from torch_tfckpt.bundle.index import NamedEntry, overlapping
+from torch_tfckpt.bundle.index import NamedEntry, overlapping, place_in_files
 from torch_tfckpt.dtypes import ELEMENTS
-from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, UnimplementedError, error_context, located
+from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, error_context, located
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.string_tensor import decode_strings
@@ -73,8 +73,12 @@ class Rows(NamedTuple):
         return map(sum, product(*self.starts))
 
 
-def _rows(file: ReadableFile, shape: Shape, part: TensorSlice, itemsize: int) -> Rows | None:
-    """Return the rows of a slice with explicit extents; None if it is better read from its first to its last byte."""
+def _rows(shape: Shape, part: TensorSlice, itemsize: int, shortest: int) -> Rows | None:
+    """Return the rows of a slice with explicit extents; None if it is better read from its first to its last byte.
+
+    Args:
+        shortest: Smallest row, in bytes, that is read by itself.
+    """
     axis = max((axis for axis, size in enumerate(shape) if part.extents[axis].length != size), default=0)
     strides = [itemsize * element_count(shape[axis + 1 :]) for axis in range(len(shape))]
     size = strides[axis] * part.extents[axis].length
@@ -85,17 +89,9 @@ def _rows(file: ReadableFile, shape: Shape, part: TensorSlice, itemsize: int) ->
     starts[axis] = starts[axis][:1]
     count = element_count(tuple(map(len, starts)))
     span = sum(each[-1] - each[0] for each in starts) + size
-    if count == 1 or span <= _CLOSE * count * size or size < (_SHORT if _is_local(file) else _SHORT_REMOTE):
+    if count == 1 or span <= _CLOSE * count * size or size < shortest:
         return None
     return Rows(size, starts)
-
-
-def _is_local(file: ReadableFile) -> bool:
-    try:
-        file.fileno()
-    except UnimplementedError:
-        return False
-    return True
 
 
 class Pieces:
@@ -243,7 +239,7 @@ class Pieces:
 
         Pieces that are copied whole are verified again when they are copied, parts of pieces are not.
         """
-        pieces = sorted(dict.fromkeys((copy.name, copy.piece) for copy in copies), key=_place_in_files)
+        pieces = sorted(dict.fromkeys((copy.name, copy.piece) for copy in copies), key=place_in_files)
         self.verify(pieces)
         self._verified.update(copy.piece for copy in copies if not copy.source.covers(copy.piece.shape))
 
@@ -291,10 +287,13 @@ class Pieces:
     def _read_rows(self, span: "_Span") -> bool:
         """Read each row of a part by itself, so that what is between them is not read; return whether that pays off."""
         _, piece, source, target = span.copy
-        file, itemsize = self.files.shard(piece.shard), target.dtype.itemsize
-        rows = _rows(file, piece.shape, source.resolve(piece.shape), itemsize) if target.numel() else None
+        if not target.numel():
+            return False
+        shortest = _SHORT if self.files.are_local else _SHORT_REMOTE
+        rows = _rows(piece.shape, source.resolve(piece.shape), target.dtype.itemsize, shortest)
         if rows is None:
             return False
+        file = self.files.shard(piece.shard)
         direct = target.device.type == "cpu" and is_row_major(target)
         into = target if direct else torch.empty(target.shape, dtype=target.dtype, device="cpu")
         view = byte_view(into)
@@ -364,10 +363,6 @@ class _Span:
         if self._tensor is not None and self._tensor is not self.copy.target and self._count:
             copy_slice(self.copy.target, (), self._tensor.as_strided(self._lengths, self._strides))
         self._tensor = None
-
-
-def _place_in_files(piece: NamedEntry) -> tuple[int, int]:
-    return piece[1].shard, piece[1].offset
 
 
 def _groups(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:

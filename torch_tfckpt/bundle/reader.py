@@ -18,7 +18,7 @@ import torch
 
 from torch_tfckpt.bundle.check import Verification, check_bundle
 from torch_tfckpt.bundle.files import BundleFiles, map_file
-from torch_tfckpt.bundle.index import BundleIndex, NamedEntry
+from torch_tfckpt.bundle.index import BundleIndex, NamedEntry, place_in_files
 from torch_tfckpt.bundle.pieces import PieceCopy, Pieces, Run, Whole
 from torch_tfckpt.bundle.planned_read import PartRequest, PlannedRead
 from torch_tfckpt.dtypes import ELEMENTS
@@ -238,11 +238,11 @@ class BundleReader:
                 self._pieces.check(name, piece)
             self._pieces.check_volume(name, of_name)
         self._pieces.check_apart(pieces)
-        self._pieces.verify(sorted(pieces, key=lambda piece: (piece[1].shard, piece[1].offset)))
+        self._pieces.verify(sorted(pieces, key=place_in_files))
 
     def _runs(self, wholes: list[NamedEntry]) -> Iterator[Run]:
         """Yield runs of tensors to read together, in file order, after all checks except checksums."""
-        wholes.sort(key=lambda whole: (whole[1].shard, whole[1].offset))
+        wholes.sort(key=place_in_files)
         for name, entry in wholes:
             self._pieces.check(name, entry)
         for first, end in find_runs([(entry.shard, entry.offset, entry.size, entry.dtype) for _, entry in wholes]):

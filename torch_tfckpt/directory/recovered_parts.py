@@ -146,7 +146,8 @@ def _wait_for(storage: Storage, path: str) -> bool:
     while storage.exists(path):
         with suppress(FileNotFoundError):
             if not storage.in_use(path):
-                return not storage.remove_unused(path) or True
+                storage.remove_unused(path)
+                return True
             if not storage.detects_use(path) and time.time() - storage.modified(path) > _LONGEST_MERGE:
                 return False
         time.sleep(_POLL)

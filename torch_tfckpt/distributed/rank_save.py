@@ -270,16 +270,20 @@ class RankSave:
             storage.remove_directory(folder)  # the last rank of this host succeeds
 
 
+def writer_of(name: str, world_size: int) -> int:
+    """Return the rank that writes a value that all ranks have."""
+    return zlib.crc32(name.encode(errors="surrogateescape")) % world_size
+
+
 def _own(ranks: RankCalls, entries: Sequence[Entry]) -> Iterator[_Own]:
     """Yield what this rank writes."""
     for entry in entries:
-        here = zlib.crc32(entry.name.encode(errors="surrogateescape")) % ranks.world_size == ranks.rank
         value = entry.value
         if is_dtensor(value):
             shard = local_shard(entry.name, value)
             if shard is not None and shard.is_first_replica:
                 yield _Own(entry, shard.local, (shard.full_shape, shard.part))
-        elif here:
+        elif writer_of(entry.name, ranks.world_size) == ranks.rank:
             yield _Own(entry, value, entry.part)
 
 

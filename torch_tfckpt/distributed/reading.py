@@ -39,15 +39,16 @@ def read_part(reader: CheckpointReader, name: str, tensor: "DTensor") -> Value:
 
     Raises: as `CheckpointReader.get_tensor` and `local_shard`.
     """
-    if not is_split(reader, name, tensor):
-        value: Value = reader.get_tensor(name)
-        return value
-    shard = local_shard(name, tensor)
-    if shard is None:
-        dtype = value_dtype(name, reader.dtype(name))
-        return torch.empty(local_tensor(name, tensor).shape, dtype=dtype, device="cpu")
-    part: Value = reader.read_slice(name, shard.part)
-    return part
+    full = TensorSlice.full(tensor.ndim)
+    part = full
+    if reader.shape(name) == tuple(tensor.shape):
+        shard = local_shard(name, tensor)
+        if shard is None:
+            dtype = value_dtype(name, reader.dtype(name))
+            return torch.empty(local_tensor(name, tensor).shape, dtype=dtype, device="cpu")
+        part = shard.part
+    value: Value = reader.get_tensor(name) if part == full else reader.read_slice(name, part)
+    return value
 
 
 def part_of(name: str, value: torch.Tensor, tensor: "DTensor") -> torch.Tensor:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteItemType
 
+from torch_tfckpt.distributed.rank_save import writer_of
 from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.distributed.shards import is_dtensor, local_shard
 from torch_tfckpt.errors import (
@@ -91,7 +92,7 @@ class CommitOverStore:
         """Return whether this rank writes an item of its plan."""
         name = item.index.fqn
         if item.type != WriteItemType.SHARD:
-            return zlib.crc32(name.encode()) % self.world_size == self.rank
+            return writer_of(name, self.world_size) == self.rank
         tensor = getattr(planner, "state_dict", {}).get(name)
         shard = local_shard(name, tensor) if is_dtensor(tensor) else None
         return shard is None or shard.is_first_replica

@@ -14,6 +14,7 @@ from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.bundle.marker import Marker
 from torch_tfckpt.bundle.merge import merge_bundles
+from torch_tfckpt.bundle.parts import remove_folder
 from torch_tfckpt.bundle.publish import remove, saving
 from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.bundle.unfinished import PART, PARTS_SUFFIX
@@ -128,10 +129,7 @@ class SaveByParts:
             for part in parts:
                 remove_bundle(storage, part)
             if storage.renames:
-                for name in storage.list(folder):
-                    if name.startswith(PART):
-                        storage.remove(os.path.join(folder, name))
-                storage.remove_directory(folder)
+                remove_folder(storage, folder)
         except (OSError, CheckpointError):
             return False
         return True
