@@ -26,8 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch  # noqa: F401  # once, before the processes of the pages are forked
+# Once, before the processes of the pages are forked; torch._dynamo is what the first step of an optimizer imports.
+import torch
+import torch._dynamo  # noqa: F401
 
+import torch_tfckpt
 from torch_tfckpt.cli.main import main as tfckpt
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -156,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--update", action="store_true", help="rewrite the text blocks with what is printed")
     options = parser.parse_args(arguments)
     warnings.simplefilter("error")
+    for name in torch_tfckpt.__all__:
+        getattr(torch_tfckpt, name)
     statuses = [run_apart(page.absolute(), update=options.update) for page in options.pages]
     return int(any(statuses))
 

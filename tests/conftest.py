@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,19 @@ settings.load_profile("shared-machine")
 
 REQUIRE_TENSORFLOW = "TORCH_TFCKPT_REQUIRE_TENSORFLOW"
 REQUIRE_CORPUS = "TORCH_TFCKPT_REQUIRE_CORPUS"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out tests by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as heavy all but every n-th case of a test that is marked thinned(n)."""
+    counts: Counter[str] = Counter()
+    for item in items:
+        thinned = item.get_closest_marker("thinned")
+        if thinned is not None and item.get_closest_marker("heavy") is None:
+            test = item.nodeid.partition("[")[0]
+            if counts[test] % thinned.args[0]:
+                item.add_marker(pytest.mark.heavy)
+            counts[test] += 1
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -277,6 +277,7 @@ def enter(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     return enter
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("action", ACTIONS)
 def test_files_and_results(action: str, mode: str, enter: Callable[[str], Path]) -> None:
@@ -292,6 +293,7 @@ def test_files_and_results(action: str, mode: str, enter: Callable[[str], Path])
     assert its_files == plain_files
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("make", [before, fresh])
 @pytest.mark.parametrize("restore", RESTORES)

@@ -33,6 +33,7 @@ def tensor(raw: RawTensor, name: str = "") -> torch.Tensor:
     return value.t() if name == "fc.weight" else value
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("scope", ["", "train", "a/b"])
 @pytest.mark.parametrize("name", ["Adam", "d_opt", "x", "LARSOptimizer", "my_optimizer_2"])
 @pytest.mark.parametrize("kind", ["adam", "momentum", "rmsprop", "adagrad", "adadelta", "ftrl"])

@@ -51,6 +51,7 @@ def assert_same_value(name: str, ours: object, theirs: RawTensor) -> None:
     assert (raw.shape, raw.data) == (theirs.shape, theirs.data), name
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("first", range(0, DICTIONARIES, BATCH))
 def test_index_and_data_are_byte_identical_to_tensorflow(
     tensorflow: TensorFlowProcess, tmp_path: Path, first: int

@@ -219,6 +219,7 @@ OURS: Mapping[str, Callable[[], Made]] = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("scope", [None, "an/inner"])
 @pytest.mark.parametrize("case", OURS)
 def test_in_turns_with_a_saver_of_ours(
@@ -324,6 +325,7 @@ GRAPHS = (
 )  # fmt: skip
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("scope", [None, "imp"])
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_in_turns_with_a_graph_of_tensorflow(
@@ -353,6 +355,7 @@ def test_in_turns_with_a_graph_of_tensorflow(
     assert_same(restored, {name: value if name.startswith(":") else changed(value) for name, value in saved.items()})
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_tensorflow_imports_a_graph_that_was_imported_into_a_scope(
     tensorflow: TensorFlowProcess, tmp_path: Path, graph: str

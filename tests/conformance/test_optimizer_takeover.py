@@ -141,6 +141,7 @@ def test_an_optimizer_with_epsilon_in_the_root(tensorflow: TensorFlowProcess, tm
     assert_same_curve(train(model, optimizer, STEPS, MORE), expected)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", V1)
 def test_tensorflow_continues_save_model(tensorflow: TensorFlowProcess, tmp_path: Path, name: str) -> None:
     """torch trains, and save_model stores its state; tf.train.Saver restores all of it and continues."""
@@ -217,6 +218,7 @@ KERAS: Mapping[str, tuple[str, Options, Make]] = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("name", "scaled"), [*((name, False) for name in KERAS), ("Adam", True), ("SGD", True)])
 def test_torch_continues_keras_3(tensorflow: TensorFlowProcess, tmp_path: Path, name: str, scaled: bool) -> None:
     """tf.train.Checkpoint of Keras's layers and optimizer, also below a LossScaleOptimizer."""

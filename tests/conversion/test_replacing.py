@@ -133,6 +133,7 @@ def names(folder: Path) -> list[str]:
 FAILURES = ((Killed, False), (OSError, False), (OSError, True), (KeyboardInterrupt, True))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("error", "late"), FAILURES, ids=["killed", "refused", "refused but done", "interrupted"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_failure_anywhere(

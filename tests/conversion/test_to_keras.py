@@ -62,6 +62,7 @@ CASES: Final = [
 ]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("model", "source"), CASES)
 def test_every_form_becomes_weights_that_keras_loads(
     written: Written, tensorflow: TensorFlowProcess, tmp_path: Path, model: str, source: str

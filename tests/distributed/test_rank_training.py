@@ -30,7 +30,6 @@ def killed_and_resumed(processes: RankProcesses, folder: Path, losses: list[floa
     """Kill one rank or all at a random call of the file system; resume with one to four ranks, and compare."""
     chance = random.Random(seed)
     victims = tuple(range(4)) if chance.random() < 0.5 else (chance.randrange(4),)
-    # The survivors of one rank may wait for each other in a collective: they are killed, too, after a while.
     processes.run("rank_training:train", str(folder), seed, victims, timeout=25)
     before = {name for name in kept(folder) if tfckpt.verify(folder / name).ok}
     count = chance.choice([4, 4, 3, 2, 1])

@@ -150,6 +150,7 @@ def randomized(model: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", ALL_IMAGES, ids=lambda case: case.module)
 def test_image_presets(case: Image, tmp_path: Path) -> None:
     """The scope is given to write TensorFlow's names."""

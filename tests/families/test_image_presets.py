@@ -95,6 +95,7 @@ class Models:
         return self._saved[kind]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", ALL_KERAS, ids=lambda case: case.module)
 def test_keras_applications(stored: Models, case: Case, tmp_path: Path) -> None:
     """Keras's names and objects are loaded strictly, the outputs are equal, and the names are restored."""
@@ -112,6 +113,7 @@ def test_keras_applications(stored: Models, case: Case, tmp_path: Path) -> None:
     _check_restored(back, f"{saved.prefix}.names", {name: name for name in wanted})
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", ALL_OTHERS, ids=lambda case: case.module)
 def test_slim_and_tpu(stored: Models, case: Case, tmp_path: Path) -> None:
     """The names of TF-slim and tensorflow/tpu are loaded strictly, with averages where there are any, and restored.

@@ -153,6 +153,7 @@ def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("what", WAYS)
 def test_a_failure_at_any_operation(what: str, late: bool, tmp_path: Path) -> None:
@@ -214,6 +215,7 @@ def test_a_kill_at_any_operation(tmp_path: Path) -> None:
     assert number > 15
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("async_mib", [64, 2], ids=["all at once", "in waves"])
 @pytest.mark.parametrize("call", ["save_async", "enable_async"])
 def test_training_continues_during_a_save(call: str, async_mib: int, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ From the moment it is opened until it is closed, a reader shows one complete che
 """
 
 import gc
-import multiprocessing
 import os
 import shutil
 import threading
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from claims import assert_helps, assert_right, same
+from forked_processes import forkserver
 from samples import SAMPLES, Sample, strings
 from storages import Counting
 
@@ -81,8 +81,7 @@ def keep_saving(kind: str, path: Path, stop: Event) -> None:
 
 @contextmanager
 def another_process_saving(kind: str, path: Path) -> Iterator[None]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch_tfckpt"])
+    context = forkserver()
     stop = context.Event()
     process = context.Process(target=keep_saving, args=(kind, path, stop))
     process.start()
@@ -95,6 +94,7 @@ def another_process_saving(kind: str, path: Path) -> Iterator[None]:
     assert process.exitcode == 0
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("kind", WRITERS)
 def test_opening_while_another_process_overwrites_never_returns_a_mix(kind: str, verify: bool, tmp_path: Path) -> None:

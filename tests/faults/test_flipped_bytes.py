@@ -110,6 +110,7 @@ def test_every_flip_is_detected(kind: str, tmp_path: Path) -> None:
         assert unread == (table_ranges_without_values(file) if is_table else [])
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_every_error_after_a_flip_helps(kind: str, tmp_path: Path) -> None:
     """Every error that a flip causes names the file, the problem and the fix."""

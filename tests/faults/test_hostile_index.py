@@ -371,6 +371,7 @@ def check(path: str) -> list[str]:
         return reader.check().damaged
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("compression", [0, 1])
 def test_keys_do_not_expand_without_bound(compression: int, tmp_path: Path) -> None:
     """Shared prefixes together with snappy: memory stays proportional to the file, at most 128 times its size."""
@@ -403,6 +404,7 @@ OVERLAPS = 2000
 SPAN = MEBIBYTE
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("kind", ["float", "string", "bytes"])
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("verify", [True, False])

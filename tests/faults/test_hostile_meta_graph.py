@@ -211,6 +211,7 @@ BOMBS: Final[dict[str, Callable[[], bytes]]] = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", BOMBS)
 def test_memory_stays_near_the_size_of_the_file(tmp_path: Path, name: str) -> None:
     """Various inputs of 4 MiB take a few times their size, whether or not they are valid."""

@@ -285,6 +285,7 @@ def keys(path: str) -> int:
         return len(reader.keys()) + len(reader.check().damage)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("listed", "shape"),
     [
@@ -341,6 +342,7 @@ def test_values_that_compress_well_take_bounded_memory(dtype: int, tmp_path: Pat
     assert outcome.grown < BASE + 512 * size, f"{outcome.grown / size:.0f} bytes per byte of the file"
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("compression", [0, 1])
 def test_keys_do_not_expand_without_bound(compression: int, tmp_path: Path) -> None:
     """The limit is that of an index."""

@@ -95,6 +95,7 @@ def stops(action: Callable[[], object]) -> list[int]:
     return sorted({1 + lines * step // STEPS for step in range(STEPS)})
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("handlers", ["save save_async", "write manager", "save_file restore close"])
 @pytest.mark.parametrize("name", INTERRUPTED_ACTIONS)
 def test_a_handler_that_saves_finishes_or_is_refused(tmp_path: Path, name: str, handlers: str) -> None:

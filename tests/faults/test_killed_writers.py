@@ -14,8 +14,9 @@ from typing import Final
 
 import pytest
 import torch
+from forked_processes import forkserver
 from killed_writers import READY, WRITERS, orphans_in, state_of, write_until_killed
-from killing import folder_in_memory, forkserver, let_run
+from killing import folder_in_memory, let_run
 
 import torch_tfckpt as tfckpt
 
@@ -35,7 +36,7 @@ def fast_folder(tmp_path: Path) -> Iterator[Path]:
 
 def killed(name: str, folder: Path, seed: int, first: int) -> list[tuple[int, str]]:
     """Start a writer, kill it, and return what it reported as safe."""
-    context = forkserver("killed_writers")
+    context = forkserver()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=write_until_killed, args=(name, str(folder), seed, first, there))
     process.start()

@@ -16,8 +16,9 @@ from typing import Final
 
 import pytest
 import torch
+from forked_processes import forkserver
 from killed_writers import number_of, values
-from killing import folder_in_memory, forkserver
+from killing import folder_in_memory
 from racing import read_until, save_again_and_again
 from storages import Counting
 
@@ -32,7 +33,7 @@ SAVES: Final = int(os.environ.get("TFCKPT_SAVES", "200"))
 
 
 def race(folder: Path, ranks: int, saves: int) -> None:
-    context, target = forkserver("racing"), str(folder / "model")
+    context, target = forkserver(), str(folder / "model")
     begin, end = context.Event(), context.Event()
     reader, reading = context.Pipe(duplex=False)
     processes = [context.Process(target=read_until, args=(target, begin, end, reading))]

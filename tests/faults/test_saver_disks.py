@@ -167,6 +167,7 @@ def test_a_read_only_disk(what: str, tmp_path: Path) -> None:
     run.assert_goes_on(3)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("what", WAYS)
 def test_permission_that_is_lost_midway(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file can be created from the n-th on, for every n of a save."""

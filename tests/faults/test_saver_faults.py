@@ -211,6 +211,7 @@ def cases(tmp_path: Path, way: Way) -> Iterator[tuple[int, Run]]:
         shutil.rmtree(run.folder)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize("what", in_turn(WAYS))
 def test_a_failure_at_any_operation(what: str, forever: bool, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A real training script that is killed, interrupted and restarted at random moments."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ from typing import Final
 import pytest
 import training_script
 from claims import assert_right
+from forked_processes import forkserver
 from killing import folder_in_memory, let_run
 from numbered import State, assert_nothing_stray, assert_sound, latest_number
 from training_script import KEPT, READY, SIZES, WAYS, make_saver, train, train_until_interrupted
@@ -42,8 +42,7 @@ def start(
     target: Callable[[str, int, Connection], None], folder: Path, seed: int
 ) -> tuple[BaseProcess, "Connection[object, object]"]:
     """Start a process forked from one that has already imported torch; return when it is ready."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch_tfckpt", "training_script"])
+    context = forkserver()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=target, args=(str(folder), seed, there))
     process.start()

@@ -1,6 +1,5 @@
 """Several programs that save into, and clean up, the same directory at the same time."""
 
-import multiprocessing
 import os
 import threading
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from forked_processes import forkserver
 from numbered import State, assert_nothing_stray, latest_number, number_in
 from training_script import alternate
 
@@ -30,8 +30,7 @@ def new_number(folder: Path) -> int:
 
 
 def begin(target: Callable[..., None], *arguments: object) -> tuple[BaseProcess, "Connection[object, object]"]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch_tfckpt", "training_script"])
+    context = forkserver()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=target, args=(*arguments, there))
     process.start()

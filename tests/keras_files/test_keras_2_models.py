@@ -87,6 +87,7 @@ def test_names_and_values(written: Written, model: str, form: str) -> None:
         assert not unnamed or model == "twice"
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("form", ["m.keras", "m.h5"])
 @pytest.mark.parametrize(
     ("optimizer", "settings"),

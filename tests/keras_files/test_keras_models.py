@@ -110,6 +110,7 @@ OPTIMIZERS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
 WITHOUT_NAMES: Final = {"Nadam": 1, "Muon": 3, "Adafactor": 6, "LossScaleOptimizer": 6}
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("optimizer", "settings"), OPTIMIZERS, ids=[f"{o}-{'-'.join(s)}" for o, s in OPTIMIZERS])
 @pytest.mark.parametrize("form", ["m.keras", "m.weights.h5"])
 def test_optimizers(

@@ -57,6 +57,7 @@ class Mirror(nn.Module):
                 self.rules[name] = (f"b{number}", "same")
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("model", MODELS)
 def test_load_weights_takes_every_variable(
     written: Written, tensorflow: TensorFlowProcess, tmp_path: Path, model: str
@@ -87,6 +88,7 @@ def test_weights_without_a_configuration_give_the_same_structure(
         tfckpt.save_model(mirror, tmp_path / "out", naming="keras", like=like, mapper=mirror.rules)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_checkpoint_restores_every_variable(
     written: Written, tensorflow: TensorFlowProcess, tmp_path: Path, model: str
@@ -222,6 +224,7 @@ def _array(raw: RawTensor) -> npt.NDArray[np.float32]:
     return np.frombuffer(raw.data, np.float32).reshape(raw.shape)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("again", ["again.weights.h5", "again.keras"])
 @pytest.mark.parametrize("name", TWINS)
 def test_outputs_are_equal_and_what_keras_saves_loads_back(

@@ -159,6 +159,7 @@ sys.exit(0)
 """
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("how", ["saver", "checkpoint", "manager", "exception", "child fork"])
 def test_a_failed_last_save_is_an_exit_status(tmp_path: Path, how: str) -> None:
     """Not 0, after all atexit functions; a program that fails by itself keeps its status."""

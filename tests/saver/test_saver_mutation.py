@@ -13,7 +13,7 @@ MIB = 1024 * 1024
 NEEDS_CUDA = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
 # The state takes 3 MiB: it fits into the larger limit at once, and passes through buffers of 2 MiB in waves.
-BUDGETS = pytest.mark.parametrize("async_mib", [64, 2])
+BUDGETS = pytest.mark.parametrize("async_mib", [2, pytest.param(64, marks=pytest.mark.heavy)])
 
 
 class Training:

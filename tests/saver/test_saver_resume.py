@@ -120,7 +120,9 @@ def test_resumed_into_fresh_objects(tmp_path: Path, kind: str, asynchronously: b
     assert resumed.bits() == bits
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "Adam" else pytest.mark.heavy) for kind in OPTIMIZERS]
+)
 def test_resumed_in_another_process(tmp_path: Path, kind: str) -> None:
     """A program that is started twice gives the whole curve; the second run finds the newest checkpoint."""
     expected = Run(kind, seed=1).train(STEPS)

@@ -123,6 +123,7 @@ def test_checkpoints(tmp_path: Path, source: str, target: str) -> None:
     assert_equal(moments(fresh, other), moments(model, optimizer))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("source", "target"), MOVES, ids=" to ".join)
 @pytest.mark.parametrize("naming", ["torch", "tf"])
 @pytest.mark.parametrize("assign", [False, True])
@@ -135,6 +136,7 @@ def test_models(tmp_path: Path, source: str, target: str, naming: str, assign: b
     assert_equal(values(fresh), values(model))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("source", "target"), MOVES, ids=" to ".join)
 @pytest.mark.parametrize("how", ["Saver", "Saver of a dict", "load_model", "load_model below a key", "Checkpoint"])
 def test_state_dicts_of_wrapped_modules(tmp_path: Path, source: str, target: str, how: str) -> None:

@@ -156,6 +156,7 @@ def test_overwriting_leaves_one_checkpoint(run: str) -> None:
     assert len(names(run)) == 2, names(run)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("delay", [0.05, 0.4, 1.0])
 def test_a_kill_leaves_the_last_save(run: str, delay: float) -> None:
     """Killed while it overwrites a checkpoint: the last one that was reported, or the next one, is whole."""

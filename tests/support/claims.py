@@ -1,7 +1,6 @@
 """Assertions for damaged checkpoints: a helpful error or the right values, in bounded time and memory."""
 
 import contextlib
-import multiprocessing
 import os
 import re
 import resource
@@ -14,6 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from forked_processes import forkserver
 from hostile import GOOD
 
 import torch_tfckpt as tfckpt
@@ -163,8 +163,7 @@ def confined(call: Callable[..., object], *arguments: object, limit: int, second
 
     REQUIRES: a module-level function, with arguments and a result that can be pickled.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch_tfckpt", "claims"])
+    context = forkserver()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_confined, args=(there, call, arguments, limit))
     process.start()

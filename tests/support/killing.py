@@ -1,7 +1,6 @@
 """Processes that are killed at random moments."""
 
 import math
-import multiprocessing
 import os
 import shutil
 import sys
@@ -9,29 +8,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.context import ForkServerContext
-from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-
-
-def forkserver(*modules: str) -> ForkServerContext:
-    """Return a context whose processes are forked from one that has imported `modules`, so they start in milliseconds.
-
-    The process that forks looks for modules on PYTHONPATH only.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(modules))
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    try:
-        ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
-    return context
 
 
 @contextmanager

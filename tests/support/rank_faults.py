@@ -95,14 +95,20 @@ def state() -> dict[str, Any]:
     return {f"w{number}": torch.full((number + 1,), float(number)) for number in range(12)} | {"done": [1, "x"]}
 
 
+def meet(rank: Rank, place: str) -> None:
+    """Return when all ranks have called this."""
+    rank.store.set(f"{place} {rank.rank}", "")
+    rank.store.wait([f"{place} {other}" for other in range(rank.world_size)])
+
+
 def fail(rank: Rank, folder: str, step: str, failing: int, how: str) -> Told:
     """Save m-1; then m-2, with the fault on one rank. `how`: the name of a function of this module."""
-    rank.store.set(f"here {rank.rank}", "")
-    rank.store.wait([f"here {other}" for other in range(rank.world_size)])  # a process may have been started just now
+    meet(rank, "start")  # a process may have been started just now
     ranks = tfckpt.Ranks(rank.store, rank=rank.rank, world_size=rank.world_size, timeout=TIMEOUT)
     storage = FaultyStorage(step, globals()[how])
     saver = tfckpt.Saver(state(), ranks=ranks, max_to_keep=2, storage=storage)
     saver.save(os.path.join(folder, "m"), 1)
+    meet(rank, "first save")  # otherwise a rank may die before another one has learned that m-1 is complete
     storage.armed = rank.rank == failing
     begun = time.monotonic()
     text, failures = "", list[int]()

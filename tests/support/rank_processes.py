@@ -27,14 +27,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import connection as connections
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.distributed as dist
+from forked_processes import forkserver
 from torch._C._distributed_c10d import TCPStore  # torch.distributed does not declare it for type checkers
 
-TIMEOUT = 120.0  # seconds for one run, including the start of the processes (3 s of CPU each)
+TIMEOUT = 120.0  # seconds for one run, including the start of the processes
 
 
 class Rank(NamedTuple):
@@ -205,7 +206,7 @@ class _Process:
 
     def __init__(self, index: int) -> None:
         self._index = index
-        self._process: SpawnProcess | None = None
+        self._process: ForkServerProcess | None = None
         self._pipe: Connection | None = None
 
     @property
@@ -221,9 +222,9 @@ class _Process:
         if self._process is not None and not self._process.is_alive():
             self.kill()
         if self._process is None:
-            # spawn, not fork: a forked child would have the threads of the test runner. Not a daemon: the processes
-            # of torch.distributed.checkpoint's asynchronous saves are children of this one.
-            context = multiprocessing.get_context("spawn")
+            # Not forked from here: a child would have the threads of the test runner. Not a daemon: the processes of
+            # torch.distributed.checkpoint's asynchronous saves are children of this one.
+            context = forkserver()
             self._pipe, theirs = context.Pipe()
             self._process = context.Process(target=_serve, args=(theirs,), name=f"rank {self._index}", daemon=False)
             self._process.start()

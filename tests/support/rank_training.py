@@ -80,14 +80,14 @@ class Program:
     Every line is the same on all ranks.
     """
 
-    def __init__(self, rank: Rank, folder: str) -> None:
+    def __init__(self, rank: Rank, folder: str, timeout: float) -> None:
         self.rank, self.folder = rank, folder
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1)).double()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.05)
         self.at = torch.zeros((), dtype=torch.int64)
         state = {"model": self.model, "optim": self.optimizer, "at": self.at}
-        self.saver = tfckpt.Saver(state, ranks=tfckpt.Ranks(timeout=10), max_to_keep=KEEP)
+        self.saver = tfckpt.Saver(state, ranks=tfckpt.Ranks(timeout=timeout), max_to_keep=KEEP)
 
     def resume(self) -> int:
         latest = tfckpt.latest_checkpoint(self.folder, valid=True)
@@ -117,10 +117,16 @@ def train(
     """Train from the newest checkpoint to the end; return the step where this began, and the losses.
 
     Args:
-        kill_seed: Kill this process at a random moment, if it is one of `victims`: a random call of the storage.
+        kill_seed: Kill this process at a random moment, if it is one of `victims`: a random call of the storage. The
+            others notice after some seconds, and end as a program does after an error, so that none waits for them.
     """
-    with _killed_later(kill_seed) if kill_seed is not None and rank.rank in victims else nullcontext():
-        return _train(Program(rank, folder), folder)
+    if kill_seed is None:
+        return _train(Program(rank, folder, timeout=30), folder)
+    with _killed_later(kill_seed) if rank.rank in victims else nullcontext():
+        try:
+            return _train(Program(rank, folder, timeout=4), folder)
+        except BaseException:
+            os._exit(1)
 
 
 def _train(program: Program, folder: str) -> tuple[int, list[float]]:
