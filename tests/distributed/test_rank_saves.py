@@ -46,6 +46,16 @@ def test_tensorflow_reads_what_four_ranks_saved(saved: Path, tensorflow: TensorF
         assert values[layout].data == numbered(shape).numpy().tobytes(), layout
 
 
+def test_slices_that_tensorflow_cannot_join_are_told(processes: RankProcesses, tmp_path: Path) -> None:
+    """Once, by rank 0, with the command that helps."""
+    told, *others = processes.call("rank_training:logged_by_a_save", str(tmp_path))
+    assert told == [
+        f'{tmp_path}/m: TensorFlow cannot join slices of the dtypes of 1 tensors, such as "half in slices". For '
+        f"TensorFlow, store them whole: `tfckpt convert {tmp_path}/m TARGET --to tf`"
+    ]
+    assert others == [[]] * 3
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_any_number_of_ranks_restores(processes: RankProcesses, saved: Path, count: int) -> None:
     """Each its own rows."""

@@ -55,3 +55,21 @@ def test_a_flipped_byte(damaged: int, processes: RankProcesses, tmp_path: Path) 
     for failures in processes.call("dcp_failures:load_damaged", path, world_size=2):
         assert list(failures) == [damaged]
         assert failures[damaged].startswith(f'DataLossError: {file}, bytes 0:24: tensor "w": Checksum does not match')
+
+
+@pytest.mark.parametrize("use_collectives", [True, False])
+def test_only_files_of_this_save_are_published_or_removed(
+    use_collectives: bool, processes: RankProcesses, tmp_path: Path
+) -> None:
+    """A report in the store that names another file is refused, and that file stays as it is."""
+    other = tmp_path / "ckpt.data-00001-of-00003"
+    elsewhere = tmp_path / "other.tempstate7-tfckpt"
+    for path in (other, elsewhere):
+        path.write_bytes(b"not of this save")
+    reported = [str(other), str(elsewhere), "/etc/hostname", f"{tmp_path}/ckpt.data-00000-of-00003.tempstate1-tfckpt"]
+    found = processes.call("dcp_failures:report_other_files", str(tmp_path), reported, use_collectives, world_size=2)
+    for errors in found:
+        assert len(errors) == len(reported)
+        for named, error in zip(reported, errors, strict=True):
+            assert f'rank 1 reports that it has written "{named}", which is not a file of this save' in error
+    assert elsewhere.read_bytes() == b"not of this save"

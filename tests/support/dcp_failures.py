@@ -1,5 +1,6 @@
 """Functions that ranks run: saves with torch.distributed.checkpoint that fail on one rank (see rank_processes.py)."""
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -132,3 +133,30 @@ def load_damaged(rank: Rank, path: str) -> dict[int, str]:
     except CheckpointException as error:
         return {number: f"{type(each[0]).__name__}: {each[0]}" for number, each in error.failures.items()}
     return {}
+
+
+class LyingWriter(tfckpt.TFCheckpointWriter):
+    """Reports that it has written another file than it has."""
+
+    def __init__(self, path: str, reported: str) -> None:
+        super().__init__(path)
+        self.reported = reported
+
+    def _written(self, *args: Any) -> Any:
+        return dataclasses.replace(super()._written(*args), path=self.reported)
+
+
+def report_other_files(rank: Rank, folder: str, reported: list[str], use_collectives: bool) -> list[str]:
+    """Save once for each path that rank 1 reports; the errors that this rank sees."""
+    found = []
+    path = f"{folder}/ckpt"
+    for each in reported:
+        writer = LyingWriter(path, each) if rank.rank == 1 else tfckpt.TFCheckpointWriter(path)
+        try:
+            save(small_state(rank, 1.0), storage_writer=writer, use_collectives=use_collectives)
+        except (tfckpt.CheckpointError, CheckpointException) as error:
+            found.append(str(error))
+        writer.abandon()
+    save(small_state(rank, 2.0), storage_writer=tfckpt.TFCheckpointWriter(path))
+    assert loaded(rank, path) == 2.0
+    return found

@@ -1,5 +1,6 @@
 """Programs of several ranks: they save and restore spread state together, and train."""
 
+import logging
 import os
 import random
 import signal
@@ -34,6 +35,27 @@ def save_layouts(rank: Rank, folder: str) -> int:
     saver.save_async(os.path.join(folder, "m"), 2).result()
     saver.restore(os.path.join(folder, "m-2"))
     return int(group._get_sequence_number_for_group() - before)
+
+
+def logged_by_a_save(rank: Rank, folder: str) -> list[str]:
+    """Save tensors in slices and whole, of types whose slices TensorFlow joins or not; what is logged."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("torch_tfckpt.distributed")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    values = {
+        "half in slices": spread(numbered((8, 2), torch.float16), (rank.world_size,), [0]),
+        "half": spread(numbered((8, 2), torch.float16), (rank.world_size,), ["R"]),
+        "float": spread(numbered((8, 2)), (rank.world_size,), [0]),
+    }
+    try:
+        tfckpt.Saver(dict(values), ranks=tfckpt.Ranks()).save(os.path.join(folder, "m"))
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+    return records
 
 
 def restore_rows(rank: Rank, folder: str) -> bool:

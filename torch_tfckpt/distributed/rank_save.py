@@ -29,7 +29,7 @@ from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.bundle.save import BundleSave
 from torch_tfckpt.distributed.calls import RankCalls
 from torch_tfckpt.distributed.commit import Commit, Json, ranks_text
-from torch_tfckpt.distributed.shards import is_dtensor, local_shard
+from torch_tfckpt.distributed.shards import is_dtensor, is_split, local_shard, tell_about_tensorflow
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.format.data_type import DataType
@@ -141,6 +141,9 @@ class RankSave:
                 self._report = _report(ranks, entries)
                 own = list(_own(ranks, entries))
                 self._save = self._begin(own, staging, snapshot=snapshot, note=note)
+                if self.rank == 0:
+                    split = {name: value.dtype for name, value, *_ in entries if is_dtensor(value) and is_split(value)}
+                    tell_about_tensorflow(path, split)
             except BaseException:
                 self._clean_up()
                 raise

@@ -21,8 +21,9 @@ torch.distributed.tensor is not imported: before somebody imports it, no tensor 
 Source: torch/distributed/tensor/placement_types.py; torch/distributed/fsdp/_fully_shard/_fsdp_param.py.
 """
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard
 
@@ -30,7 +31,7 @@ import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import WHOLE, Extent, Shape, TensorSlice, shape_text
-from torch_tfckpt.text import quoted
+from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.values import check_plain
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 _MODULE: Final = "torch.distributed.tensor"
 _SHARD: Final = "Shard"
 _STRIDED: Final = "_StridedShard"
+# Of these dtypes, TensorFlow cannot read a tensor that is stored in slices.
+_WHOLE_IN_TENSORFLOW: Final = frozenset(
+    {torch.float16, torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2}
+)
+
+_log = logging.getLogger(__name__)
 
 
 class LocalShard(NamedTuple):
@@ -120,6 +127,11 @@ def plain_tensor(local: Any) -> torch.Tensor:
     return plain
 
 
+def is_split(tensor: "DTensor") -> bool:
+    """Return whether ranks hold different elements of a DTensor."""
+    return any(type(placement).__name__ in (_SHARD, _STRIDED) for placement in tensor.placements)
+
+
 def local_shard(name: str, tensor: "DTensor") -> LocalShard | None:
     """Return the part of a DTensor that this rank holds.
 
@@ -163,6 +175,20 @@ def local_shard(name: str, tensor: "DTensor") -> LocalShard | None:
     split_dims = {dim for dims in splits.values() for dim in dims}
     first = not any(index for dim, index in enumerate(coordinate) if dim not in split_dims)
     return LocalShard(full_shape, TensorSlice(tuple(extents)), local, first)
+
+
+def tell_about_tensorflow(prefix: str, in_slices: Mapping[str, torch.dtype]) -> None:
+    """Log which tensors of a checkpoint TensorFlow cannot read. `in_slices`: those that are stored in slices."""
+    found = [name for name, dtype in in_slices.items() if dtype in _WHOLE_IN_TENSORFLOW]
+    if found:
+        _log.info(
+            "%s: TensorFlow cannot join slices of the dtypes of %d tensors, such as %s. For TensorFlow, store them "
+            "whole: `tfckpt convert %s TARGET --to tf`",
+            printable(prefix),
+            len(found),
+            quoted(found[0]),
+            printable(prefix),
+        )
 
 
 def like_dtensor(template: "DTensor", local: torch.Tensor | None, dtype: torch.dtype | None = None) -> "DTensor":

@@ -13,11 +13,10 @@ that the files are in use, and do not remove them as leftovers; after the proces
 directory removes them. In an object store, files of a failed save stay until the next save of the same name.
 """
 
-import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -36,7 +35,8 @@ from torch_tfckpt.bundle.plan import BundlePlan
 from torch_tfckpt.bundle.publish import BundlePublication, close_files, remove, saving
 from torch_tfckpt.bundle.unfinished import current_count
 from torch_tfckpt.distributed.ranks import Ranks
-from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
+from torch_tfckpt.distributed.shards import tell_about_tensorflow
+from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_bundle import data_filename
@@ -45,18 +45,11 @@ from torch_tfckpt.integrations.dcp_items import add_tensor, add_value
 from torch_tfckpt.integrations.dcp_names import StateNames, path_of, state_names
 from torch_tfckpt.integrations.dcp_texts import documents_of, not_written
 from torch_tfckpt.storage.choice import storage_of
-from torch_tfckpt.storage.names import AnyPath, fspath, new_save_number, temporary_name
+from torch_tfckpt.storage.names import AnyPath, fspath, new_save_number, parse_temporary_name, stem, temporary_name
 from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
 from torch_tfckpt.transfer.transfer import Transfer
-
-_log = logging.getLogger(__name__)
-# Of these dtypes, TensorFlow cannot read a tensor that is stored in slices.
-_WHOLE_IN_TENSORFLOW: Final = frozenset(
-    {torch.float16, torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2}
-)
-
 
 _NAMES: Final = b"\x01"  # the keys of slices sort before it
 # Writers whose last save may not be over. A save runs in one thread from its beginning to its end.
@@ -229,7 +222,7 @@ class TFCheckpointWriter(StorageWriter):
         names = state_names(found, metadata.planner_data)
         leaves = {name for name, of in found.items() if isinstance(of, BytesStorageMetadata)}
         if commit is None:
-            _tell_about_tensorflow(self._prefix, metadata)
+            tell_about_tensorflow(self._prefix, _in_slices(metadata))
             self._publish(parts, names, set(found) - leaves)
             return
         known = metadata.planner_data if isinstance(metadata.planner_data, dict) else {}
@@ -255,6 +248,8 @@ class TFCheckpointWriter(StorageWriter):
         if publication is None:
             raise FailedPreconditionError(f"{printable(self._prefix)}: finish was called before prepare_global_plan")
         names.check_unique()
+        for part in parts:
+            self._check_path(part, len(parts))
         texts = documents_of(names, tensors, {name: text for part in parts for name, text in part.values.items()})
         with saving(self._prefix):
             written = sorted((part for part in parts if part.path), key=lambda part: part.rank)
@@ -340,6 +335,21 @@ class TFCheckpointWriter(StorageWriter):
         # A final name that the checkpoint in place does not use; from its index, so that all ranks find the same.
         return data_filename(prefix, number, count + (current_count(storage, prefix) == count))
 
+    def _check_path(self, part: RankPart, count: int) -> None:
+        """Refuse to publish, or to remove, a file that is not a data file of this checkpoint by rank `part.rank`."""
+        storage = storage_of(self._prefix)
+        if storage.renames:
+            temporary = parse_temporary_name(part.path)
+            path, expected = temporary.path if temporary else "", [data_filename(self._prefix, part.rank, count + 1)]
+        else:
+            path, expected = part.path, [data_filename(self._prefix, part.rank, count + 1 + more) for more in (0, 1)]
+        if part.path and path not in map(stem, expected):
+            raise DataLossError(
+                f"save of {printable(self._prefix)}: rank {part.rank} reports that it has written "
+                f"{quoted(part.path)}, which is not a file of this save. All ranks need the same path and the same "
+                f"version of torch_tfckpt; if they have, something else writes to the store of the process group"
+            )
+
     def _remove_file(self) -> None:
         file, self._file = self._file, None
         if file is not None:
@@ -385,21 +395,10 @@ def _all_names(plan: SavePlan) -> dict[str, None]:
     return names | dict.fromkeys(item.index.fqn for item in plan.items)
 
 
-def _tell_about_tensorflow(prefix: str, metadata: Metadata) -> None:
-    """Log which tensors TensorFlow cannot read, because they are in slices."""
-    found: Sequence[str] = [
-        name
+def _in_slices(metadata: Metadata) -> dict[str, torch.dtype]:
+    """Return the dtypes of the tensors that are stored in slices."""
+    return {
+        name: of.properties.dtype
         for name, of in metadata.state_dict_metadata.items()
-        if not isinstance(of, BytesStorageMetadata)
-        and len(of.chunks) > 1
-        and of.properties.dtype in _WHOLE_IN_TENSORFLOW
-    ]
-    if found:
-        _log.info(
-            "%s: TensorFlow cannot join slices of the dtypes of %d tensors, such as %s. For TensorFlow, store them "
-            "whole: `tfckpt convert %s TARGET --to tf`",
-            printable(prefix),
-            len(found),
-            quoted(found[0]),
-            printable(prefix),
-        )
+        if not isinstance(of, BytesStorageMetadata) and len(of.chunks) > 1
+    }
