@@ -215,7 +215,7 @@ class CheckpointReader:
             >>> w
             tensor([1., 2.])
         """
-        return self._look_up(name, lambda key: self._reader.read(key, out))
+        return self._read_one(name, lambda key: self._reader.read(key, out))
 
     def get_strings(self, name: str) -> Strings:
         """Return a string tensor as a numpy array of `bytes` objects.
@@ -255,7 +255,7 @@ class CheckpointReader:
 
         Changes to the tensor stay private to the process. Tensors of version 1 and of Keras are copied.
         """
-        return self._look_up(name, self._reader.map)
+        return self._read_one(name, self._reader.map)
 
     def map_tensors(self, names: Iterable[str]) -> dict[str, LoadedValue]:
         """Return name -> the result of `map_tensor` for that name."""
@@ -266,17 +266,16 @@ class CheckpointReader:
 
         Raises UnimplementedError for partitioned tensors and for version 1.
         """
-        return self._look_up(name, self._reader.read_stored)
+        return self._read_one(name, self._reader.read_stored)
 
     def get_slice(self, name: str) -> StoredTensor:
         """Return a handle that reads the indexed part: `reader.get_slice(name)[2:5]`."""
         key = self.resolve(name)
-        shape, dtype = self._reader.describe(key)
-        return StoredTensor(key, shape, dtype, lambda part: self._reader.read_slice(key, part))
+        return StoredTensor(key, *self._reader.describe(key), lambda part: self._reader.read_slice(key, part))
 
     def read_slice(self, name: str, part: TensorSlice, out: torch.Tensor | None = None) -> LoadedValue:
         """Return one part of a tensor, stored whole or in slices. `out` and errors as for `get_tensor`."""
-        return self._look_up(name, lambda key: self._reader.read_slice(key, part, out))
+        return self._read_one(name, lambda key: self._reader.read_slice(key, part, out))
 
     def read_into(self, requests: Iterable[PartRequest]) -> None:
         """Fill tensors, each given as (name, part or None for the whole, tensor), as `read_slice` does, in one plan."""
@@ -343,11 +342,9 @@ class CheckpointReader:
         """Yield all tensors with a readable entry; log the others."""
         for name in self.keys():
             try:
-                shape, dtype = self._reader.describe(name)
+                yield name, *self._reader.describe(name)
             except DataLossError as error:
                 _log.warning("tensor omitted: %s", error)
-            else:
-                yield name, shape, dtype
 
     def _tensor_names(self) -> TensorNames | None:
         """The names of all tensors; None without an object graph. Raises like `object_graph`."""
@@ -357,6 +354,9 @@ class CheckpointReader:
         return self._names
 
     @outside_modes
+    def _read_one(self, name: str, read: Callable[[str], Result]) -> Result:
+        return self._look_up(name, read)
+
     def _look_up(self, name: str, read: Callable[[str], Result]) -> Result:
         """Return `read(name)`; if `name` is not a key, pass the key that it refers to."""
         if self._names is None or not isinstance(name, str):
@@ -368,6 +368,7 @@ class CheckpointReader:
                     raise
         return read(self._key_meant(name))
 
+    @outside_modes
     def _key_meant(self, name: str) -> str:
         """The key that a name refers to in an object-based checkpoint."""
         known: Iterable[str] = self.keys()

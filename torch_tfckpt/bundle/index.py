@@ -16,6 +16,7 @@ from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_bundle import BundleEntry, SplitEntry
 from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key, slice_key_start
 from torch_tfckpt.text import did_you_mean, escaped, quoted
+from torch_tfckpt.transfer.collector import new_objects_only
 
 # The tag byte of BundleEntryProto.slices: an entry that does not contain it has no slices and need not be parsed.
 _SLICES_TAG: Final = b"\x3a"
@@ -82,6 +83,8 @@ class BundleIndex:
         return [name for name in listing if not key_of(name).startswith(TensorSlice.KEY_MARK)], problems
 
     def __contains__(self, name: str) -> bool:
+        if self._listing is not None and name in self._listing:
+            return bool(name)
         try:
             return bool(name) and self._find(key_of(name)) is not None
         except InvalidArgumentError:
@@ -115,8 +118,12 @@ class BundleIndex:
         last = self._last
         if last is not None and last[0] == name:
             return last[1]
-        if name in self._decoded:
-            return self._decoded[name]
+        entry = self._decoded.get(name)
+        if entry is None:
+            self._count_use()
+            entry = self._decoded.get(name)
+        if entry is not None:
+            return entry
         value = self._listing.get(name) if self._listing is not None else None
         value = value or self._look_up(name)
         if name in self._partitioned or _SLICES_TAG not in value:
@@ -132,11 +139,11 @@ class BundleIndex:
         """Decode all entries at once if many of them are used: together they take a fraction of the time."""
         self._uses += 1
         listing = self._listing
-        if self._uses < _MANY or listing is None or self._uses < len(listing) // _SHARE:
+        if self._uses < _MANY or listing is None or self._uses < len(listing) // _SHARE or self._decoded:
             return
-        self._uses = 0
-        decoded = zip(listing, decode_entries(list(listing.values())), strict=True)
-        self._decoded = {name: entry for name, entry in decoded if entry is not None}
+        with new_objects_only(len(listing)):
+            decoded = zip(listing, decode_entries(list(listing.values())), strict=True)
+            self._decoded = {name: entry for name, entry in decoded if entry is not None}
 
     def _look_up(self, name: str) -> bytes:
         with error_context(self._prefix):

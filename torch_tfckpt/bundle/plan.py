@@ -29,6 +29,7 @@ from torch_tfckpt.format.tensor_slice import (
     shape_text,
 )
 from torch_tfckpt.text import quoted
+from torch_tfckpt.transfer.collector import new_objects_only
 from torch_tfckpt.transfer.writes import Write
 from torch_tfckpt.values import WritableValue, writable
 
@@ -146,19 +147,20 @@ class BundlePlan:
 
     def enter(self, sums: Sequence[int]) -> None:
         """Complete the entries of all waiting writes. `sums`: the CRC-32C (not masked) of each part of each write."""
-        waiting, self.waiting = self.waiting, []
-        at = 0
-        for write in waiting:
-            if isinstance(write, JoinedWrite):
-                end = at + len(write.keys)
-                self._entries.update(zip(write.keys, write.entries(sums[at:end]), strict=True))
-                at = end
-                continue
-            checksum = crc32c.mask(sums[at]) if write.checksum is None else write.checksum
-            at += 1
-            entry = BundleEntry(write.dtype, write.shape, write.file, write.offset, write.size, checksum)
-            self._entries[write.key] = entry.encode()
-        assert at == len(sums), "a checksum for each part"
+        with new_objects_only(len(sums)):
+            waiting, self.waiting = self.waiting, []
+            at = 0
+            for write in waiting:
+                if isinstance(write, JoinedWrite):
+                    end = at + len(write.keys)
+                    self._entries.update(zip(write.keys, write.entries(sums[at:end]), strict=True))
+                    at = end
+                    continue
+                checksum = crc32c.mask(sums[at]) if write.checksum is None else write.checksum
+                at += 1
+                entry = BundleEntry(write.dtype, write.shape, write.file, write.offset, write.size, checksum)
+                self._entries[write.key] = entry.encode()
+            assert at == len(sums), "a checksum for each part"
 
     def close(self) -> None:
         """Add the entries of partitioned tensors.
@@ -179,7 +181,8 @@ class BundlePlan:
     def encode_index(self, num_shards: int) -> bytes:
         """Return the index for `num_shards` data files. REQUIRES: entries are complete, the plan closed."""
         assert all(self._entries.values()), "an entry without a checksum"
-        return encode_index(BundleHeader(num_shards), self._entries)
+        with new_objects_only(len(self._entries)):
+            return encode_index(BundleHeader(num_shards), self._entries)
 
     def part_index(self, first_shard: int) -> bytes:
         """Return the index of a checkpoint of which this plan is one part, written by one of several processes.

@@ -30,6 +30,7 @@ from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.batching import find_runs
+from torch_tfckpt.transfer.collector import new_objects_only
 from torch_tfckpt.transfer.host_bytes import byte_view, is_row_major
 from torch_tfckpt.transfer.pipeline import Pipeline
 from torch_tfckpt.values import Value, check_out, check_stored_bytes, fixed_size, new_strings, new_tensor, value_dtype
@@ -189,10 +190,14 @@ class BundleReader:
 
         Raises like `read`, and DataLossError if two tensors overlap in a file.
         """
+        wanted = list(names)
+        with new_objects_only(len(wanted)):
+            return self._read_all(wanted, out or {})
+
+    def _read_all(self, names: Sequence[str], given: Mapping[str, torch.Tensor]) -> dict[str, Value]:
         result: dict[str, Value | None] = dict.fromkeys(names)
         wholes: list[NamedEntry] = []
         others: list[str] = []
-        given = out or {}
         for name in result:
             entry = self.index.entry(name)
             if entry.slices or entry.dtype == DataType.DT_STRING or not _is_direct(given.get(name)):

@@ -32,7 +32,7 @@ import torch
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import WHOLE, Extent, Shape, TensorSlice, shape_text
 from torch_tfckpt.text import printable, quoted
-from torch_tfckpt.values import check_plain
+from torch_tfckpt.values import PLAIN_CLASSES, check_plain
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -73,6 +73,8 @@ def any_dtensors() -> bool:
 
 def is_dtensor(tensor: object) -> "TypeGuard[DTensor]":
     """Return whether an object is a DTensor. Does not import torch.distributed.tensor."""
+    if type(tensor) in PLAIN_CLASSES:
+        return False
     kind = _dtensor()
     return kind is not None and isinstance(tensor, kind)
 

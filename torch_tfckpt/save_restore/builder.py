@@ -24,6 +24,7 @@ from torch_tfckpt.save_restore.saver_def import DEFAULT_FILENAME, check_scope, d
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, group_by_devices, slice_of, specs_of, value_of
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.storage.protocol import Storage
+from torch_tfckpt.transfer.collector import new_objects_only
 from torch_tfckpt.transfer.staging import Staging
 from torch_tfckpt.v1.writer import SlicesWriter
 from torch_tfckpt.values import Value, writable
@@ -201,7 +202,9 @@ def begin_save(
     if not writes_in_bulk(builder):
         return SaveByParts(builder, storage, path, _snapshot(saveables) if snapshot else saveables, sharded)
     groups = [group for _, group in group_by_devices(saveables)] if sharded else [saveables]
-    return BundleSave(storage, path, _plan(groups), staging, snapshot=snapshot)
+    with new_objects_only(len(saveables)):
+        plan = _plan(groups)
+    return BundleSave(storage, path, plan, staging, snapshot=snapshot)
 
 
 def writes_in_bulk(builder: BaseSaverBuilder) -> bool:

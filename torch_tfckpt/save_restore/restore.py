@@ -5,7 +5,7 @@ tensorflow/core/kernels/save_restore_tensor.cc.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple
@@ -19,6 +19,7 @@ from torch_tfckpt.errors import CheckpointError, InvalidArgumentError, NotFoundE
 from torch_tfckpt.format.data_type import DataType
 from torch_tfckpt.format.tensor_slice import Shape, shape_text
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder
+from torch_tfckpt.save_restore.bulk_assign import OrdinarySaveables
 from torch_tfckpt.save_restore.in_place import HELD_BYTES, verify_in_place
 from torch_tfckpt.save_restore.object_names import names_of_several, with_keys
 from torch_tfckpt.saveables.load_report import LoadReport, Mismatch
@@ -28,6 +29,7 @@ from torch_tfckpt.saveables.state_dicts import StateDictSaveable
 from torch_tfckpt.saveables.var_list import VarList
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, did_you_mean, escaped, listed, printable, quoted
+from torch_tfckpt.transfer.collector import new_objects_only
 from torch_tfckpt.values import Value
 
 _LISTED: Final = 10  # names that an error lists
@@ -278,9 +280,12 @@ def restore_saveables(
     For values that are read straight into tensors: one more read to verify them, and host memory of one chunk per
     thread, or up to 64 MiB for tensors with strides and for slices.
     """
-    shapes = [_restored_shapes(saveable) if reshape else None for saveable in saveables]
-    _check(reader, saveables, shapes)
-    wanted = dict(zip(map(id, saveables), shapes, strict=True))
+    with new_objects_only(len(saveables)):
+        ordinary = OrdinarySaveables(reader, [] if reshape else saveables)
+    wanted = {id(saveable): _restored_shapes(saveable) if reshape else None for saveable in saveables}
+    others = [saveable for saveable in saveables if saveable not in ordinary]
+    if others:
+        _check(reader, others, wanted, {spec.name for spec in specs_of(saveables)})
     groups = [group for _, group in group_by_devices(saveables)] if sharded else [list(saveables)]
     done: list[str] = []
     if restore_sequentially:
@@ -293,16 +298,11 @@ def restore_saveables(
                 if isinstance(saveable, StateDictSaveable):
                     saveable.finish()
         return
-    in_place = verify_in_place(builder, reader, saveables, reshape=reshape, held_bytes=held_bytes)
-    groups = [in_place.without(group) for group in groups]
-    values = [builder.bulk_restore(reader, group, shard, False) for shard, group in enumerate(groups)]
-    assignments: list[tuple[SaveableObject, list[Value]]] = []
-    for group, of_group in zip(groups, values, strict=True):
-        first = 0
-        for saveable in group:
-            end = first + len(saveable.specs)
-            assignments.append((saveable, of_group[first:end]))
-            first = end
+    with new_objects_only(len(saveables)):
+        in_place = verify_in_place(builder, reader, saveables, reshape=reshape, held_bytes=held_bytes)
+        groups = [in_place.without(group) for group in groups]
+        values = [builder.bulk_restore(reader, group, shard, False) for shard, group in enumerate(groups)]
+        assignments = list(_with_values(groups, values))
     agree()
     # Saveables whose restore may fail despite the checks come first: their restore can be undone.
     loads = [each for each, _ in assignments if isinstance(each, StateDictSaveable)]
@@ -314,16 +314,30 @@ def restore_saveables(
         in_place.read()
         done += in_place.names
         for saveable, of_saveable in assignments:
-            if not isinstance(saveable, StateDictSaveable):
+            if not isinstance(saveable, StateDictSaveable) and not ordinary.add(saveable, of_saveable):
+                done += ordinary.assign()  # first: values may share memory with those that follow
                 with _telling_what_changed(reader, saveable, done):
                     saveable.restore(of_saveable, wanted[id(saveable)])
                 done.append(saveable.name)
+        ordinary.assign()
     except BaseException:
         for load in reversed(loads):
             load.undo()
         raise
     for load in loads:
         load.finish()
+
+
+def _with_values(
+    groups: Sequence[Sequence[SaveableObject]], values: Sequence[Sequence[Value]]
+) -> Iterator[tuple[SaveableObject, Sequence[Value]]]:
+    """Yield each saveable with the values of its specs."""
+    for group, of_group in zip(groups, values, strict=True):
+        first = 0
+        for saveable in group:
+            end = first + len(saveable.specs)
+            yield saveable, of_group[first:end]
+            first = end
 
 
 @contextmanager
@@ -346,19 +360,24 @@ def _restored_shapes(saveable: SaveableObject) -> list[Shape]:
     return [tuple(value.shape) if isinstance(value, torch.Tensor | np.ndarray) else () for value in values]
 
 
-def _check(reader: CheckpointReader, saveables: Sequence[SaveableObject], shapes: Sequence[list[Shape] | None]) -> None:
-    """Check all names, then all dtypes, then all shapes: TensorFlow's order."""
+def _check(
+    reader: CheckpointReader,
+    saveables: Sequence[SaveableObject],
+    shapes: Mapping[int, list[Shape] | None],
+    wanted: Collection[str],
+) -> None:
+    """Check all names, then all dtypes, then all shapes: TensorFlow's order. `wanted`: the names of all saveables."""
     specs = list(specs_of(saveables))
     missing = sorted({spec.name for spec in specs if spec.name not in reader})
     if missing:
-        raise NotFoundError(_not_found(reader, missing, {spec.name for spec in specs}))
+        raise NotFoundError(_not_found(reader, missing, wanted))
     unlike = [line for spec in sorted(specs, key=lambda spec: spec.name) if (line := _dtype_mismatch(reader, spec))]
     if unlike:
         lines = "\n".join(unlike)
         raise InvalidArgumentError(f"{reader.path}: {lines}")
     with error_context(reader.path):
-        for saveable, restored in zip(saveables, shapes, strict=True):
-            saveable.check([_shape_of(reader, spec) for spec in saveable.specs], restored)
+        for saveable in saveables:
+            saveable.check([_shape_of(reader, spec) for spec in saveable.specs], shapes[id(saveable)])
 
 
 def _not_found(reader: CheckpointReader, missing: Sequence[str], wanted: Collection[str]) -> str:
