@@ -18,6 +18,7 @@ from torch_tfckpt.bundle.plan import BundlePlan
 from torch_tfckpt.bundle.save import BundleSave
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.distributed.reading import is_split, read_part
+from torch_tfckpt.distributed.shards import any_dtensors
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.save_restore.pending_save import PendingSave, SaveByParts
 from torch_tfckpt.save_restore.saver_def import DEFAULT_FILENAME, check_scope, default_names
@@ -161,9 +162,12 @@ class BulkSaverBuilder(BaseSaverBuilder):
         if not reads_in_bulk(self):
             return super().bulk_restore(reader, saveables, preferred_shard, restore_sequentially)
         specs = list(specs_of(saveables))
-        apart = [bool(spec.slice_spec) or is_split(reader, spec.name, spec.dtensor) for spec in specs]
-        wholes = reader.get_tensors({spec.name for spec, alone in zip(specs, apart, strict=True) if not alone})
-        return [_read(reader, spec) if alone else wholes[spec.name] for spec, alone in zip(specs, apart, strict=True)]
+        dtensors = any_dtensors()
+        apart = {
+            id(spec) for spec in specs if spec.slice_spec or (dtensors and is_split(reader, spec.name, spec.dtensor))
+        }
+        wholes = reader.get_tensors(spec.name for spec in specs if id(spec) not in apart)
+        return [_read(reader, spec) if id(spec) in apart else wholes[spec.name] for spec in specs]
 
 
 def reads_in_bulk(builder: BaseSaverBuilder) -> bool:
