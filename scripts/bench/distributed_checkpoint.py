@@ -5,6 +5,7 @@ Setup:    512 MiB in 64 float32 DTensors, whose rows are spread over 2 processes
 Compare:  dcp.save with TFCheckpointWriter, and with DCP's own FileSystemWriter, its default and with two threads; all
           sync their files. dcp.load into existing tensors with TFCheckpointReader, with and without checksums, and with
           FileSystemReader, which has no checksums. The files that are loaded are in the page cache.
+Floor:    bare pwrite and fsync of the same bytes to one file for each rank.
 Reports:  the time of a round is that of the slowest rank.
 """
 
@@ -17,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 import torch.distributed as dist
+from floors import write_floor_in_files
 from settings import Bench
 from timing import Comparison, Contender, WrongResult, timed
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
@@ -31,10 +33,10 @@ import torch_tfckpt as tfckpt
 OURS, DCP, DCP_THREADS = "TFCheckpointWriter", "FileSystemWriter", "FileSystemWriter, 2 threads"
 VERIFIED, UNVERIFIED, DCP_LOAD = "TFCheckpointReader, verified", "TFCheckpointReader, verify=False", "FileSystemReader"
 RANKS: Final = 2
-_OURS: Final[Any] = tfckpt  # versions without the storage for DCP are skipped
+FLOOR: Final = f"bare pwrite and fsync, {RANKS} files"
 COMPARISONS: Final = [
-    Comparison(OURS, DCP, at_least=1.5),
-    Comparison(OURS, DCP_THREADS),
+    Comparison(OURS, DCP, at_least=1.5, floor=FLOOR),
+    Comparison(OURS, DCP_THREADS, floor=FLOOR),
     Comparison(VERIFIED, DCP_LOAD, at_least=1),
     Comparison(UNVERIFIED, DCP_LOAD),
 ]
@@ -50,14 +52,14 @@ class Work(NamedTuple):
 def writer_of(name: str, path: str) -> Any:
     """Return the storage writer of a contender."""
     if name == OURS:
-        return _OURS.TFCheckpointWriter(path)
+        return tfckpt.TFCheckpointWriter(path)
     return FileSystemWriter(path, thread_count=2 if name == DCP_THREADS else 1)
 
 
 def reader_of(name: str, path: str) -> Any:
     """Return the storage reader of a contender."""
     if name in (VERIFIED, UNVERIFIED):
-        return _OURS.TFCheckpointReader(path, verify=name == VERIFIED)
+        return tfckpt.TFCheckpointReader(path, verify=name == VERIFIED)
     return FileSystemReader(path)
 
 
@@ -140,18 +142,24 @@ def contenders(ranks: RankTimes, folder: Path, size: int) -> list[Contender]:
         kept = str(folder / ("dcp" if name == DCP_LOAD else "ours"))
         return Contender(name, lambda: ranks.seconds(Work(name, kept)), size)
 
+    def bare() -> float:
+        place = folder / "bare"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        files = [place / str(rank) for rank in range(RANKS)]
+        seconds, _ = timed(lambda: write_floor_in_files(files, size, sync=True))
+        return seconds
+
     ranks.seconds(Work(OURS, str(folder / "ours")))
     ranks.seconds(Work(DCP, str(folder / "dcp")))
-    return [*map(saving, (OURS, DCP, DCP_THREADS)), *map(loading, (VERIFIED, UNVERIFIED, DCP_LOAD))]
+    saves = [*map(saving, (OURS, DCP, DCP_THREADS)), Contender(FLOOR, bare, size)]
+    return [*saves, *map(loading, (VERIFIED, UNVERIFIED, DCP_LOAD))]
 
 
 def run(bench: Bench) -> None:
     """Row "ranks"."""
     mib = max(1, bench.sizes.mib // 2)
     work = f"{bench.describe(mib)} on {RANKS} ranks"
-    if not hasattr(tfckpt, "TFCheckpointWriter"):
-        bench.report.skip_all(f"save and load {work}", COMPARISONS, "this version has no TFCheckpointWriter")
-        return
     with bench.scratch() as folder, bench.scratch() as of_store:
         ranks = RankTimes(RANKS, of_store / "store", (mib, bench.sizes.tensors, bench.seed))
         rounds = bench.sizes.few_rounds
