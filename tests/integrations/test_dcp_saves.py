@@ -90,11 +90,13 @@ def test_a_failure_without_collectives(processes: RankProcesses, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-def test_storage_without_renames(processes: RankProcesses, tmp_path: Path) -> None:
-    """Files are written under final names, and those of the replaced checkpoint are removed."""
+@pytest.mark.parametrize("name", ["m", "m" * 230], ids=["short", "long"])
+@pytest.mark.parametrize("scheme", ["local://", ""], ids=["without renames", "with renames"])
+def test_saving_over_a_checkpoint(scheme: str, name: str, processes: RankProcesses, tmp_path: Path) -> None:
+    """Without renames, files are written under final names, and those of the replaced checkpoint are removed."""
     pytest.importorskip("fsspec")
-    found = processes.call("dcp_saves:without_renames", f"local://{tmp_path}/m", world_size=2)
+    found = processes.call("dcp_saves:save_again_and_again", f"{scheme}{tmp_path}/{name}", world_size=2)
     assert found == [[[], [], []]] * 2
-    assert sum("data" in path.name for path in tmp_path.iterdir()) == 3
-    state = tfckpt.load_file(tmp_path / "m")
+    assert sum("data" in path.name for path in tmp_path.iterdir()) == (3 if scheme else 1)
+    state = tfckpt.load_file(tmp_path / name)
     assert state["step"].item() == b"4"

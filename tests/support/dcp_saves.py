@@ -220,8 +220,8 @@ def failing_without_collectives(rank: Rank, folder: str) -> list[str]:
     return [*found, *wrong(rank, f"{folder}/good", 2.0)]
 
 
-def without_renames(rank: Rank, url: str) -> list[list[str]]:
-    """Save three times over one name where files cannot be renamed, as in an object store."""
+def save_again_and_again(rank: Rank, url: str) -> list[list[str]]:
+    """Save three times over one name, and once more without collectives; what is wrong after each of the three."""
     os.chdir("/")  # the driver removes the first slash of a path
     found = []
     for value in (1.0, 2.0, 3.0):

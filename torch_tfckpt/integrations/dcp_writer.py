@@ -340,10 +340,13 @@ class TFCheckpointWriter(StorageWriter):
         storage = storage_of(self._prefix)
         if storage.renames:
             temporary = parse_temporary_name(part.path)
-            path, expected = temporary.path if temporary else "", [data_filename(self._prefix, part.rank, count + 1)]
+            path, expected = (
+                temporary.path if temporary else "",
+                [stem(data_filename(self._prefix, part.rank, count + 1))],
+            )
         else:
             path, expected = part.path, [data_filename(self._prefix, part.rank, count + 1 + more) for more in (0, 1)]
-        if part.path and path not in map(stem, expected):
+        if part.path and path not in expected:
             raise DataLossError(
                 f"save of {printable(self._prefix)}: rank {part.rank} reports that it has written "
                 f"{quoted(part.path)}, which is not a file of this save. All ranks need the same path and the same "
