@@ -55,6 +55,7 @@ def test_every_rank_is_told_that_rank_0_could_not_publish(processes: RankProcess
     check_directory(tmp_path, *(["m-2", "m-3"] if step == "state" else ["m-1", "m-3"]))
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("failing", range(COUNT))
 @pytest.mark.parametrize("step", ["write", "finish"])
 def test_survivors_name_a_killed_rank(processes: RankProcesses, tmp_path: Path, step: str, failing: int) -> None:
@@ -109,6 +110,7 @@ def test_a_read_only_directory_is_left_alone(processes: RankProcesses, tmp_path:
     assert sorted(os.listdir(folder)) == before
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("failing", [0, 2])
 def test_a_hanging_rank_is_named_and_learns_it(processes: RankProcesses, tmp_path: Path, failing: int) -> None:
     """When it wakes, its own save fails, too."""

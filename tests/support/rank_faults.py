@@ -14,7 +14,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.errors import IncompleteSaveError
 from torch_tfckpt.storage.local import LocalStorage
 
-TIMEOUT = 4.0  # long enough that a rank on a busy machine is heard of
+TIMEOUT = 10.0  # long enough that a living rank is heard of on a busy machine, and where a virtual machine pauses
 
 # Step -> (the storage's operation, whether it is that of the step, by its path). "link" and "state" are rank 0's.
 STEPS: dict[str, tuple[str, Callable[[str], bool]]] = {
@@ -87,7 +87,7 @@ def killed() -> None:
 
 
 def hangs() -> None:
-    threading.Event().wait(2 * TIMEOUT)
+    threading.Event().wait(TIMEOUT + 5)
 
 
 def state() -> dict[str, Any]:
@@ -104,7 +104,8 @@ def meet(rank: Rank, place: str) -> None:
 def fail(rank: Rank, folder: str, step: str, failing: int, how: str) -> Told:
     """Save m-1; then m-2, with the fault on one rank. `how`: the name of a function of this module."""
     meet(rank, "start")  # a process may have been started just now
-    ranks = tfckpt.Ranks(rank.store, rank=rank.rank, world_size=rank.world_size, timeout=TIMEOUT)
+    timeout = 60 if how == "out_of_space" else TIMEOUT  # a rank that raises is named at once
+    ranks = tfckpt.Ranks(rank.store, rank=rank.rank, world_size=rank.world_size, timeout=timeout)
     storage = FaultyStorage(step, globals()[how])
     saver = tfckpt.Saver(state(), ranks=ranks, max_to_keep=2, storage=storage)
     saver.save(os.path.join(folder, "m"), 1)
