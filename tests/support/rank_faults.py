@@ -14,7 +14,7 @@ import torch_tfckpt as tfckpt
 from torch_tfckpt.errors import IncompleteSaveError
 from torch_tfckpt.storage.local import LocalStorage
 
-TIMEOUT = 10.0  # long enough that a living rank is heard of on a busy machine, and where a virtual machine pauses
+TIMEOUT = 10.0  # more than the 5 s that connecting to a TCPStore takes now and then
 
 # Step -> (the storage's operation, whether it is that of the step, by its path). "link" and "state" are rank 0's.
 STEPS: dict[str, tuple[str, Callable[[str], bool]]] = {
