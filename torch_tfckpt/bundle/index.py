@@ -100,9 +100,8 @@ class BundleIndex:
         last = self._last
         if last is not None and last[0] == name:
             return last[1]
-        entry = self._decoded.get(name) or self._partitioned.get(name)
+        entry = self._partitioned.get(name) or self._decoded_in_bulk(name)
         if entry is None:
-            self._count_use()
             value = self._listing.get(name) if self._listing is not None else None
             entry = self._decode(value or self._look_up(name), name)
             if entry.slices:
@@ -118,10 +117,7 @@ class BundleIndex:
         last = self._last
         if last is not None and last[0] == name:
             return last[1]
-        entry = self._decoded.get(name)
-        if entry is None:
-            self._count_use()
-            entry = self._decoded.get(name)
+        entry = self._decoded_in_bulk(name)
         if entry is not None:
             return entry
         value = self._listing.get(name) if self._listing is not None else None
@@ -134,6 +130,12 @@ class BundleIndex:
             return BundleEntry.decode(split.described if split.rest.startswith(_SLICES_TAG) else value)
         except DataLossError as error:
             raise located(error, f"{self._path}: tensor {quoted(name)}", DAMAGED) from error.__cause__
+
+    def _decoded_in_bulk(self, name: str) -> BundleEntry | None:
+        """Return the entry if all entries have been decoded together; None for partitioned and unusual ones, too."""
+        if name not in self._decoded:
+            self._count_use()
+        return self._decoded.get(name)
 
     def _count_use(self) -> None:
         """Decode all entries at once if many of them are used: together they take a fraction of the time."""

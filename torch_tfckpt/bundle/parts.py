@@ -60,7 +60,7 @@ class Parts:
         count: Number of parts that a complete save has; 0: parts of different numbers were found.
         numbers: The numbers of the save, one for each host.
         modified: When the last part was completed, in seconds since the epoch.
-        note: The note of rank 0; empty if there is none.
+        note: The note of rank 0; empty without one.
     """
 
     prefix: str

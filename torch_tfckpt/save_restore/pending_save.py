@@ -138,7 +138,7 @@ class SaveByParts:
         """Write all shards of version 1 under temporary names, and then publish them."""
         storage, path = self._storage, self._path
         with saving(path):
-            marker = Marker(storage, path)  # kept until the end, so that nobody mistakes the shards for leftovers
+            marker = Marker(storage, path)  # kept until the end, so that no program takes the shards for leftovers
         temporaries = [temporary_name(target, marker.save) for target in targets]
         committed: list[bool] = []
         clean = False

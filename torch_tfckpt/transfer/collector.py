@@ -19,8 +19,8 @@ def new_objects_only(count: int) -> Iterator[None]:
     """During the `with` block, the garbage collector visits only objects that were made since its beginning.
 
     For blocks that make at least `count` objects, and take seconds at most: garbage made before is collected
-    afterwards. Does nothing for few objects, for which it would only delay the collection of what is young; in another
-    such block; and in a program that has called gc.freeze itself.
+    afterwards. Does nothing in another such block, in a program that has called gc.freeze itself, and for few objects:
+    the collection of young garbage would be delayed, and no time saved.
     """
     if count < _MANY or not _BUSY.acquire(blocking=False):
         yield
