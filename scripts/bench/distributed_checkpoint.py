@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 import torch.distributed as dist
+from contenders import claim_file_memory
 from floors import write_floor_in_files
 from settings import Bench
 from timing import Comparison, Contender, WrongResult, timed
@@ -132,6 +133,7 @@ def contenders(ranks: RankTimes, folder: Path, size: int) -> list[Contender]:
             place = folder / "saves"
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
+            claim_file_memory(folder, size)
             seconds = ranks.seconds(Work(name, str(place / "x")))
             ranks.seconds(Work(VERIFIED if name == OURS else DCP_LOAD, str(place / "x")))
             return seconds
@@ -146,6 +148,7 @@ def contenders(ranks: RankTimes, folder: Path, size: int) -> list[Contender]:
         place = folder / "bare"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
+        claim_file_memory(folder, size)
         files = [place / str(rank) for rank in range(RANKS)]
         seconds, _ = timed(lambda: write_floor_in_files(files, size, sync=True))
         return seconds

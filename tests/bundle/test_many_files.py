@@ -3,7 +3,7 @@
 import os
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,15 @@ import pytest
 import torch
 
 import torch_tfckpt as tfckpt
+from torch_tfckpt.bundle import index
 from torch_tfckpt.bundle.files import EAGER_SHARDS
 from torch_tfckpt.bundle.merge import merge_bundles
 from torch_tfckpt.bundle.open_files import OPEN_AT_ONCE, OpenFiles
 from torch_tfckpt.bundle.reader import BundleReader
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.errors import FailedPreconditionError, NotFoundError
+from torch_tfckpt.format.bulk_decoding import decode_entries
+from torch_tfckpt.format.tensor_bundle import BundleEntry
 from torch_tfckpt.format.tensor_slice import TensorSlice
 from torch_tfckpt.storage.local import LOCAL
 
@@ -139,3 +142,27 @@ def test_files_are_closed_and_opened_again(files: tuple[OpenFiles, list[Path]]) 
     with pytest.raises(FailedPreconditionError, match="replaced"):
         lazy[0].read(0, 1)
     assert OPEN_AT_ONCE < LIMIT
+
+
+def test_entries_of_slices_are_tried_together_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No entry of a partitioned tensor can be decoded in bulk; looking up each does not try all again."""
+    calls = []
+
+    def counted(values: Sequence[bytes]) -> list[BundleEntry | None]:
+        calls.append(len(values))
+        return decode_entries(values)
+
+    monkeypatch.setattr(index, "decode_entries", counted)
+    count = 200
+    with BundleWriter(LOCAL, str(tmp_path / "x")) as writer:
+        for number in range(count):
+            for row in range(2):
+                writer.add_slice(
+                    f"w{number}", (2, 3), TensorSlice.parse(f"{row},1:-"), torch.full((1, 3), number + row)
+                )
+    reader = BundleReader(LOCAL, str(tmp_path / "x"))
+    names = reader.keys()
+    assert [reader.shape(name) for name in names] == [(2, 3)] * count
+    assert calls == [count]
+    assert float(reader.read("w7")[1, 2]) == 8
+    reader.close()

@@ -60,7 +60,7 @@ class BundleIndex:
         self._table, self._path, self._prefix = table, path, prefix
         self._lock = threading.Lock()
         self._listing: dict[str, bytes] | None = None
-        self._decoded: dict[str, BundleEntry] = {}  # in the usual form; filled once many entries have been used
+        self._decoded: dict[str, BundleEntry] | None = None  # in the usual form; set once many entries have been used
         self._uses = 0
         # So many lookups take longer than listing everything, after which a lookup takes a fraction of the time.
         self._lookups, self._list_after = 0, float(_MANY + _PER_BLOCK * table.block_count)
@@ -133,15 +133,15 @@ class BundleIndex:
 
     def _decoded_in_bulk(self, name: str) -> BundleEntry | None:
         """Return the entry if all entries have been decoded together; None for partitioned and unusual ones, too."""
-        if name not in self._decoded:
+        if self._decoded is None:
             self._count_use()
-        return self._decoded.get(name)
+        return None if self._decoded is None else self._decoded.get(name)
 
     def _count_use(self) -> None:
         """Decode all entries at once if many of them are used: together they take a fraction of the time."""
         self._uses += 1
         listing = self._listing
-        if self._uses < _MANY or listing is None or self._uses < len(listing) // _SHARE or self._decoded:
+        if self._uses < _MANY or listing is None or self._uses < len(listing) // _SHARE:
             return
         with new_objects_only(len(listing)):
             decoded = zip(listing, decode_entries(list(listing.values())), strict=True)

@@ -12,6 +12,7 @@ from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidA
 from torch_tfckpt.storage.locks import PATIENCE, lock_domain, lock_file, locked_directory, open_to_lock
 from torch_tfckpt.storage.protocol import Buffer
 from torch_tfckpt.storage.refusals import NOTHING_THERE
+from torch_tfckpt.storage.writeback import LEAST_BYTES, start_writeback
 from torch_tfckpt.text import printable
 
 
@@ -269,6 +270,7 @@ class LocalOutput:
             self.close()
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        begin = offset
         for first in range(0, len(buffers), LocalFile.MAX_BUFFERS):
             pending: list[memoryview] = list(map(_view, buffers[first : first + LocalFile.MAX_BUFFERS]))
             while pending:
@@ -278,6 +280,8 @@ class LocalOutput:
                     written -= len(pending.pop(0))
                 if written:
                     pending[0] = pending[0][written:]
+        if offset - begin >= LEAST_BYTES:
+            start_writeback(self._descriptor, begin, offset - begin)
 
     def sync(self) -> None:
         os.fsync(self._descriptor)
