@@ -4,8 +4,8 @@ Methods are named as in tf.train. Tensors keep TensorFlow's layout: a Keras Dens
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from typing import Self, TypeVar, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Self, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -168,6 +168,10 @@ class CheckpointReader:
         """Return TensorFlow's element type, even if torch represents the values in a different dtype."""
         return self._look_up(name, self._reader.dtype)
 
+    def describe_all(self, keys: Sequence[str]) -> list[tuple[Shape, DataType] | None]:
+        """Return `shape` and `dtype` of each key, None for those not stored; of many keys, faster than one by one."""
+        return self._reader.describe_all(keys)
+
     def slices(self, name: str) -> tuple[TensorSlice, ...]:
         """Return the slices in which a partitioned tensor is stored; empty if it is stored whole."""
         return self._look_up(name, self._reader.slices)
@@ -235,8 +239,7 @@ class CheckpointReader:
             raise InvalidArgumentError(
                 f"{self.path}: tensor {quoted(name)} is {self.dtype(name).name}, not DT_STRING. Use get_tensor"
             )
-        strings: Strings = value
-        return strings
+        return cast(Strings, value)
 
     def get_tensors(self, names: Iterable[str], out: dict[str, torch.Tensor] | None = None) -> dict[str, LoadedValue]:
         """Return name -> tensor for the given names, read in one plan.
@@ -262,10 +265,7 @@ class CheckpointReader:
         return self._read_several(names, self._reader.map_all)
 
     def get_stored_bytes(self, name: str) -> bytes:
-        """Return the bytes of a tensor as stored in the file, checksum verified, for types that torch lacks.
-
-        Raises UnimplementedError for partitioned tensors and for version 1.
-        """
+        """Return a tensor's bytes as stored, verified. UnimplementedError for slices, and for version 1."""
         return self._read_one(name, self._reader.read_stored)
 
     def get_slice(self, name: str) -> StoredTensor:

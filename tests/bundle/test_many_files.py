@@ -166,3 +166,22 @@ def test_entries_of_slices_are_tried_together_once(tmp_path: Path, monkeypatch: 
     assert calls == [count]
     assert float(reader.read("w7")[1, 2]) == 8
     reader.close()
+
+
+@pytest.mark.parametrize("count", [3, 200])
+def test_all_are_described_as_one_by_one(tmp_path: Path, count: int) -> None:
+    """Whole tensors, slices, names that are not there; before and after all entries were decoded together."""
+    with BundleWriter(LOCAL, str(tmp_path / "x")) as writer:
+        for number in range(count):
+            writer.add(f"w{number}", torch.zeros(number, 2, dtype=torch.int32 if number % 2 else torch.float32))
+        writer.add_slice("part", (2, 3), TensorSlice.parse("0,1:-"), torch.ones(1, 3))
+        writer.add_slice("part", (2, 3), TensorSlice.parse("1,1:-"), torch.ones(1, 3))
+    names = ["", "part", "absent", *(f"w{number}" for number in range(count))]
+    reader = BundleReader(LOCAL, str(tmp_path / "x"))
+    expected = [reader.describe(name) if name in reader else None for name in names]
+    fresh = BundleReader(LOCAL, str(tmp_path / "x"))
+    assert fresh.describe_all(names) == reader.describe_all(names) == fresh.describe_all(names) == expected
+    assert expected[1] == ((2, 3), 1)
+    assert expected[2] is None
+    reader.close()
+    fresh.close()

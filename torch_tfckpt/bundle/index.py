@@ -5,7 +5,7 @@ Looking up one name reads one block of the table. Listing reads the whole table 
 
 import math
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from typing import Final
@@ -131,17 +131,29 @@ class BundleIndex:
         except DataLossError as error:
             raise located(error, f"{self._path}: tensor {quoted(name)}", DAMAGED) from error.__cause__
 
+    def described_all(self, names: Sequence[str]) -> list[BundleEntry | None]:
+        """Return `described` of each name; None for names that the index does not have. Raises DataLossError, too.
+
+        Cost: for many names, a fraction of the time of so many calls.
+        """
+        if self._listing is None and len(names) > self._list_after:
+            with suppress(DataLossError):  # another part of the index is damaged
+                self._list()
+        self._count_use(len(names))
+        decoded = self._decoded or {}
+        return [decoded.get(name) or (self.described(name) if name in self else None) for name in names]
+
     def _decoded_in_bulk(self, name: str) -> BundleEntry | None:
         """Return the entry if all entries have been decoded together; None for partitioned and unusual ones, too."""
         if self._decoded is None:
             self._count_use()
         return None if self._decoded is None else self._decoded.get(name)
 
-    def _count_use(self) -> None:
+    def _count_use(self, count: int = 1) -> None:
         """Decode all entries at once if many of them are used: together they take a fraction of the time."""
-        self._uses += 1
+        self._uses += count
         listing = self._listing
-        if self._uses < _MANY or listing is None or self._uses < len(listing) // _SHARE:
+        if self._decoded is not None or self._uses < _MANY or listing is None or self._uses < len(listing) // _SHARE:
             return
         with new_objects_only(len(listing)):
             decoded = zip(listing, decode_entries(list(listing.values())), strict=True)

@@ -94,6 +94,12 @@ class BundleReader:
         entry = self.index.described(name)
         return entry.shape, DataType(entry.dtype)
 
+    def describe_all(self, names: Sequence[str]) -> list[tuple[Shape, DataType] | None]:
+        """Return shape and element type of each name; None for names that the checkpoint does not have."""
+        entries = self.index.described_all(names)
+        types = {dtype: DataType(dtype) for dtype in {entry.dtype for entry in entries if entry is not None}}
+        return [None if entry is None else (entry.shape, types[entry.dtype]) for entry in entries]
+
     def shape(self, name: str) -> Shape:
         """Return the full shape of `name`; raise NotFoundError if there is no such tensor."""
         return self.index.described(name).shape

@@ -4,7 +4,7 @@
 views of the file's pages, the bytes as stored, and indexes that are only partly readable.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, Self
 
 import torch
@@ -43,6 +43,10 @@ class TensorReader(Protocol):
     def describe(self, name: str) -> tuple[Shape, DataType]:
         """Return the shape and the element type of a tensor."""
         return self.shape(name), self.dtype(name)
+
+    def describe_all(self, names: Sequence[str]) -> list[tuple[Shape, DataType] | None]:
+        """Return `describe` of each name; None for names that are not there."""
+        return [self.describe(name) if name in self else None for name in names]
 
     def shape(self, name: str) -> Shape:
         """Return the full shape of a tensor."""

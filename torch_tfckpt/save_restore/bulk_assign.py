@@ -10,6 +10,8 @@ import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.dtypes import ELEMENTS
+from torch_tfckpt.format.data_type import DataType
+from torch_tfckpt.format.tensor_slice import Shape
 from torch_tfckpt.saveables.save_spec import SaveableObject
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable
 from torch_tfckpt.values import PLAIN_CLASSES, Value, is_ordinary
@@ -24,7 +26,9 @@ class OrdinarySaveables:
     """
 
     def __init__(self, reader: CheckpointReader, saveables: Sequence[SaveableObject]) -> None:
-        self._fitting = {id(saveable) for saveable in saveables if _fits(reader, saveable)}
+        ordinary = [saveable for saveable in saveables if _is_ordinary(saveable)]
+        stored = reader.describe_all([saveable.specs[0].name for saveable in ordinary])
+        self._fitting = {id(each) for each, found in zip(ordinary, stored, strict=True) if _fits(each, found)}
         self._names: list[str] = []
         self._targets: list[torch.Tensor] = []
         self._sources: list[torch.Tensor] = []
@@ -59,20 +63,30 @@ class OrdinarySaveables:
         return names
 
 
-def _fits(reader: CheckpointReader, saveable: SaveableObject) -> bool:
-    if type(saveable) is not VariableSaveable or not saveable.__dict__.keys().isdisjoint(("check", "restore")):
+def _is_ordinary(saveable: SaveableObject) -> bool:
+    if type(saveable) is not VariableSaveable:
         return False
-    [spec] = saveable.specs
-    tensor, name = saveable.tensor, spec.name
-    if (
-        type(tensor) not in PLAIN_CLASSES
-        or not tensor.is_cpu
-        or not is_ordinary(tensor)
-        or not tensor.is_contiguous()
-        or tensor.is_inference()
-        or spec.slice_spec
-        or name not in reader
-    ):
+    tensor, own = saveable.tensor, saveable.__dict__
+    return (
+        type(tensor) in PLAIN_CLASSES
+        and tensor.is_cpu
+        and is_ordinary(tensor)
+        and tensor.is_contiguous()
+        and not tensor.is_inference()
+        and not saveable.specs[0].slice_spec
+        and "check" not in own
+        and "restore" not in own
+    )
+
+
+def _fits(saveable: SaveableObject, stored: tuple[Shape, DataType] | None) -> bool:
+    if stored is None:
         return False
-    dtype = reader.dtype(name)
-    return dtype == spec.dtype and ELEMENTS[dtype].torch == tensor.dtype and reader.shape(name) == tensor.shape
+    shape, dtype = stored
+    tensor, wanted = saveable.op, saveable.specs[0].dtype
+    return (
+        dtype == wanted
+        and isinstance(tensor, torch.Tensor)
+        and shape == tensor.shape
+        and ELEMENTS[dtype].torch == tensor.dtype
+    )
