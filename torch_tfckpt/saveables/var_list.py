@@ -35,6 +35,7 @@ from torch_tfckpt.saveables.stateful import (
 from torch_tfckpt.saveables.tensor_saveable import VariableSaveable, VarListValue, saveables_of
 from torch_tfckpt.saveables.variables import PartitionedVariable, Variable
 from torch_tfckpt.text import quoted
+from torch_tfckpt.transfer.collector import new_objects_only
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +123,9 @@ class VarList:
         """
         if (unchanged := self._unchanged()) is not None:
             return unchanged
-        saveables = self._own_saveables() + self._modules.to_save()
+        with new_objects_only(len(self._saved)):
+            own = self._own_saveables()
+        saveables = own + self._modules.to_save()
         for key, state in self._states.items():
             with error_context(f"state {quoted(key)}"):
                 try:
@@ -132,7 +135,8 @@ class VarList:
                         raise
         self._check_sharded(saveables)
         _check_names(saveables)
-        ordered = _in_order(saveables)
+        with new_objects_only(len(saveables)):
+            ordered = _in_order(saveables)
         # Modules, objects with state, and objects that list their own saveables may have more values at the next call.
         all_kept = len(self._kept) == len(self._saved) and not self._states and not self._modules.keys
         self._in_order = ordered if all_kept else None
@@ -227,7 +231,8 @@ class VarList:
     def _check_now(self) -> None:
         """Raise the errors that every later save would raise. state_dict() is not called: it may be large."""
         if not any(isinstance(value, UninitializedParameter) for value in self._saved.values()):
-            own = _in_order(self._own_saveables())
+            with new_objects_only(len(self._saved)):
+                own = _in_order(self._own_saveables())
             self._check_sharded(own)
         for key, state in self._states.items():
             with error_context(f"state {quoted(key)}"):
