@@ -42,8 +42,8 @@ def read_floor(path: Path, target: memoryview) -> None:
         os.close(descriptor)
 
 
-def checked_read_floor(path: Path) -> list[int]:
-    """Read the file into memory in use, a strip per thread, and return the checksum of every chunk."""
+def checked_read_floor(path: Path, target: memoryview | None = None) -> list[int]:
+    """Read the file into `target`, or into a strip per thread, and return the checksum of every chunk."""
     size = path.stat().st_size
     descriptor, scratch = os.open(path, os.O_RDONLY), threading.local()
 
@@ -52,7 +52,8 @@ def checked_read_floor(path: Path) -> list[int]:
             scratch.strip = memoryview(bytearray(STRIP_BYTES))
         end, crc = min(begin + CHUNK_BYTES, size), 0
         for at in range(begin, end, STRIP_BYTES):
-            strip = scratch.strip[: min(STRIP_BYTES, end - at)]
+            until = min(at + STRIP_BYTES, end)
+            strip = scratch.strip[: until - at] if target is None else target[at:until]
             if os.preadv(descriptor, [strip], at) != len(strip):
                 raise WrongResult(f"short read at byte {at}")
             crc = crc32c.value(strip, crc)
