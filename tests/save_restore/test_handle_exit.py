@@ -170,3 +170,34 @@ def test_a_failed_last_save_is_an_exit_status(tmp_path: Path, how: str) -> None:
     else:
         assert (done.stdout, done.returncode) == ("another atexit function\n", 1 if how == "exception" else 120)
     assert done.stderr.count("IncompleteSaveError: ") == 1
+
+
+CHILD = """
+import multiprocessing, sys, torch
+import torch_tfckpt as tfckpt
+from torch_tfckpt.transfer import transfer
+
+def failing(*arguments):
+    raise OSError(28, "No space left on device")
+
+def save(path):
+    transfer.write_pieces = failing
+    tfckpt.Saver({"v": torch.zeros(9)}).save_async(path)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context(sys.argv[2]).Process(target=save, args=(sys.argv[1],))
+    child.start()
+    child.join()
+    print("child:", child.exitcode)
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("how", ["fork", "spawn", "forkserver"])
+def test_every_kind_of_child_has_the_status(tmp_path: Path, how: str) -> None:
+    """Children that import the program again, and those whose parent has already imported everything."""
+    (tmp_path / "program.py").write_text(CHILD)
+    program = [sys.executable, "-W", "ignore", str(tmp_path / "program.py"), str(tmp_path / "m"), how]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "child: 120\n"
+    assert done.stderr.count("IncompleteSaveError: ") == 1

@@ -5,8 +5,9 @@ is only printed, and does not change the status. But Python exits with status 12
 streams after all atexit functions have run. `fail_at_exit` makes this flush fail, so that every other atexit function
 still runs and all output is written.
 
-A `multiprocessing` child runs finalizers instead of atexit functions; a finalizer that raises SystemExit sets the
-child's status.
+A `multiprocessing` child that was forked runs finalizers instead of its parent's atexit functions. Up to Python 3.12, a
+finalizer that raises SystemExit sets the child's status. Since then finalizers run in an atexit function, after which
+the child ends with the status that it had before; so the last finalizer ends the child itself.
 
 Not covered: `os._exit` and signals, after which no Python code runs.
 """
@@ -14,6 +15,7 @@ Not covered: `os._exit` and signals, after which no Python code runs.
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import parent_process, util
 from typing import Final, NoReturn
 
@@ -52,10 +54,23 @@ class _FailsAtTheEnd:
             raise OSError("a save failed, and its result was never requested") from None
 
 
+def finalizers_follow() -> bool:
+    """Return whether the atexit function that calls this runs in a forked child, before the child's finalizers.
+
+    The interpreter calls atexit functions from no Python function; a forked child calls them from `multiprocessing`.
+    """
+    try:
+        sys._getframe(2)
+    except ValueError:
+        return False
+    return parent_process() is not None
+
+
 def at_end_of_child(report: Callable[[], bool]) -> None:
     """In a `multiprocessing` child, call `report` at exit; if it returns True, exit with status 120.
 
-    A child that is already failing keeps its status. Does nothing in other processes.
+    A child that is already failing keeps its status; not since Python 3.13, where its status is not known here. Does
+    nothing in other processes.
     """
     if parent_process() is None or _watched == [os.getpid()]:
         return
@@ -70,5 +85,10 @@ def at_end_of_child(report: Callable[[], bool]) -> None:
 
 
 def _exit() -> NoReturn:
+    if sys.version_info >= (3, 13):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(STATUS)
     # `multiprocessing` prints and drops an Exception raised by a finalizer, but not a SystemExit.
     raise SystemExit(STATUS)

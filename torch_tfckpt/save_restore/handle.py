@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.save_restore.delayed_logs import delayed_logs, prepare_delay, write_logs
-from torch_tfckpt.save_restore.exit_status import at_end_of_child, fail_at_exit
+from torch_tfckpt.save_restore.exit_status import at_end_of_child, fail_at_exit, finalizers_follow
 from torch_tfckpt.text import printable
 from torch_tfckpt.transfer.threads import Latch
 
@@ -275,5 +275,5 @@ def _report() -> bool:
 @atexit.register
 def _report_at_exit() -> None:
     """Print the errors that have not been raised yet; if there are any, end with a nonzero status."""
-    if _report():
+    if not finalizers_follow() and _report():
         fail_at_exit()
