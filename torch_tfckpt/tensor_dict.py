@@ -10,7 +10,8 @@ from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.distributed.calls import calls_of
-from torch_tfckpt.distributed.rank_save import Entry, RankSave
+from torch_tfckpt.distributed.comparison import Entry
+from torch_tfckpt.distributed.rank_save import RankSave
 from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.distributed.reading import is_split, part_of, read_part
 from torch_tfckpt.distributed.shards import check_storable, is_dtensor, like_dtensor

@@ -117,6 +117,26 @@ def test_names_that_only_some_ranks_have_are_refused(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("dtypes", [False, True])
+def test_other_shapes_or_dtypes_on_some_ranks_are_refused(tmp_path: Path, dtypes: bool) -> None:
+    """The values are named. Otherwise that of one rank would be stored, and be wrong for the others."""
+
+    def act(ranks: tfckpt.Ranks) -> None:
+        state = {f"w{number}": torch.ones(3) for number in range(300)}
+        if ranks.rank == 1:
+            state["w7"] = torch.ones(3, dtype=torch.int64) if dtypes else torch.ones(4)
+        tfckpt.save_file(state, tmp_path / "m", ranks=ranks)
+
+    for error in together(COUNT, act):
+        assert isinstance(error, IncompleteSaveError)
+        assert "values with different names, shapes or dtypes, apart from DTensors (ranks 0, 2: 300 values; " in str(
+            error
+        )
+        assert 'rank 1: 300 values), such as "w7". All ranks must save the same' in str(error)
+        assert list(error.failures) == [1]
+    assert os.listdir(tmp_path) == []
+
+
 def test_an_object_that_cannot_be_saved_is_refused_on_its_rank(tmp_path: Path) -> None:
     """With its own error there; the other ranks are told."""
 

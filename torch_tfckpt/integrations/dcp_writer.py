@@ -38,7 +38,6 @@ from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.distributed.shards import tell_about_tensorflow
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.file_kind import refuse_other_ending
-from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_bundle import data_filename
 from torch_tfckpt.integrations.dcp_alone import CommitOverStore, RankNames, RankPart
 from torch_tfckpt.integrations.dcp_items import add_tensor, add_value
@@ -51,7 +50,6 @@ from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
 from torch_tfckpt.transfer.transfer import Transfer
 
-_NAMES: Final = b"\x01"  # the keys of slices sort before it
 # Writers whose last save may not be over. A save runs in one thread from its beginning to its end.
 _UNFINISHED: Final = weakref.WeakSet["TFCheckpointWriter"]()
 
@@ -265,8 +263,9 @@ class TFCheckpointWriter(StorageWriter):
                     paths.append(file.path)
                     indexes.append(PartIndex("the coordinator", index, {len(written): len(written)}))
                 # Without collectives, ranks may write copies of parts that are not parts of DTensors.
-                merged = merge_indexes(indexes, f"save of {printable(self._prefix)}", equal_duplicates=True)
-                stored = {key for key, _ in Table.of(merged.encode(len(paths))).items(start=_NAMES)}
+                place = f"save of {printable(self._prefix)}"
+                merged = merge_indexes(indexes, place, equal_duplicates=True, complete=True)
+                stored = merged.names()
                 for name in tensors:
                     if key_of(names.tensor_key(name)) not in stored:
                         raise not_written(name)
