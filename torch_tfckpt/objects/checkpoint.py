@@ -21,7 +21,7 @@ import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.directory.state_file import update_relative_state
-from torch_tfckpt.distributed.calls import calls_of
+from torch_tfckpt.distributed.calls import calls_of, taking_part
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.object_graph import ROOT
 from torch_tfckpt.objects.accepted import assert_root, assert_trackable
@@ -284,7 +284,8 @@ class Checkpoint:
         """
         options = checked(options)
         if save_path is None:
-            return InitializationOnlyStatus()
+            with agreed_restore(self._ranks, "None"):  # on all ranks, or on none
+                return InitializationOnlyStatus()
         with agreed_restore(self._ranks, fspath(save_path)) as agree:
             return self._restore_and_count(save_path, options, agree)
 
@@ -378,7 +379,8 @@ class Checkpoint:
         )
 
     def _begin(self, path: str, options: CheckpointOptions, *, snapshot: bool) -> PendingSave:
-        self._in_flight.sync()  # a signal handler may have begun a save
+        with taking_part(self._ranks, "save"):
+            self._in_flight.sync()  # a signal handler may have begun a save
         if options.staging is not None and options.staging != self._staging.options:
             self._staging = Staging(options.staging)
         storage = self._storage or storage_of(path)
