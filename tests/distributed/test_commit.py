@@ -153,6 +153,20 @@ def test_a_slow_rank_that_makes_progress_is_waited_for() -> None:
     ) == [1, 1]
 
 
+def test_a_rank_that_fails_while_rank_0_publishes_keeps_its_part() -> None:
+    """For example by Ctrl-C: rank 0 needs the part, and does not fail because of it."""
+    store = HashStore()
+    zero, one = (calls(Ranks(store, rank=rank, world_size=2)).begin("save", "run/m-1") for rank in range(2))
+    one.report({})
+    zero.report({})
+    zero.gather()
+    zero.go()
+    with pytest.raises(IncompleteSaveError, match="Rank 0 is publishing the checkpoint nevertheless"):
+        one.fail({1: KeyboardInterrupt()})
+    assert one.keeps_parts
+    zero.conclude({})
+
+
 def test_ranks_that_name_different_checkpoints_are_told() -> None:
     """Before anything is published."""
     for error in errors_of(together(4, lambda ranks: commit(ranks, f"run/m-{ranks.rank // 2}"))):

@@ -209,7 +209,7 @@ def test_ranks_stay_in_step_when_only_one_has_asked_for_an_error(tmp_path: Path,
         saver = tfckpt.Saver(values(), ranks=ranks, storage=storage)
         checkpoint = tfckpt.Checkpoint(**values(), ranks=ranks, storage=storage)
         begun = (saver if of == "Saver" else checkpoint).save_async(tmp_path / "m")
-        save = saver.save if of == "Saver" else checkpoint.write
+        save = saver.save if of == "Saver" else checkpoint.save
         outcomes = []
         if ranks.rank == 0:
             with pytest.raises(IncompleteSaveError, match="No space left"):
@@ -221,7 +221,21 @@ def test_ranks_stay_in_step_when_only_one_has_asked_for_an_error(tmp_path: Path,
                 outcomes.append("failed" if "No space left" in str(error) else str(error))
         return outcomes
 
-    assert together(2, act) == [["failed", "b"]] * 2
+    assert together(2, act) == [["failed", "b" if of == "Saver" else "b-3"]] * 2
+
+
+def test_the_error_of_a_meta_graph_is_told(tmp_path: Path) -> None:
+    """It is written by rank 0 alone."""
+
+    def act(ranks: tfckpt.Ranks) -> None:
+        saver = tfckpt.Saver(values(), ranks=ranks)
+        graph: Any = saver._graph
+        graph.described = lambda described: lambda: 1 / 0
+        saver.save(tmp_path / "m")
+
+    zero, one = together(2, act)
+    assert isinstance(zero, ZeroDivisionError)
+    assert "rank 0 of 2 failed: ZeroDivisionError: division by zero" in str(one).replace("RuntimeError: ", "")
 
 
 def test_all_ranks_must_find_the_same_checkpoint(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch_tfckpt.distributed.commit import Commit, Member, remove_keys
 from torch_tfckpt.distributed.missed_calls import RecentCalls
 from torch_tfckpt.distributed.store_thread import Operation, Result, StoreLost, StoreThread, peek
-from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, InvalidArgumentError
+from torch_tfckpt.errors import CheckpointError, FailedPreconditionError, IncompleteSaveError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -82,6 +82,8 @@ class RankCalls:
         count = self._count
         try:
             yield
+        except FailedPreconditionError:
+            raise  # on all ranks; or in a signal handler of this rank, and the others do not make this call
         except BaseException as error:
             if self._count == count:
                 with suppress(CheckpointError):

@@ -241,7 +241,10 @@ class Commit:
             # The exceptions themselves, not what became of them on the way.
             raise self._error(outcome)
         if self._parsed(stored).get("go") is True:
-            raise self._error(outcome)
+            self._went = True
+            error = self._error(outcome)
+            self.keeps_parts = self.rank != 0  # rank 0 is publishing them
+            raise error
         self._read(stored, failures)
         raise AssertionError("unreachable: no result without rank 0's own part")
 
@@ -336,6 +339,8 @@ class Commit:
         publishes = f"`tfckpt merge {path}`, or latest_checkpoint(valid=True) in the next run, publishes the checkpoint"
         if outcome.in_place:
             return "The checkpoint is in place. Fix the cause, then save again"
+        if self.went and self.rank in outcome.failures and self.rank != 0:
+            return "Rank 0 is publishing the checkpoint nevertheless"
         if 0 in outcome.missing:
             if self.went:
                 return f"The parts of all ranks are complete: {publishes}, unless rank 0 has done so"

@@ -213,12 +213,12 @@ class RankSave:
         except InvalidArgumentError as error:  # the parts do not fit together
             self._commit.fail({0: error}, common=str(error).removeprefix(f"merge into {printable(path)}: "))
 
-    def abandon(self) -> None:
-        """Stop, remove everything that was written, and tell the others. Does nothing after `finish_with`."""
+    def abandon(self, cause: BaseException | None = None) -> None:
+        """Stop, remove everything that was written, and tell the others why. Does nothing after `finish_with`."""
         try:
             if not self._commit.is_over:
                 with suppress(CheckpointError):
-                    self._commit.fail({self._ranks.rank: RuntimeError("the save was abandoned")})
+                    self._commit.fail({self._ranks.rank: cause or RuntimeError("the save was abandoned")})
         finally:
             self._ranks.ended(self._commit)
             self._clean_up()

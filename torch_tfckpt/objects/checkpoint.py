@@ -30,7 +30,7 @@ from torch_tfckpt.objects.deferred import child_added
 from torch_tfckpt.objects.naming import TORCH, check_naming, named
 from torch_tfckpt.objects.options import CheckpointOptions, checked
 from torch_tfckpt.objects.restoration import Restoration
-from torch_tfckpt.objects.save import begin_to_save, complete
+from torch_tfckpt.objects.save import begin_to_save, complete, counts_every_save
 from torch_tfckpt.objects.status import CheckpointLoadStatus, InitializationOnlyStatus, LoadStatus, NameBasedSaverStatus
 from torch_tfckpt.objects.trackables.plain_values import ValueTrackable, must_be_replaced
 from torch_tfckpt.objects.trackables.registry import trackable_of
@@ -223,6 +223,7 @@ class Checkpoint:
         """
         return self._write(fspath(file_prefix), checked(options), _no_more)
 
+    @counts_every_save
     @one_at_a_time
     def save(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
         """Increment the counter, write `file_prefix-N`, and make it the only entry in the state file.
@@ -233,6 +234,7 @@ class Checkpoint:
         path = self._numbered(file_prefix)
         return self._write(path, chosen, lambda: self._name_newest(path))
 
+    @counts_every_save
     @one_at_a_time
     def save_async(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> SaveHandle:
         """`save` in the background: returns as soon as training may change the values.
