@@ -5,7 +5,6 @@ DTensor has a checksum of its name, dtype and shape, which is added to one place
 If few values differ between two ranks, these are the values whose places differ in both tables.
 """
 
-import hashlib
 import zlib
 from collections.abc import Sequence
 from typing import Final, NamedTuple, NoReturn
@@ -106,8 +105,8 @@ def _described(entry: Entry, key: str) -> int:
 
 def _places(key: str) -> tuple[int, int]:
     """Return the place of a value in either table."""
-    digest = hashlib.blake2s(key.encode(errors="surrogateescape"), digest_size=2).digest()
-    return digest[0] % _PLACES, digest[1] % _PLACES
+    crc = zlib.crc32(key.encode(errors="surrogateescape"))
+    return crc % _PLACES, crc // _PLACES % _PLACES
 
 
 def _differing(values: Sequence[object], keys: Sequence[str]) -> list[str]:

@@ -39,6 +39,7 @@ from torch_tfckpt.distributed.shards import tell_about_tensorflow
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.file_kind import refuse_other_ending
 from torch_tfckpt.format.tensor_bundle import data_filename
+from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.integrations.dcp_alone import CommitOverStore, RankNames, RankPart
 from torch_tfckpt.integrations.dcp_items import add_tensor, add_value
 from torch_tfckpt.integrations.dcp_names import StateNames, path_of, state_names
@@ -226,7 +227,13 @@ class TFCheckpointWriter(StorageWriter):
         known = metadata.planner_data if isinstance(metadata.planner_data, dict) else {}
         paths = {name: path_of(known.get(name), name) for name in found}
         own = RankNames(
-            {name: path for name, path in paths.items() if name not in leaves}, {name: paths[name] for name in leaves}
+            {name: path for name, path in paths.items() if name not in leaves},
+            {name: paths[name] for name in leaves},
+            {
+                name: f"{of.properties.dtype} {shape_text(of.size)}"
+                for name, of in found.items()
+                if not isinstance(of, BytesStorageMetadata)
+            },
         )
 
         def publish(parts: list[RankPart], of_all: RankNames) -> None:
