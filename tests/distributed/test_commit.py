@@ -82,6 +82,14 @@ def test_an_absent_rank_is_named_by_all(absent: int) -> None:
         assert isinstance(error.failures[absent], TimeoutError)
 
 
+def test_a_rank_that_is_absent_from_a_restore_is_named() -> None:
+    """With what it may be doing."""
+    results = together(2, lambda ranks: commit(ranks, "run/m-1", action="restore"), timeout=0.4, absent=1)
+    (error,) = errors_of(results[:1])
+    assert "restore of run/m-1: rank 1 of 2: not heard of for 0.4 s. Nothing was restored. A missing rank" in str(error)
+    assert "or needs more time to read its values: see its log. Ranks(timeout=...) sets the time" in str(error)
+
+
 def test_a_rank_that_was_named_missing_learns_it_when_it_wakes() -> None:
     """And takes part in the next save."""
     store = HashStore()

@@ -45,6 +45,10 @@ _GO: Final = '{"go": true}'
 _FIRST_PAUSE: Final = 0.001  # seconds between two polls; doubled up to a limit
 _LAST_WORD: Final = 1.0  # seconds for which rank 0 waits until the others have read a failure
 _LISTED: Final = 8  # ranks named in a message
+_NOT_RESTORED: Final = (
+    "Nothing was restored. A missing rank was killed, hangs, has not called restore, or needs more time to read its "
+    "values: see its log. Ranks(timeout=...) sets the time"
+)
 
 Json = Mapping[str, object]
 
@@ -331,7 +335,7 @@ class Commit:
             first = failures[rank]
             if isinstance(first, CheckpointError) and not isinstance(first, IncompleteSaveError):
                 return located(first, place if outcome.common else f"{place}: rank {rank} of {self.world_size}")
-            return of_all(place, outcome, self.world_size, "Nothing was restored")
+            return of_all(place, outcome, self.world_size, _NOT_RESTORED if outcome.missing else "Nothing was restored")
         return of_all(place, outcome, self.world_size, self._consequence(outcome))
 
     def _consequence(self, outcome: Outcome) -> str:
