@@ -33,6 +33,7 @@ from torch_tfckpt.directory.retention import (
 )
 from torch_tfckpt.directory.retention_file import check_metrics
 from torch_tfckpt.directory.state_file import directory_path
+from torch_tfckpt.distributed.calls import RankCalls, taking_part
 from torch_tfckpt.errors import FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.manager_restore import nothing_to_restore, restore_named, restore_newest
 from torch_tfckpt.objects.checkpoint import Checkpoint
@@ -40,6 +41,7 @@ from torch_tfckpt.objects.options import CheckpointOptions
 from torch_tfckpt.save_restore.handle import MaybeNone
 from torch_tfckpt.save_restore.on_signal import SaveOnSignal
 from torch_tfckpt.save_restore.one_call import Call, takes_turns
+from torch_tfckpt.save_restore.rank_save import agreed_restore
 from torch_tfckpt.saver.saver import Saver
 from torch_tfckpt.saver.saver_checkpoint import SaverCheckpoint
 from torch_tfckpt.storage.choice import storage_of
@@ -182,7 +184,8 @@ class CheckpointManager:
         )
 
         # With ranks, rank 0 writes the files of the directory; the others keep the same records in memory.
-        self._records.follows = _rank_of(self._checkpoint) > 0
+        calls = _calls_of(self._checkpoint)
+        self._records.follows = calls is not None and calls.rank > 0
 
     def __repr__(self) -> str:
         latest = self._records.latest
@@ -276,6 +279,16 @@ class CheckpointManager:
 
         If a checkpoint cannot be deleted, this is only logged.
         """
+        with taking_part(_calls_of(self._checkpoint), "save"):
+            return self._save(checkpoint_number, check_interval, options, metrics)
+
+    def _save(
+        self,
+        checkpoint_number: SupportsIndex | None,
+        check_interval: bool,
+        options: CheckpointOptions | None,
+        metrics: Metrics | None,
+    ) -> str | MaybeNone:
         if options is not None and not isinstance(self._checkpoint, Checkpoint):
             raise InvalidArgumentError(
                 "options apply to a Checkpoint only, and this manager saves something else. Omit them"
@@ -336,11 +349,15 @@ class CheckpointManager:
 
         Objects whose values are not in the checkpoint are named in a warning; their values are unchanged.
         """
-        records = self._records
-        if valid:
-            latest = restore_newest(self._checkpoint, records, self._directory)
-        else:
-            latest = restore_named(self._checkpoint, records)
+        records, calls = self._records, _calls_of(self._checkpoint)
+        with taking_part(calls, "restore"):
+            if valid:
+                latest = restore_newest(self._checkpoint, records, self._directory)
+            else:
+                latest = restore_named(self._checkpoint, records)
+        if latest is None:
+            with agreed_restore(calls, "None"):  # no rank has found a checkpoint
+                pass
         if latest is not None:
             records.restored(latest, self._clock())
             self._last_checkpoint_step = self._current_step()
@@ -397,11 +414,10 @@ class CheckpointManager:
         return _integer(counter() if callable(counter) else counter, "step_counter")
 
 
-def _rank_of(checkpoint: object) -> int:
-    """Return this process's rank among those that save `checkpoint` together; 0 if it saves alone."""
+def _calls_of(checkpoint: object) -> RankCalls | None:
+    """Return the calls of the ranks that save `checkpoint` together; None if this process saves alone."""
     saver = checkpoint._saver if isinstance(checkpoint, SaverCheckpoint) else checkpoint
-    calls = saver._ranks if isinstance(saver, Checkpoint | Saver) else None
-    return 0 if calls is None else calls.rank
+    return saver._ranks if isinstance(saver, Checkpoint | Saver) else None
 
 
 def _as_managed(checkpoint: Any, storage: Storage | None) -> ManagedCheckpoint:

@@ -9,8 +9,9 @@ import torch
 from torch_tfckpt.bundle.index import key_of
 from torch_tfckpt.bundle.writer import BundleWriter
 from torch_tfckpt.checkpoint_reader import CheckpointReader
-from torch_tfckpt.distributed.calls import calls_of
-from torch_tfckpt.distributed.rank_save import Entry, RankSave
+from torch_tfckpt.distributed.calls import calls_of, taking_part
+from torch_tfckpt.distributed.comparison import Entry
+from torch_tfckpt.distributed.rank_save import RankSave
 from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.distributed.reading import is_split, part_of, read_part
 from torch_tfckpt.distributed.shards import check_storable, is_dtensor, like_dtensor
@@ -154,11 +155,13 @@ def save_file(
         >>> tfckpt.list_variables("model.ckpt-1")
         [('vocabulary', [2]), ('w', [2])]
     """
-    target = fspath(prefix)
-    refuse_other_ending(target, "save_file")
     calls = calls_of(ranks)
+    with taking_part(calls, "save"):
+        target = fspath(prefix)
+        refuse_other_ending(target, "save_file")
     if calls is not None:
-        entries = [Entry(name, tensors[name]) for name in sorted(tensors, key=key_of)]
+        with calls.taking_part("save"):
+            entries = [Entry(name, tensors[name]) for name in sorted(tensors, key=key_of)]
         commit, place = calls.begin("save", target), storage or storage_of(target)
         note = {"state_file": None, "timeout": calls.timeout}
         return RankSave(calls, commit, place, target, entries, Staging(), snapshot=False, note=note).finish()

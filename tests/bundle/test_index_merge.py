@@ -300,3 +300,14 @@ def test_indexes_of_many_blocks() -> None:
     assert merged == encode_index(BundleHeader(count), whole)
     assert dict(Table.of(merged).stream(b"\x01")) == {name: whole[name] for name in names}
     assert next(Table.of(merged).stream())[0] == HEADER_KEY
+
+
+@pytest.mark.parametrize("name", [b"w", b"\x00odd"], ids=["usual", "general"])
+def test_elements_that_no_part_has(name: bytes) -> None:
+    """With `complete`, the tensor and the parts that have some of it are named."""
+    entries = [sliced(name, (8, 3), [rows(2 * rank, 2 * rank + 2)], rank) for rank in range(4)]
+    parts = [part(f"rank {rank}", of_rank, {rank: rank}, 4) for rank, of_rank in enumerate(entries)]
+    merge_indexes(parts, PLACE, complete=True)
+    merge_indexes(parts[1:], PLACE)
+    with pytest.raises(InvalidArgumentError, match="only 18 of its 24 elements were saved, by rank 1, rank 2, rank 3"):
+        merge_indexes(parts[1:], PLACE, complete=True)

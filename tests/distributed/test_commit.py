@@ -1,8 +1,10 @@
 """Commit: what all ranks agree on through a store, whoever fails, is missing, or writes something else there."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -80,6 +82,14 @@ def test_an_absent_rank_is_named_by_all(absent: int) -> None:
         assert isinstance(error.failures[absent], TimeoutError)
 
 
+def test_a_rank_that_is_absent_from_a_restore_is_named() -> None:
+    """With what it may be doing."""
+    results = together(2, lambda ranks: commit(ranks, "run/m-1", action="restore"), timeout=0.4, absent=1)
+    (error,) = errors_of(results[:1])
+    assert "restore of run/m-1: rank 1 of 2: not heard of for 0.4 s. Nothing was restored. A missing rank" in str(error)
+    assert "or needs more time to read its values: see its log. Ranks(timeout=...) sets the time" in str(error)
+
+
 def test_a_rank_that_was_named_missing_learns_it_when_it_wakes() -> None:
     """And takes part in the next save."""
     store = HashStore()
@@ -106,6 +116,36 @@ def test_a_rank_that_slept_through_several_saves_joins_the_next() -> None:
     assert together(2, lambda new: commit(each[new.rank], "run/m-20")) == [13, 13]
 
 
+@pytest.mark.parametrize("skipping", [0, 1, 2])
+def test_a_rank_that_skips_calls_joins_the_next(skipping: int) -> None:
+    """The others name it, twice; then all are in step again."""
+    waiting = threading.Barrier(3)
+
+    def act(ranks: Ranks) -> list[object]:
+        results: list[object] = [commit(ranks, "run/m-1")]
+        for step in (2, 3):
+            if ranks.rank != skipping:
+                with pytest.raises(IncompleteSaveError, match=f"rank {skipping} of 3: not heard of"):
+                    commit(ranks, f"run/m-{step}")
+        waiting.wait()
+        return [*results, *(commit(ranks, f"run/m-{step}") for step in (4, 5))]
+
+    assert together(3, act, timeout=0.4) == [[1, 4, 5]] * 3
+
+
+def test_a_rank_that_was_too_late_for_one_call_joins_the_one_that_the_others_are_in() -> None:
+    """By its path, although the others have begun two calls since."""
+    store = HashStore()
+    ranks = [Ranks(store, rank=rank, world_size=2, timeout=timeout) for rank, timeout in ((0, 0.2), (1, 60))]
+    for step in (1, 2):
+        with pytest.raises(IncompleteSaveError, match="rank 1 of 2: not heard of"):
+            commit(ranks[0], f"run/m-{step}")
+    with pytest.raises(IncompleteSaveError, match="rank 1 of 2: not heard of"):
+        commit(ranks[1], "run/m-2")
+    again = {each.rank: each for each in ranks}
+    assert together(2, lambda new: commit(again[new.rank], "run/m-3")) == [3, 3]
+
+
 def test_a_slow_rank_that_makes_progress_is_waited_for() -> None:
     """Much longer than the timeout, as long as it is heard of."""
     store = HashStore()
@@ -121,11 +161,41 @@ def test_a_slow_rank_that_makes_progress_is_waited_for() -> None:
     ) == [1, 1]
 
 
+def test_a_rank_that_fails_while_rank_0_publishes_keeps_its_part() -> None:
+    """For example by Ctrl-C: rank 0 needs the part, and does not fail because of it."""
+    store = HashStore()
+    zero, one = (calls(Ranks(store, rank=rank, world_size=2)).begin("save", "run/m-1") for rank in range(2))
+    one.report({})
+    zero.report({})
+    zero.gather()
+    zero.go()
+    with pytest.raises(IncompleteSaveError, match="Rank 0 is publishing the checkpoint nevertheless"):
+        one.fail({1: KeyboardInterrupt()})
+    assert one.keeps_parts
+    zero.conclude({})
+
+
 def test_ranks_that_name_different_checkpoints_are_told() -> None:
     """Before anything is published."""
     for error in errors_of(together(4, lambda ranks: commit(ranks, f"run/m-{ranks.rank // 2}"))):
         assert "the ranks name different checkpoints: run/m-0: ranks 0, 1; run/m-1: ranks 2, 3" in str(error)
         assert sorted(error.failures) == [2, 3]
+
+
+def test_ranks_that_make_different_calls_are_told() -> None:
+    """A restore on one rank, and a save to the same path on the other."""
+    for error in together(2, lambda ranks: commit(ranks, "run/m-1", action="restore" if ranks.rank else "save")):
+        assert "the ranks make different calls: save of run/m-1: rank 0; restore of run/m-1: rank 1. All" in str(error)
+
+
+def test_ranks_that_differ_in_their_number_are_told() -> None:
+    store = HashStore()
+
+    def act(ranks: Ranks) -> object:
+        return commit(Ranks(store, rank=ranks.rank, world_size=2 + ranks.rank, timeout=30), "run/m-1")
+
+    for error in errors_of(together(2, act)):
+        assert "different numbers of ranks: world_size=2: rank 0; world_size=3: rank 1. Give all the same" in str(error)
 
 
 def test_a_restore_fails_with_the_error_of_the_rank() -> None:
@@ -239,8 +309,13 @@ def test_a_store_that_goes_away_is_an_error(
     ranks = Ranks(store, rank=rank, world_size=2, timeout=1.0)
     if rank:
         PrefixStore("tfckpt/1", store).set("session", "0")
+
+    def end_host() -> None:
+        process.send_signal(signal_number)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
     with pytest.raises(IncompleteSaveError) as caught:
-        commit(ranks, "run/m-1", lambda: process.send_signal(signal_number))
+        commit(ranks, "run/m-1", end_host)
     text = str(caught.value)
     assert "save of run/m-1: the store through which the ranks agree is gone" in text
     assert f"What rank {rank} of 2 knew: its own part was not complete yet" in text

@@ -46,6 +46,21 @@ def test_tensorflow_reads_what_four_ranks_saved(saved: Path, tensorflow: TensorF
         assert values[layout].data == numbered(shape).numpy().tobytes(), layout
 
 
+def test_a_checkpoint_without_some_elements_is_not_published(processes: RankProcesses, tmp_path: Path) -> None:
+    """On all ranks, with the tensor and the ranks that have saved some of it; half of the ranks may have it all."""
+    found = processes.call("rank_training:incomplete", str(tmp_path))
+    for rank, errors in enumerate(found):
+        assert (
+            'm: tensor "x": only 18 of its 24 elements were saved, by rank 0, rank 1, rank 3. All ranks'
+            in errors.pop("one rank saves nothing of it")
+        )
+        assert 'm: tensor "x": only 18 of its 24 elements' in errors.pop("other placements")
+        assert f'm{rank // 2}: tensor "x": only 12 of its 24 elements' in errors.pop("half of the ranks")
+        (copies,) = errors.values()
+        assert copies == "True" if rank < 2 else 'm1: no rank has saved "x". Of the copies' in copies
+    assert {name.partition(".")[0] for name in os.listdir(tmp_path)} == {"m0"}
+
+
 def test_slices_that_tensorflow_cannot_join_are_told(processes: RankProcesses, tmp_path: Path) -> None:
     """Once, by rank 0, with the command that helps."""
     told, *others = processes.call("rank_training:logged_by_a_save", str(tmp_path))

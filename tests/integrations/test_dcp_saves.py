@@ -90,6 +90,16 @@ def test_a_failure_without_collectives(processes: RankProcesses, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
+def test_ranks_that_differ_without_collectives(processes: RankProcesses, tmp_path: Path) -> None:
+    """What would be wrong for one of them, or incomplete, is not published."""
+    for found in processes.call("dcp_saves:different_without_collectives", str(tmp_path), world_size=2):
+        dtype, shape, missing = found
+        assert '"a" is torch.float32 [2] on rank 0, but torch.int64 [2] on rank 1. All ranks must save' in dtype
+        assert '"a" is torch.float32 [2] on rank 0, but torch.float32 [3] on rank 1' in shape
+        assert 'tensor "x": only 12 of its 21 elements were saved, by rank 0' in missing
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["m", "m" * 230], ids=["short", "long"])
 @pytest.mark.parametrize("scheme", ["local://", ""], ids=["without renames", "with renames"])
 def test_saving_over_a_checkpoint(scheme: str, name: str, processes: RankProcesses, tmp_path: Path) -> None:

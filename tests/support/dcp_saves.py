@@ -220,6 +220,24 @@ def failing_without_collectives(rank: Rank, folder: str) -> list[str]:
     return [*found, *wrong(rank, f"{folder}/good", 2.0)]
 
 
+def different_without_collectives(rank: Rank, folder: str) -> list[str]:
+    """Rank 1 has another dtype, another shape, and no part of a DTensor; the errors."""
+    rows = spread(numbered((7, 3)), (rank.world_size,), [0])
+    states: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"a": torch.ones(2)}, {"a": torch.ones(2, dtype=torch.int64)}),
+        ({"a": torch.ones(2)}, {"a": torch.ones(3)}),
+        ({"a": torch.ones(2), "x": rows}, {"a": torch.ones(2)}),
+    ]
+    found = []
+    for of_rank_0, of_rank_1 in states:
+        state = of_rank_1 if rank.rank else of_rank_0
+        try:
+            save(state, storage_writer=tfckpt.TFCheckpointWriter(f"{folder}/failed"), use_collectives=False)
+        except (tfckpt.IncompleteSaveError, tfckpt.InvalidArgumentError) as error:
+            found.append(str(error))
+    return found
+
+
 def save_again_and_again(rank: Rank, url: str) -> list[list[str]]:
     """Save three times over one name, and once more without collectives; what is wrong after each of the three."""
     os.chdir("/")  # the driver removes the first slash of a path

@@ -37,6 +37,31 @@ def save_layouts(rank: Rank, folder: str) -> int:
     return int(group._get_sequence_number_for_group() - before)
 
 
+def incomplete(rank: Rank, folder: str) -> dict[str, str]:
+    """Save DTensors of which the ranks that save do not have, or do not save, everything; return the errors."""
+    values = numbered((8, 3))
+    rows, copies = spread(values, (4,), [0]), spread(values, (2, 2), ["R", 0])
+    groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    half = tfckpt.Ranks(group=groups[rank.rank // 2])
+    everybody = tfckpt.Ranks()
+    cases: dict[str, tuple[tfckpt.Ranks, dict[str, Any]]] = {
+        "one rank saves nothing of it": (everybody, {} if rank.rank == 2 else {"x": rows}),
+        "other placements": (everybody, {"x": spread(values, (4,), ["R"]) if rank.rank == 3 else rows}),
+        "half of the ranks": (half, {"x": rows}),
+        "half of the ranks, with copies": (half, {"x": copies}),
+    }
+    found = {}
+    for case, (ranks, state) in cases.items():
+        try:
+            name = f"m{rank.rank // 2 if ranks is half else ''}"
+            prefix = tfckpt.save_file({"p": torch.ones(1), **state}, os.path.join(folder, name), ranks=ranks)
+        except tfckpt.IncompleteSaveError as error:
+            found[case] = str(error)
+        else:
+            found[case] = str(torch.equal(tfckpt.load_file(prefix)["x"], values))
+    return found
+
+
 def logged_by_a_save(rank: Rank, folder: str) -> list[str]:
     """Save tensors in slices and whole, of types whose slices TensorFlow joins or not; what is logged."""
     records: list[str] = []

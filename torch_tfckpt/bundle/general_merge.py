@@ -14,6 +14,7 @@ from torch_tfckpt.bundle.part_index import (
     not_sliced,
     other_form,
     overlap,
+    refuse_gaps,
     refuse_other_header,
     same_contents,
     shard_count,
@@ -21,15 +22,15 @@ from torch_tfckpt.bundle.part_index import (
 from torch_tfckpt.errors import InvalidArgumentError, error_context
 from torch_tfckpt.format.boxes import overlap_of_boxes
 from torch_tfckpt.format.tensor_bundle import BundleEntry, BundleHeader
-from torch_tfckpt.format.tensor_slice import TensorSlice, encode_slice_key, slice_key_start
+from torch_tfckpt.format.tensor_slice import TensorSlice, element_count, encode_slice_key, slice_key_start
 from torch_tfckpt.text import quoted
 
 
 def merge_entries(
-    parts: Sequence[PartIndex], place: str, *, equal_duplicates: bool
+    parts: Sequence[PartIndex], place: str, *, equal_duplicates: bool, complete: bool = False
 ) -> tuple[BundleHeader, dict[bytes, bytes]]:
     """Return the header and the entries of the merged index. Arguments and errors as for `merge_indexes`."""
-    merge = _GeneralMerge(place, equal_duplicates)
+    merge = _GeneralMerge(place, equal_duplicates, complete)
     headers = [merge.add(part) for part in parts]
     for part, header in zip(parts, headers, strict=True):
         refuse_other_header(place, headers[0], part, header)
@@ -39,8 +40,8 @@ def merge_entries(
 class _GeneralMerge:
     """Entries of the merged checkpoint."""
 
-    def __init__(self, place: str, equal_duplicates: bool) -> None:
-        self._place, self._equal_duplicates = place, equal_duplicates
+    def __init__(self, place: str, equal_duplicates: bool, complete: bool) -> None:
+        self._place, self._equal_duplicates, self._complete = place, equal_duplicates, complete
         self._entries: dict[bytes, BundleEntry] = {}  # those of partitioned tensors without their slices
         self._slices: dict[bytes, dict[TensorSlice, str]] = {}  # of partitioned tensors, with the names of their parts
 
@@ -90,6 +91,9 @@ class _GeneralMerge:
             if pair is not None:
                 named = list(pieces.items())
                 raise overlap(self._place, key, named[pair[0]], named[pair[1]])
+            if self._complete and pieces:
+                stored = sum(element_count(piece.shape_of(entry.shape)) for piece in pieces)
+                refuse_gaps(self._place, key, entry.shape, stored, pieces.values())
             encoded[key] = entry._replace(slices=tuple(pieces)).encode()
         return encoded
 

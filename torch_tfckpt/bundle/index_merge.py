@@ -16,6 +16,7 @@ Cost: about 7 microseconds per slice; memory for the merged index, and for what 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from math import prod
 from operator import attrgetter, itemgetter
 from typing import Final
 
@@ -26,6 +27,7 @@ from torch_tfckpt.bundle.part_index import (
     PartIndex,
     duplicate,
     overlap,
+    refuse_gaps,
     refuse_other_header,
     same_contents,
     shard_count,
@@ -64,8 +66,14 @@ class MergedIndex:
             self._index = _encode(self._header, entries)
         return self._index
 
+    def names(self) -> set[bytes]:
+        """Return the names of all tensors, as keys."""
+        return {key for key, _ in Table.of(self._index).items(start=_NAMES)}
 
-def merge_indexes(parts: Sequence[PartIndex], place: str, *, equal_duplicates: bool = False) -> MergedIndex:
+
+def merge_indexes(
+    parts: Sequence[PartIndex], place: str, *, equal_duplicates: bool = False, complete: bool = False
+) -> MergedIndex:
     """Merge the indexes of `parts`, in order.
 
     A partitioned tensor may have slices in several parts; its list of slices is joined in their order.
@@ -74,19 +82,20 @@ def merge_indexes(parts: Sequence[PartIndex], place: str, *, equal_duplicates: b
         place: What is done, for messages: "merge into model.ckpt-7".
         equal_duplicates: Allow a tensor or slice in several parts if type, shape, size and checksum are equal; the
             first one is kept.
+        complete: Refuse tensors of which no part has some elements.
 
     Raises:
-        InvalidArgumentError: no part is given; a tensor or slice is in two of them; slices overlap; their endianness or
-            format versions differ.
+        InvalidArgumentError: no part is given; a tensor or slice is in two of them; slices overlap; with `complete`,
+            slices are missing; their endianness or format versions differ.
         DataLossError: a part is damaged; the message contains its name.
         UnimplementedError: slices are interleaved too finely to check for overlaps.
     """
     if not parts:
         raise InvalidArgumentError(f"{place}: there is nothing to merge. Pass at least one part")
     try:
-        return _Merge(parts, place, equal_duplicates).run()
+        return _Merge(parts, place, equal_duplicates, complete).run()
     except (_NeedsGeneralMergeError, IndexError):  # an entry that ends in the middle of a field
-        header, entries = merge_entries(parts, place, equal_duplicates=equal_duplicates)
+        header, entries = merge_entries(parts, place, equal_duplicates=equal_duplicates, complete=complete)
         return MergedIndex(header, encode_index(header, entries))
 
 
@@ -128,8 +137,9 @@ _Stored = tuple[bytes, bytes, int, _Slice]
 class _Merge:
     """One merge of `parts`."""
 
-    def __init__(self, parts: Sequence[PartIndex], place: str, equal_duplicates: bool) -> None:
+    def __init__(self, parts: Sequence[PartIndex], place: str, equal_duplicates: bool, complete: bool) -> None:
         self._parts, self._place, self._equal_duplicates = parts, place, equal_duplicates
+        self._complete = complete
         self._forms: dict[bytes, tuple[Form, dict[bytes, list[_Slice]]]] = {}  # by dtype and shape as encoded
         self._known = 0  # number of slices in `_forms`
         self._unchanged = [all(number == new for number, new in part.shards.items()) for part in parts]
@@ -298,6 +308,9 @@ class _Merge:
         if pair is not None:
             one, other = ((TensorSlice.decode(kept[at][3].message), self._parts[kept[at][2]].name) for at in pair)
             raise overlap(self._place, name, one, other)
+        if self._complete:
+            stored_elements = sum(prod(piece.form.shape) for _, _, _, piece in kept)
+            refuse_gaps(self._place, name, shape, stored_elements, (self._parts[of].name for _, _, of, _ in kept))
         add = self._table.add
         for key, value, _, _ in kept:
             add(key, value)

@@ -8,11 +8,13 @@ Source: MergeBundles in tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing, suppress
+from typing import Final
 
 from torch_tfckpt.bundle.files import BundleFiles
-from torch_tfckpt.bundle.index_merge import merge_indexes
+from torch_tfckpt.bundle.index import key_of
+from torch_tfckpt.bundle.index_merge import MergedIndex, merge_indexes
 from torch_tfckpt.bundle.marker import Marker
 from torch_tfckpt.bundle.part_index import PartIndex
 from torch_tfckpt.bundle.publish import BundlePublication, saving
@@ -20,8 +22,10 @@ from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.errors import CheckpointError, DataLossError, InvalidArgumentError
 from torch_tfckpt.format.tensor_bundle import SplitEntry, index_filename
 from torch_tfckpt.storage.protocol import Storage
-from torch_tfckpt.text import printable
+from torch_tfckpt.text import listed, printable
 from torch_tfckpt.transfer.pipeline import CHUNK_BYTES
+
+_LISTED: Final = 8  # names that a message lists
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ def merge_bundles(
     delete_sources: bool = True,
     marker: Marker | None = None,
     equal_duplicates: bool = False,
+    of_ranks: Collection[str] | None = None,
 ) -> None:
     """Merge the checkpoints `sources` (prefixes, in order) into `prefix`.
 
@@ -45,10 +50,13 @@ def merge_bundles(
         delete_sources: Remove the sources afterwards, and the directories that contained nothing else.
         marker: The marker of the save that this merge is part of; the merge ends that save.
         equal_duplicates: Allow a tensor or slice in several sources if type, shape, size and checksum are equal.
+        of_ranks: The sources are what ranks have saved, in the order of the ranks. Tensors with these names must be in
+            them, and all elements of every tensor.
 
     Raises:
         InvalidArgumentError: no source is given, or one is missing; a tensor or slice is in two of them; slices
-            overlap; their endianness or format versions differ. Nothing was changed.
+            overlap; their endianness or format versions differ; with `of_ranks`, something is missing. Nothing was
+            changed.
         DataLossError, NotFoundError: a source is damaged, or one of its data files is missing. Nothing was changed.
         IncompleteSaveError: a file operation failed. The sources and an existing target are unchanged.
 
@@ -63,7 +71,12 @@ def merge_bundles(
             )
         data: list[str] = []  # position = shard number in the merged checkpoint
         parts = [_part(storage, source, data) for source in dict.fromkeys(present)]
-        merged = merge_indexes(parts, f"merge into {printable(prefix)}", equal_duplicates=equal_duplicates)
+        place, complete = f"merge into {printable(prefix)}", of_ranks is not None
+        if complete:
+            parts = [part._replace(name=f"rank {rank}") for rank, part in enumerate(parts)]
+        merged = merge_indexes(parts, place, equal_duplicates=equal_duplicates, complete=complete)
+        if of_ranks:
+            _refuse_missing(place, merged, of_ranks)
         if not data:
             raise InvalidArgumentError(
                 f"merge into {printable(prefix)}: no source has a tensor. Pass one that has some"
@@ -77,6 +90,16 @@ def merge_bundles(
             publication.abandon()
     if delete_sources:
         _delete_sources(storage, [source for source in present if source != prefix], prefix)
+
+
+def _refuse_missing(place: str, merged: MergedIndex, names: Collection[str]) -> None:
+    stored = merged.names()
+    missing = [name for name in names if key_of(name) not in stored and name[:1] != "\0"]
+    if missing:
+        raise InvalidArgumentError(
+            f"{place}: no rank has saved {listed(missing, _LISTED)}. Of the copies of a part of a DTensor, the rank at "
+            f"position 0 of the dimensions with copies saves one: it must be among the ranks that save"
+        )
 
 
 def _part(storage: Storage, source: str, data: list[str]) -> PartIndex:

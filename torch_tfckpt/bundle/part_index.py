@@ -5,7 +5,7 @@ file must be one of the part's. Most entries are checked by comparing bytes with
 shape, which is computed once, because a merge handles millions of entries.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from torch_tfckpt.bundle.index import name_of
@@ -13,11 +13,12 @@ from torch_tfckpt.errors import DAMAGED, CheckpointError, DataLossError, Invalid
 from torch_tfckpt.format.coding import encode_varint
 from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_bundle import HEADER_KEY, BundleEntry, BundleHeader
-from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
-from torch_tfckpt.text import quoted
+from torch_tfckpt.format.tensor_slice import Shape, TensorSlice, element_count
+from torch_tfckpt.text import listed, quoted
 from torch_tfckpt.values import fixed_size
 
 _CHECKSUM_BYTES: Final = 5  # tag and value
+_LISTED: Final = 8  # parts that a message names
 
 
 class PartIndex(NamedTuple):
@@ -163,6 +164,21 @@ def overlap(
         f"{place}: tensor {quoted(name_of(key))}: Overlapping slices: existing slice = {one[0]} in {one[1]}, new slice "
         f"= {other[0]} in {other[1]}"
     )
+
+
+def refuse_gaps(place: str, key: bytes, shape: Shape, stored: int, holders: Iterable[str]) -> None:
+    """Raise InvalidArgumentError if the slices of a tensor, which do not overlap, do not contain all its elements.
+
+    Args:
+        stored: Number of elements in all slices.
+        holders: The names of the parts with slices of it.
+    """
+    if stored < element_count(shape):
+        named = listed(list(dict.fromkeys(holders)), _LISTED, str)
+        raise InvalidArgumentError(
+            f"{place}: tensor {quoted(name_of(key))}: only {stored} of its {element_count(shape)} elements were saved, "
+            f"by {named}. All ranks over which a tensor is spread must save it, with the same placements"
+        )
 
 
 def same_contents(one: BundleEntry, other: BundleEntry) -> bool:

@@ -155,7 +155,7 @@ def _wait_for(storage: Storage, path: str) -> bool:
 
 
 def _publish(storage: Storage, parts: Parts, *, remove: bool) -> None:
-    merge_bundles(storage, parts.in_order, parts.prefix, delete_sources=False, equal_duplicates=True)
+    merge_bundles(storage, parts.in_order, parts.prefix, delete_sources=False, equal_duplicates=True, of_ranks=())
     _log.warning(
         "published %s from the parts of %s, which had ended before the checkpoint was complete",
         printable(parts.prefix),

@@ -5,14 +5,16 @@ import secrets
 import time
 import weakref
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 import torch.distributed as dist
 
 from torch_tfckpt.distributed.commit import Commit, Member, remove_keys
+from torch_tfckpt.distributed.missed_calls import RecentCalls
 from torch_tfckpt.distributed.store_thread import Operation, Result, StoreLost, StoreThread, peek
-from torch_tfckpt.errors import IncompleteSaveError, InvalidArgumentError
+from torch_tfckpt.errors import CheckpointError, FailedPreconditionError, IncompleteSaveError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -41,6 +43,7 @@ class RankCalls:
         self._client: Store | None = None
         self._session = ""
         self._count = 0
+        self._recent = RecentCalls()
         self._ended: deque[tuple[int, bool]] = deque()  # calls whose keys are to be removed: (number, failed)
         self._prefix = _PREFIX
         # All ranks create their n-th object for the same purpose, so these have the same prefix.
@@ -55,7 +58,7 @@ class RankCalls:
 
         Args:
             action: "save" or "restore".
-            target: The path, which must be the same on all ranks.
+            target: The path, which must be the same on all ranks; "" if an error prevents knowing it.
 
         Raises:
             IncompleteSaveError: the store is gone; or the others have ended this call without this rank.
@@ -64,18 +67,37 @@ class RankCalls:
         member = Member(self.rank, self.world_size, self.timeout)
         commit = Commit(member, self._count, action, target, self._connect)
         try:
-            commit.begin()
+            commit.begin(self._recent)
         finally:
+            self._count = commit.number
+            self._ended += [(number, True) for number in commit.skipped if self.rank == 0]
             self.ended(commit)
         if self.rank == 0:
             self.remove_old_keys()
         return commit
 
+    @contextmanager
+    def taking_part(self, action: str) -> Iterator[None]:
+        """If an error ends the `with` block before this rank has begun a call, tell the others, who wait for it."""
+        count = self._count
+        try:
+            yield
+        except FailedPreconditionError:
+            raise  # on all ranks; or in a signal handler of this rank, and the others do not make this call
+        except BaseException as error:
+            if self._count == count:
+                with suppress(CheckpointError):
+                    commit = self.begin(action, "")
+                    try:
+                        commit.fail({self.rank: error})
+                    finally:
+                        self.ended(commit)
+            raise
+
     def ended(self, commit: Commit) -> None:
         """Note that a call has ended, if it has."""
         if not commit.is_over:
             return
-        self._count = max(self._count, commit.latest - 1)
         if commit.is_lost:
             self._client = None
         if self.rank == 0:
@@ -156,6 +178,11 @@ def calls_of(ranks: object) -> RankCalls | None:
     if ranks is not None and not isinstance(calls, RankCalls):
         raise InvalidArgumentError(f"ranks is a {type(ranks).__name__}; pass tfckpt.Ranks(), or None")
     return calls
+
+
+def taking_part(ranks: RankCalls | None, action: str) -> AbstractContextManager[None]:
+    """Return `ranks.taking_part(action)`; without ranks, a context manager that does nothing."""
+    return nullcontext() if ranks is None else ranks.taking_part(action)
 
 
 _AT_EXIT_OF: Final = weakref.WeakSet[RankCalls]()

@@ -3,7 +3,7 @@
 Keys, after the prefix of the Ranks object and the number of the call ("12/"):
 
     every rank                       rank 0                               key
-    begins                           begins                               heard/R += 1
+    begins                           begins                               heard/R += 1; by rank 0: latest
     works, and tells of progress     works                                heard/R += 1, every few seconds
     reports its part                 reports                              report/R, then heard/R += 2**40, reports += 1
     polls `state`                    polls `reports` until all are there
@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from torch_tfckpt.distributed.failures import Outcome, decoded, of_all, parsed
+from torch_tfckpt.distributed.missed_calls import RecentCalls, call_text, last_forgotten, number_to_join
 from torch_tfckpt.distributed.store_thread import Operation, Result, StoreLost, StoreThread, peek
 from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, InvalidArgumentError, located
 from torch_tfckpt.text import listed, printable
@@ -44,6 +45,10 @@ _GO: Final = '{"go": true}'
 _FIRST_PAUSE: Final = 0.001  # seconds between two polls; doubled up to a limit
 _LAST_WORD: Final = 1.0  # seconds for which rank 0 waits until the others have read a failure
 _LISTED: Final = 8  # ranks named in a message
+_NOT_RESTORED: Final = (
+    "Nothing was restored. A missing rank was killed, hangs, has not called restore, or needs more time to read its "
+    "values: see its log. Ranks(timeout=...) sets the time"
+)
 
 Json = Mapping[str, object]
 
@@ -61,9 +66,9 @@ class Commit:
     """One save or restore of all ranks, as one rank sees it.
 
     Args:
-        number: Number of the call, the same on all ranks.
+        number: Number of the call, the same on all ranks. `begin` raises it if this rank has skipped calls.
         action: "save" or "restore".
-        target: The path of the checkpoint. It must be the same on all ranks.
+        target: The path of the checkpoint. It must be the same on all ranks. "": an error prevented knowing it.
         connect: Returns the store; it may block.
 
     Attributes:
@@ -71,7 +76,7 @@ class Commit:
         is_over: Whether the outcome is known.
         failed: Whether it is a failure.
         keeps_parts: Whether this rank's part may be needed although the call is over.
-        latest: After a failure, the number of the newest call that rank 0 has begun.
+        skipped: Numbers of calls that the others have ended without this rank, which has not made them.
 
     Raises:
         IncompleteSaveError: by every method: another rank has failed, or is missing; or the store is.
@@ -89,25 +94,35 @@ class Commit:
         self.is_over = self.failed = False
         self.keeps_parts = False
         self._reported = False
-        self.latest = number  # the newest call that rank 0 has begun, if this rank has missed some
+        self.skipped: list[int] = []
+        self._call_text = call_text(action, target)
         self._thread = StoreThread(connect, member.timeout, self._beat, min(member.timeout / 8, 5.0))
         # Longer pauses for more ranks: all of them poll one store.
         self._longest_pause = min(0.5, 0.02 + 0.0002 * member.world_size)
         self._look_interval = max(min(0.5, member.timeout / 4), member.world_size / 2000)
 
-    def begin(self) -> None:
-        """Tell the others that this rank is here. If they have ended this call without this rank, raise their error."""
-        state = f"{self.number}/state"
+    def begin(self, earlier: RecentCalls) -> None:
+        """Tell the others that this rank is here. If they have ended this call without this rank, raise their error.
 
-        def first(store: "Store") -> bytes | None:
+        Args:
+            earlier: On rank 0, its latest calls; this one is added.
+        """
+
+        def first(store: "Store") -> tuple[bytes | None, int]:
+            forgotten = last_forgotten(store) if self.rank else 0
+            own = self.number
+            self.number = number_to_join(store, own, self._call_text, forgotten)
+            self.skipped = list(range(own, self.number))
             if self.rank == 0:
-                store.set("latest", str(self.number))
+                earlier.add(self._call_text, self.number)
+                store.set("latest", earlier.encode())
             store.add(f"{self.number}/heard/{self.rank}", 1)
-            return peek(store, state)
+            return peek(store, f"{self.number}/state"), forgotten
 
-        found = self._call(first)
+        found, forgotten = self._call(first)
         if found is not None:
             self._read(found)
+        self._refuse_forgotten(forgotten)
 
     @property
     def is_lost(self) -> bool:
@@ -121,7 +136,8 @@ class Commit:
 
     def report(self, report: Json) -> None:
         """Tell rank 0 that this rank's part is complete."""
-        text = json.dumps({**report, "target": self.target})
+        own = {"target": self.target, "action": self.action, "world_size": self.world_size}
+        text = json.dumps({**report, **own})
 
         def tell(store: "Store") -> None:
             store.set(f"{self.number}/report/{self.rank}", text)
@@ -168,7 +184,7 @@ class Commit:
                 wrong[rank] = IncompleteSaveError(f"its report in the store is not valid: {error}")
         if wrong:
             self.fail(wrong)
-        self._compare_targets(reports)
+        self._compare_calls(reports)
         return reports
 
     def go(self) -> None:
@@ -200,7 +216,7 @@ class Commit:
                     return found
             if time.monotonic() >= look:
                 self._look(heard)
-                self._check_not_forgotten()
+                self._refuse_forgotten(self._call(last_forgotten))
                 look = time.monotonic() + self._look_interval
             time.sleep(pause)
             pause = min(2 * pause, self._longest_pause)
@@ -213,7 +229,7 @@ class Commit:
             in_place: Whether the checkpoint is published nevertheless.
         """
         outcome = Outcome(failures, common, in_place)
-        text = outcome.encode()
+        text = outcome.encode(self._call_text)
         state = f"{self.number}/state"
 
         def tell(store: "Store") -> bytes:
@@ -229,7 +245,10 @@ class Commit:
             # The exceptions themselves, not what became of them on the way.
             raise self._error(outcome)
         if self._parsed(stored).get("go") is True:
-            raise self._error(outcome)
+            self._went = True
+            error = self._error(outcome)
+            self.keeps_parts = self.rank != 0  # rank 0 is publishing them
+            raise error
         self._read(stored, failures)
         raise AssertionError("unreachable: no result without rank 0's own part")
 
@@ -275,22 +294,32 @@ class Commit:
         if missing:
             self.fail(missing)
 
-    def _check_not_forgotten(self) -> None:
+    def _refuse_forgotten(self, forgotten: int) -> None:
         """Raise if the others have ended this call so long ago that its outcome has been removed."""
 
-        ended = self._call(lambda store: peek(store, "ended"))
-        if ended is not None and ended.isdigit() and len(ended) < 20 and int(ended) >= self.number:
+        if forgotten >= self.number:
             gone = TimeoutError("the other ranks have not heard of it, and have ended without it")
             raise self._error(Outcome({self.rank: gone}))
 
-    def _compare_targets(self, reports: Sequence[Json]) -> None:
-        targets: dict[str, list[int]] = {}
-        for rank, report in enumerate(reports):
-            targets.setdefault(str(report["target"]), []).append(rank)
-        if len(targets) > 1:
-            named = "; ".join(f"{printable(target)}: {ranks_text(ranks)}" for target, ranks in targets.items())
-            text = f"the ranks name different checkpoints: {named}"
-            others = [rank for ranks in list(targets.values())[1:] for rank in ranks]
+    def _compare_calls(self, reports: Sequence[Json]) -> None:
+        """Fail unless all ranks make the same call, and as many as there are."""
+        targets = [printable(str(report["target"])) for report in reports]
+        calls = [f"{report.get('action')} of {target}" for report, target in zip(reports, targets, strict=True)]
+        sizes = [f"world_size={report.get('world_size')}" for report in reports]
+        same_action = len({report.get("action") for report in reports}) == 1
+        self._refuse_different(sizes, "the ranks have different numbers of ranks", "Give all the same store and group")
+        if not same_action:
+            self._refuse_different(calls, "the ranks make different calls", "All ranks must make the same, in order")
+        self._refuse_different(targets, "the ranks name different checkpoints")
+
+    def _refuse_different(self, values: Sequence[str], finding: str, fix: str = "") -> None:
+        by_value: dict[str, list[int]] = {}
+        for rank, value in enumerate(values):
+            by_value.setdefault(value, []).append(rank)
+        if len(by_value) > 1:
+            named = "; ".join(f"{value}: {ranks_text(ranks)}" for value, ranks in by_value.items())
+            text = f"{finding}: {named}" + (f". {fix}" if fix else "")
+            others = [rank for ranks in list(by_value.values())[1:] for rank in ranks]
             self.fail(dict.fromkeys(others, InvalidArgumentError(text)), common=text)
 
     # Ends.
@@ -306,7 +335,7 @@ class Commit:
             first = failures[rank]
             if isinstance(first, CheckpointError) and not isinstance(first, IncompleteSaveError):
                 return located(first, place if outcome.common else f"{place}: rank {rank} of {self.world_size}")
-            return of_all(place, outcome, self.world_size, "Nothing was restored")
+            return of_all(place, outcome, self.world_size, _NOT_RESTORED if outcome.missing else "Nothing was restored")
         return of_all(place, outcome, self.world_size, self._consequence(outcome))
 
     def _consequence(self, outcome: Outcome) -> str:
@@ -314,6 +343,8 @@ class Commit:
         publishes = f"`tfckpt merge {path}`, or latest_checkpoint(valid=True) in the next run, publishes the checkpoint"
         if outcome.in_place:
             return "The checkpoint is in place. Fix the cause, then save again"
+        if self.went and self.rank in outcome.failures and self.rank != 0:
+            return "Rank 0 is publishing the checkpoint nevertheless"
         if 0 in outcome.missing:
             if self.went:
                 return f"The parts of all ranks are complete: {publishes}, unless rank 0 has done so"
@@ -363,9 +394,6 @@ class Commit:
             if rank != 0:
                 remove_keys(store, [f"{number}/report/{rank}", f"{number}/heard/{rank}"])
                 store.add(f"{number}/read", 1)
-            if rank != 0 and failed:
-                latest = peek(store, "latest")
-                self.latest = int(latest) if latest and latest.isdigit() and len(latest) < 20 else number
 
         try:
             self._thread.call(tell)

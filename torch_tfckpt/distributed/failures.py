@@ -77,10 +77,10 @@ class Outcome:
     common: str = ""
     in_place: bool = False
 
-    def encode(self) -> str:
-        """Return it as the text that is stored."""
+    def encode(self, call: str) -> str:
+        """Return it as the text that is stored. `call`: which call has failed."""
         failed = {str(rank): described(error) for rank, error in self.failures.items()}
-        return json.dumps({"failed": failed, "common": self.common, "in_place": self.in_place})
+        return json.dumps({"failed": failed, "common": self.common, "in_place": self.in_place, "call": call})
 
     @property
     def missing(self) -> list[int]:

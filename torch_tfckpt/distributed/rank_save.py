@@ -9,16 +9,13 @@ A part is a complete checkpoint (`bundle.parts`), so that the parts of a save wh
 anybody. The files of a rank are protected from the cleanup of other programs by a file that the rank keeps locked.
 """
 
-import hashlib
 import logging
 import os
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple, NoReturn
-
-import torch
+from typing import Any, NamedTuple, NoReturn
 
 from torch_tfckpt.bundle.leftovers import remove_leftovers
 from torch_tfckpt.bundle.merge import merge_bundles
@@ -28,34 +25,19 @@ from torch_tfckpt.bundle.publish import remove, saving
 from torch_tfckpt.bundle.removal import remove_bundle
 from torch_tfckpt.bundle.save import BundleSave
 from torch_tfckpt.distributed.calls import RankCalls
-from torch_tfckpt.distributed.commit import Commit, Json, ranks_text
+from torch_tfckpt.distributed.commit import Commit, Json
+from torch_tfckpt.distributed.comparison import Entry, check_same, plain_keys, report_of
 from torch_tfckpt.distributed.shards import is_dtensor, is_split, local_shard, tell_about_tensorflow
-from torch_tfckpt.errors import CheckpointError, IncompleteSaveError
-from torch_tfckpt.format import crc32c
-from torch_tfckpt.format.data_type import DataType
-from torch_tfckpt.format.string_tensor import encode_strings
+from torch_tfckpt.errors import CheckpointError, IncompleteSaveError, InvalidArgumentError
 from torch_tfckpt.format.tensor_slice import Shape, TensorSlice
 from torch_tfckpt.storage.names import refuse_long_name, shared_save_number
 from torch_tfckpt.storage.protocol import Storage, WritableFile
 from torch_tfckpt.storage.small_files import make_directories
-from torch_tfckpt.text import and_more, quoted
-from torch_tfckpt.transfer.host_bytes import host_copy, row_major_pieces
+from torch_tfckpt.text import printable
 from torch_tfckpt.transfer.staging import Staging
-from torch_tfckpt.values import WritableValue, writable
-
-_LISTED: Final = 4  # values with different replicas that a message names
+from torch_tfckpt.values import WritableValue
 
 _log = logging.getLogger(__name__)
-
-
-class Entry(NamedTuple):
-    """One value of a checkpoint, on one rank."""
-
-    name: str
-    value: WritableValue
-    part: tuple[Shape, TensorSlice] | None = None  # the full shape, and the slice; not for DTensors
-    dtype: DataType | None = None
-    device: str = ""  # values on different devices are in different data files of the part
 
 
 class _Own(NamedTuple):
@@ -131,6 +113,7 @@ class RankSave:
         note: Json | None = None,
     ) -> None:
         self._ranks, self._commit, self._path = ranks, commit, path
+        self._names = [entry.name for entry in entries]
         self.rank = ranks.rank
         self._storage: Any = _WithProgress(storage, commit)
         self._lock: WritableFile | None = None
@@ -138,7 +121,8 @@ class RankSave:
         self._owner = os.getpid()
         with telling_the_others(ranks, commit):
             try:
-                self._report = _report(ranks, entries)
+                self._plain = plain_keys(entries)
+                self._report = report_of(ranks, commit, entries)
                 own = list(_own(ranks, entries))
                 self._save = self._begin(own, staging, snapshot=snapshot, note=note)
                 if self.rank == 0:
@@ -213,9 +197,7 @@ class RankSave:
 
     def _merge(self, reports: Sequence[Json]) -> None:
         """On rank 0: check the reports of all ranks, merge their parts and publish."""
-        _check_names(self._commit, reports)
-        if self._ranks.check_replicas:
-            _check_replicas(self._commit, reports)
+        check_same(self._commit, reports, self._plain, replicas=self._ranks.check_replicas)
         storage, path, count = self._storage, self._path, len(reports)
         parts = []
         for rank, report in enumerate(reports):
@@ -226,14 +208,17 @@ class RankSave:
         sizes = [report.get("bytes") for report in reports]
         self.total_bytes = sum(size for size in sizes if isinstance(size, int))
         self._commit.go()
-        merge_bundles(storage, parts, path, delete_sources=False, equal_duplicates=True)
+        try:
+            merge_bundles(storage, parts, path, delete_sources=False, equal_duplicates=True, of_ranks=self._names)
+        except InvalidArgumentError as error:  # the parts do not fit together
+            self._commit.fail({0: error}, common=str(error).removeprefix(f"merge into {printable(path)}: "))
 
-    def abandon(self) -> None:
-        """Stop, remove everything that was written, and tell the others. Does nothing after `finish_with`."""
+    def abandon(self, cause: BaseException | None = None) -> None:
+        """Stop, remove everything that was written, and tell the others why. Does nothing after `finish_with`."""
         try:
             if not self._commit.is_over:
                 with suppress(CheckpointError):
-                    self._commit.fail({self._ranks.rank: RuntimeError("the save was abandoned")})
+                    self._commit.fail({self._ranks.rank: cause or RuntimeError("the save was abandoned")})
         finally:
             self._ranks.ended(self._commit)
             self._clean_up()
@@ -288,89 +273,6 @@ def _own(ranks: RankCalls, entries: Sequence[Entry]) -> Iterator[_Own]:
                 yield _Own(entry, shard.local, (shard.full_shape, shard.part))
         elif writer_of(entry.name, ranks.world_size) == ranks.rank:
             yield _Own(entry, value, entry.part)
-
-
-def _report(ranks: RankCalls, entries: Sequence[Entry]) -> dict[str, object]:
-    """Return this rank's report: a digest of the names, and with `check_replicas` a checksum of every value."""
-    names = hashlib.blake2s(digest_size=16)
-    count = 0
-    sums: dict[str, int] = {}
-    for entry in entries:
-        value = entry.value
-        key, held = entry.name, value
-        if is_dtensor(value):
-            shard = local_shard(entry.name, value)
-            if shard is None:
-                continue
-            key, held = f"{entry.name} {shard.part}", shard.local
-        else:
-            key += f" {entry.part[1]}" if entry.part is not None else ""
-            count += 1
-            names.update(f"{key}\0".encode(errors="surrogateescape"))
-        if ranks.check_replicas:
-            sums[key] = _checksum(entry.name, held, entry.dtype)
-    report: dict[str, object] = {"names": names.hexdigest(), "count": count}
-    return {**report, "sums": sums} if ranks.check_replicas else report
-
-
-def _checksum(name: str, value: WritableValue, dtype: DataType | None) -> int:
-    content, stored_as, shape = writable(name, value, dtype)
-    crc = crc32c.extend(0, f"{stored_as} {shape}".encode())
-    if isinstance(content, list):
-        return crc32c.extend(crc, encode_strings(content)[0])
-    with torch.no_grad():
-        for piece in row_major_pieces(host_copy(content)):
-            crc = crc32c.extend(crc, piece)
-    return crc
-
-
-def _check_names(commit: Commit, reports: Sequence[Json]) -> None:
-    """Fail if the values that are not DTensors differ in their names: some would be written by no rank."""
-    groups = _groups([(report.get("count"), report.get("names")) for report in reports])
-    if len(groups) > 1:
-        counts = [f"{ranks_text(ranks)}: {reports[ranks[0]].get('count')} values" for ranks in groups]
-        _fail_others(
-            commit,
-            groups,
-            f"the ranks save values with different names, apart from DTensors ({'; '.join(counts)}). All ranks must "
-            f"save the same names; gather what only one rank has, such as the position in its data, into a list that "
-            f"all ranks save",
-        )
-
-
-def _check_replicas(commit: Commit, reports: Sequence[Json]) -> None:
-    """Fail if the replicas of a value differ."""
-    sums: dict[str, dict[int, object]] = {}
-    for rank, report in enumerate(reports):
-        found = report.get("sums")
-        for key, crc in found.items() if isinstance(found, dict) else ():
-            sums.setdefault(key, {})[rank] = crc
-    differing = [(key, by_rank) for key, by_rank in sums.items() if len(set(map(str, by_rank.values()))) > 1]
-    if not differing:
-        return
-    shown, wrong = [], list[list[int]]()
-    for key, by_rank in differing[:_LISTED]:
-        groups = _groups([str(by_rank[rank]) for rank in by_rank])
-        named = [[list(by_rank)[index] for index in group] for group in groups]
-        shown.append(f"{quoted(key)} differs: {' / '.join(ranks_text(group) for group in named)}")
-        wrong = wrong or named
-    text = f"the replicas of values differ: {'; '.join(shown)}{and_more(len(differing), _LISTED)}"
-    _fail_others(commit, wrong, text)
-
-
-def _groups(values: Sequence[object]) -> list[list[int]]:
-    """Return the positions of equal values, in the order of their first positions."""
-    groups: dict[object, list[int]] = {}
-    for position, value in enumerate(values):
-        groups.setdefault(str(value), []).append(position)
-    return list(groups.values())
-
-
-def _fail_others(commit: Commit, groups: Sequence[Sequence[int]], text: str) -> NoReturn:
-    """Fail with an error of the ranks in all groups but the largest."""
-    largest = max(groups, key=len)
-    error = IncompleteSaveError(text)
-    commit.fail({rank: error for group in groups if group is not largest for rank in group}, common=text)
 
 
 class _WithProgress:

@@ -23,7 +23,7 @@ class Ranks:
         store: A torch.distributed store that all these ranks can reach. None: a clone of the process group's store.
         group: The process group; None: the default one. No method of it is called except to ask for rank and size.
         timeout: Seconds without news after which a rank counts as missing. A rank that writes slowly is heard of as
-            long as it makes progress.
+            long as it makes progress; a single write or fsync, and reading the values in a restore, must take less.
         rank: This rank, for a store without a process group; None: from the group, or the environment variable RANK.
         world_size: The number of ranks; None: from the group, or WORLD_SIZE.
         check_replicas: Compare the replicas of every value before a checkpoint is published. All ranks compute

@@ -14,7 +14,7 @@ import base64
 import binascii
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,7 +32,7 @@ from torch_tfckpt.errors import (
     InvalidArgumentError,
 )
 from torch_tfckpt.integrations.dcp_names import Path
-from torch_tfckpt.text import printable
+from torch_tfckpt.text import printable, quoted
 
 _FAILED: Final = "failed"  # in the result that rank 0 tells
 
@@ -61,10 +61,12 @@ class RankNames:
     Attributes:
         tensors: Name of a tensor -> its path.
         others: Name of any other value -> its path.
+        forms: Name of a tensor -> its dtype and whole shape.
     """
 
     tensors: Mapping[str, Path]
     others: Mapping[str, Path]
+    forms: Mapping[str, str]
 
 
 class CommitOverStore:
@@ -132,20 +134,34 @@ class CommitOverStore:
             for _, of_rank in decoded:
                 tensors.update(of_rank.tensors)
                 others.update(of_rank.others)
+            forms = self._same_forms([of_rank.forms for _, of_rank in decoded])
         except BaseException as error:
             self.fail(error)
             raise
         self._commit.go()
         try:
-            publish([part for part, _ in decoded], RankNames(tensors, others))
+            publish([part for part, _ in decoded], RankNames(tensors, others, forms))
         except BaseException as error:
             self._commit.conclude({_FAILED: f"{type(error).__name__}: {error}"})
             raise
         self._commit.conclude({})
 
+    def _same_forms(self, by_rank: Sequence[Mapping[str, str]]) -> dict[str, str]:
+        """Return the forms of all tensors; raise InvalidArgumentError if ranks differ in one."""
+        found: dict[str, tuple[str, int]] = {}
+        for rank, forms in enumerate(by_rank):
+            for name, form in forms.items():
+                first, of = found.setdefault(name, (form, rank))
+                if form != first:
+                    raise InvalidArgumentError(
+                        f"save of {printable(self._prefix)}: {quoted(name)} is {first} on rank {of}, but {form} on "
+                        f"rank {rank}. All ranks must save tensors of the same dtype and shape under the same name"
+                    )
+        return {name: form for name, (form, _) in found.items()}
+
 
 def _encoded(part: RankPart, names: RankNames) -> dict[str, Any]:
-    of_names = json.dumps([names.tensors, names.others]).encode()
+    of_names = json.dumps([names.tensors, names.others, names.forms]).encode()
     return {
         "path": part.path,
         "index": base64.b64encode(part.index).decode(),
@@ -157,9 +173,10 @@ def _encoded(part: RankPart, names: RankNames) -> dict[str, Any]:
 def _decoded(rank: int, report: Mapping[str, Any]) -> tuple[RankPart, RankNames]:
     try:
         index = base64.b64decode(report["index"], validate=True)
-        tensors, others = json.loads(zlib.decompress(base64.b64decode(report["names"], validate=True)))
+        tensors, others, forms = json.loads(zlib.decompress(base64.b64decode(report["names"], validate=True)))
         values = {str(name): str(value) for name, value in report["values"].items()}
-        names = RankNames(_paths(tensors), _paths(others))
+        of_tensors = {str(name): str(form) for name, form in forms.items()}
+        names = RankNames(_paths(tensors), _paths(others), of_tensors)
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, zlib.error) as error:
         raise DataLossError(f"the report of rank {rank} in the store is not valid: {error!r}") from error
     return RankPart(rank, str(report.get("path", "")), index, values), names

@@ -38,8 +38,8 @@ from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.distributed.shards import tell_about_tensorflow
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
 from torch_tfckpt.format.file_kind import refuse_other_ending
-from torch_tfckpt.format.table import Table
 from torch_tfckpt.format.tensor_bundle import data_filename
+from torch_tfckpt.format.tensor_slice import shape_text
 from torch_tfckpt.integrations.dcp_alone import CommitOverStore, RankNames, RankPart
 from torch_tfckpt.integrations.dcp_items import add_tensor, add_value
 from torch_tfckpt.integrations.dcp_names import StateNames, path_of, state_names
@@ -51,7 +51,6 @@ from torch_tfckpt.text import printable, quoted
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
 from torch_tfckpt.transfer.transfer import Transfer
 
-_NAMES: Final = b"\x01"  # the keys of slices sort before it
 # Writers whose last save may not be over. A save runs in one thread from its beginning to its end.
 _UNFINISHED: Final = weakref.WeakSet["TFCheckpointWriter"]()
 
@@ -228,7 +227,13 @@ class TFCheckpointWriter(StorageWriter):
         known = metadata.planner_data if isinstance(metadata.planner_data, dict) else {}
         paths = {name: path_of(known.get(name), name) for name in found}
         own = RankNames(
-            {name: path for name, path in paths.items() if name not in leaves}, {name: paths[name] for name in leaves}
+            {name: path for name, path in paths.items() if name not in leaves},
+            {name: paths[name] for name in leaves},
+            {
+                name: f"{of.properties.dtype} {shape_text(of.size)}"
+                for name, of in found.items()
+                if not isinstance(of, BytesStorageMetadata)
+            },
         )
 
         def publish(parts: list[RankPart], of_all: RankNames) -> None:
@@ -265,8 +270,9 @@ class TFCheckpointWriter(StorageWriter):
                     paths.append(file.path)
                     indexes.append(PartIndex("the coordinator", index, {len(written): len(written)}))
                 # Without collectives, ranks may write copies of parts that are not parts of DTensors.
-                merged = merge_indexes(indexes, f"save of {printable(self._prefix)}", equal_duplicates=True)
-                stored = {key for key, _ in Table.of(merged.encode(len(paths))).items(start=_NAMES)}
+                place = f"save of {printable(self._prefix)}"
+                merged = merge_indexes(indexes, place, equal_duplicates=True, complete=True)
+                stored = merged.names()
                 for name in tensors:
                     if key_of(names.tensor_key(name)) not in stored:
                         raise not_written(name)

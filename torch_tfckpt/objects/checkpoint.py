@@ -21,7 +21,7 @@ import torch
 
 from torch_tfckpt.checkpoint_reader import CheckpointReader
 from torch_tfckpt.directory.state_file import update_relative_state
-from torch_tfckpt.distributed.calls import calls_of
+from torch_tfckpt.distributed.calls import calls_of, taking_part
 from torch_tfckpt.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from torch_tfckpt.format.object_graph import ROOT
 from torch_tfckpt.objects.accepted import assert_root, assert_trackable
@@ -30,7 +30,7 @@ from torch_tfckpt.objects.deferred import child_added
 from torch_tfckpt.objects.naming import TORCH, check_naming, named
 from torch_tfckpt.objects.options import CheckpointOptions, checked
 from torch_tfckpt.objects.restoration import Restoration
-from torch_tfckpt.objects.save import begin_to_save, complete
+from torch_tfckpt.objects.save import begin_to_save, complete, counts_every_save
 from torch_tfckpt.objects.status import CheckpointLoadStatus, InitializationOnlyStatus, LoadStatus, NameBasedSaverStatus
 from torch_tfckpt.objects.trackables.plain_values import ValueTrackable, must_be_replaced
 from torch_tfckpt.objects.trackables.registry import trackable_of
@@ -223,6 +223,7 @@ class Checkpoint:
         """
         return self._write(fspath(file_prefix), checked(options), _no_more)
 
+    @counts_every_save
     @one_at_a_time
     def save(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> str:
         """Increment the counter, write `file_prefix-N`, and make it the only entry in the state file.
@@ -233,6 +234,7 @@ class Checkpoint:
         path = self._numbered(file_prefix)
         return self._write(path, chosen, lambda: self._name_newest(path))
 
+    @counts_every_save
     @one_at_a_time
     def save_async(self, file_prefix: AnyPath, options: CheckpointOptions | None = None) -> SaveHandle:
         """`save` in the background: returns as soon as training may change the values.
@@ -284,7 +286,8 @@ class Checkpoint:
         """
         options = checked(options)
         if save_path is None:
-            return InitializationOnlyStatus()
+            with agreed_restore(self._ranks, "None"):  # on all ranks, or on none
+                return InitializationOnlyStatus()
         with agreed_restore(self._ranks, fspath(save_path)) as agree:
             return self._restore_and_count(save_path, options, agree)
 
@@ -378,7 +381,8 @@ class Checkpoint:
         )
 
     def _begin(self, path: str, options: CheckpointOptions, *, snapshot: bool) -> PendingSave:
-        self._in_flight.sync()  # a signal handler may have begun a save
+        with taking_part(self._ranks, "save"):
+            self._in_flight.sync()  # a signal handler may have begun a save
         if options.staging is not None and options.staging != self._staging.options:
             self._staging = Staging(options.staging)
         storage = self._storage or storage_of(path)

@@ -5,12 +5,17 @@ Tensors are written to one data file for each host, as TensorFlow's Checkpoint d
 Source: tensorflow/python/checkpoint/{checkpoint,functional_saver}.py.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+import torch
 
 from torch_tfckpt.devices import HOST
 from torch_tfckpt.distributed.calls import RankCalls
 from torch_tfckpt.distributed.rank_save import RankSave
+from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.objects.graph_view import to_save
 from torch_tfckpt.objects.options import CheckpointOptions, run_callbacks
 from torch_tfckpt.objects.trackables.trackable import Trackable
@@ -20,6 +25,20 @@ from torch_tfckpt.save_restore.rank_save import begin_rank_save
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, specs_of
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.transfer.staging import Staging
+
+
+class Counts(Protocol):
+    """An object with a save counter, which ranks may save together."""
+
+    _ranks: RankCalls | None
+
+    @property
+    def save_counter(self) -> torch.Tensor: ...
+
+
+Self = TypeVar("Self", bound=Counts)
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def begin_to_save(
@@ -85,6 +104,32 @@ def complete(pending: PendingSave, options: CheckpointOptions, then: Callable[[]
         record(path)
     run_callbacks(options, path)
     return path
+
+
+def counts_every_save(
+    method: Callable[Concatenate[Self, Arguments], Result],
+) -> Callable[Concatenate[Self, Arguments], Result]:
+    """With ranks, increment the save counter although the decorated method has failed before it could do so.
+
+    Otherwise the numbers of the ranks would differ from then on, and all later saves would fail.
+    """
+
+    @functools.wraps(method)
+    def counted(self: Self, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if self._ranks is None:
+            return method(self, *args, **kwargs)
+        with self._ranks.taking_part("save"):
+            before = int(self.save_counter)
+            try:
+                return method(self, *args, **kwargs)
+            except FailedPreconditionError:
+                raise  # as for `taking_part`
+            except BaseException:
+                if int(self.save_counter) == before:
+                    self.save_counter.add_(1)
+                raise
+
+    return counted
 
 
 def _host_of(spec: SaveSpec) -> str:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
+from torch_tfckpt.distributed.calls import taking_part
 from torch_tfckpt.errors import FailedPreconditionError
 from torch_tfckpt.values import outside_modes
 
@@ -75,7 +76,8 @@ def one_at_a_time(
 
     @functools.wraps(method)
     def after_saves(self: Self, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        self.sync()
+        with taking_part(getattr(self, "_ranks", None), "save"):
+            self.sync()
         return in_turn(self, *args, **kwargs)
 
     return after_saves

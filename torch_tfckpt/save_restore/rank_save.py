@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.distributed.calls import RankCalls, calls_of
 from torch_tfckpt.distributed.commit import Commit, Json
-from torch_tfckpt.distributed.rank_save import Entry, RankSave, telling_the_others
+from torch_tfckpt.distributed.comparison import Entry
+from torch_tfckpt.distributed.rank_save import RankSave, telling_the_others
 from torch_tfckpt.errors import CheckpointError, InvalidArgumentError
 from torch_tfckpt.save_restore.builder import BaseSaverBuilder, Saveables, writes_in_bulk
 from torch_tfckpt.save_restore.restore import Agree, alone

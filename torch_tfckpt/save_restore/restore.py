@@ -27,6 +27,7 @@ from torch_tfckpt.saveables.name_prefixes import prefix_hint
 from torch_tfckpt.saveables.save_spec import SaveableObject, SaveSpec, group_by_devices, slice_of, specs_of
 from torch_tfckpt.saveables.state_dicts import StateDictSaveable
 from torch_tfckpt.saveables.var_list import VarList
+from torch_tfckpt.storage.names import AnyPath, fspath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, did_you_mean, escaped, listed, printable, quoted
 from torch_tfckpt.transfer.collector import new_objects_only
@@ -62,6 +63,15 @@ class RestoreOptions(NamedTuple):
     restore_sequentially: bool = False
     strict: bool = True
     verify: bool = True
+
+
+def path_to_restore(save_path: AnyPath | None) -> str:
+    """Return the path as a string; raise InvalidArgumentError for None."""
+    if save_path is None:
+        raise InvalidArgumentError(
+            "Can't load save_path when it is None. latest_checkpoint returns None if it finds no checkpoint"
+        )
+    return fspath(save_path)
 
 
 def restore_path(

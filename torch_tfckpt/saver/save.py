@@ -52,8 +52,8 @@ class SaverSave:
         if self.meta_graph is not None:
             try:
                 meta_graph = self.request.export.applied_to(self.meta_graph()).raw
-            except BaseException:
-                self.abandon()
+            except BaseException as error:
+                self.abandon(error)
                 raise
         if self.pending is None:
             self._write_meta_graph(None, meta_graph)
@@ -85,9 +85,11 @@ class SaverSave:
             with naming_a_missing_parent(self.request), published(path, "it has no meta graph"):
                 write_file(self.request.storage, target, meta_graph)
 
-    def abandon(self) -> None:
-        """Stop, and remove everything that was written."""
-        if self.pending is not None:
+    def abandon(self, cause: BaseException | None = None) -> None:
+        """Stop, and remove everything that was written. Other ranks are told the cause."""
+        if isinstance(self.pending, RankSave):
+            self.pending.abandon(cause)
+        elif self.pending is not None:
             self.pending.abandon()
 
 

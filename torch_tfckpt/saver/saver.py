@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch_tfckpt._proto.saver_pb2 import SaverDef
 from torch_tfckpt.directory.retention import KeepBest, Metrics, check_keep_best, check_keep_hours, check_max_to_keep
-from torch_tfckpt.distributed.calls import RankCalls
+from torch_tfckpt.distributed.calls import RankCalls, taking_part
 from torch_tfckpt.distributed.ranks import Ranks
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.meta_graph.export_options import ExportOptions, ExportsMetaGraph
@@ -24,7 +24,7 @@ from torch_tfckpt.save_restore.builder import BaseSaverBuilder, BulkSaverBuilder
 from torch_tfckpt.save_restore.handle import InFlight, MaybeNone, SaveHandle, skipped_save
 from torch_tfckpt.save_restore.one_call import Call, takes_turns
 from torch_tfckpt.save_restore.rank_save import agreed_restore, begin_rank_save, calls_for
-from torch_tfckpt.save_restore.restore import RestoreOptions, restore_path
+from torch_tfckpt.save_restore.restore import RestoreOptions, path_to_restore, restore_path
 from torch_tfckpt.save_restore.saver_def import in_scope
 from torch_tfckpt.saveables.load_report import LoadReport
 from torch_tfckpt.saveables.save_spec import SaveableObject
@@ -36,7 +36,7 @@ from torch_tfckpt.saver.records import SaverRecords
 from torch_tfckpt.saver.request import SaveRequest
 from torch_tfckpt.saver.save import SaverSave, naming_a_missing_parent
 from torch_tfckpt.saver.tracking import TracksCheckpoints
-from torch_tfckpt.storage.names import AnyPath, fspath
+from torch_tfckpt.storage.names import AnyPath
 from torch_tfckpt.storage.protocol import Storage
 from torch_tfckpt.text import counted, printable
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
@@ -250,20 +250,21 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         state file are intact.
         Cost: one write of the bytes; host memory, up to the limits of `staging`, for copies of values on other devices.
         """
-        self._require_built("save")
-        request = SaveRequest.of(
-            save_path,
-            global_step,
-            latest_filename=latest_filename,
-            meta_graph_suffix=meta_graph_suffix,
-            write_meta_graph=write_meta_graph,
-            write_state=write_state,
-            export=ExportOptions(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info),
-            metrics=metrics,
-            storage=self.storage,
-            pad=self._pad,
-            sharded=self._sharded,
-        )
+        with taking_part(self._ranks, "save"):
+            self._require_built("save")
+            request = SaveRequest.of(
+                save_path,
+                global_step,
+                latest_filename=latest_filename,
+                meta_graph_suffix=meta_graph_suffix,
+                write_meta_graph=write_meta_graph,
+                write_state=write_state,
+                export=ExportOptions(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info),
+                metrics=metrics,
+                storage=self.storage,
+                pad=self._pad,
+                sharded=self._sharded,
+            )
         saved = self._save(request)
         return self._at_safe_point(request.target, saved) if self._on_signal else saved
 
@@ -304,20 +305,21 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
             raise InvalidArgumentError('if_busy="skip": the ranks could decide differently. Omit it')
         if if_busy == "skip" and self._in_flight.busy:
             return skipped_save()
-        self._require_built("save")
-        request = SaveRequest.of(
-            save_path,
-            global_step,
-            latest_filename=latest_filename,
-            meta_graph_suffix=meta_graph_suffix,
-            write_meta_graph=write_meta_graph,
-            write_state=write_state,
-            export=ExportOptions(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info),
-            metrics=metrics,
-            storage=self.storage,
-            pad=self._pad,
-            sharded=self._sharded,
-        )
+        with taking_part(self._ranks, "save"):
+            self._require_built("save")
+            request = SaveRequest.of(
+                save_path,
+                global_step,
+                latest_filename=latest_filename,
+                meta_graph_suffix=meta_graph_suffix,
+                write_meta_graph=write_meta_graph,
+                write_state=write_state,
+                export=ExportOptions(strip_default_attrs=strip_default_attrs, save_debug_info=save_debug_info),
+                metrics=metrics,
+                storage=self.storage,
+                pad=self._pad,
+                sharded=self._sharded,
+            )
         return self._at_safe_point(request.target, self._save_async(request, block_until_staged))
 
     def restore(self, save_path: AnyPath | None, *, strict: bool = True, verify: bool = True) -> LoadReport:
@@ -346,14 +348,12 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         Cost: large tensors are read twice, to verify them and into their memory (once without `verify`). The rest, and
         all tensors of remote, version 1 and Keras files, is read once, into host memory that holds all of it.
         """
-        self._require_built("restore")
-        if self._variables is None:
-            return LoadReport()
-        if save_path is None:
-            raise InvalidArgumentError(
-                "Can't load save_path when it is None. latest_checkpoint returns None if it finds no checkpoint"
-            )
-        return self._restore(fspath(save_path), self._variables, strict, verify)
+        with taking_part(self._ranks, "restore"):
+            self._require_built("restore")
+            if self._variables is None:
+                return LoadReport()
+            path = path_to_restore(save_path)
+        return self._restore(path, self._variables, strict, verify)
 
     @takes_turns
     def _restore(self, path: str, variables: VarList, strict: bool, verify: bool) -> LoadReport:
@@ -392,12 +392,13 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
 
     def _begin(self, request: SaveRequest, *, snapshot: bool) -> SaverSave:
         """Start writing a checkpoint."""
-        self._in_flight.sync()  # a signal handler may have begun a save
         records = self._records
         assert records is not None, "a saver that is built has records"
-        if request.write_state:
-            records.refuse_conflict(request)
-        self._graph.check_values()
+        with taking_part(self._ranks, "save"):
+            self._in_flight.sync()  # a signal handler may have begun a save
+            if request.write_state:
+                records.refuse_conflict(request)
+            self._graph.check_values()
         begun, ranks = self._clock(), self._ranks
         if ranks is not None and self._variables is not None:
             return self._begin_together(request, ranks, records, begun, snapshot=snapshot)
@@ -426,8 +427,7 @@ class Saver(TracksCheckpoints, SavesOnSignal, HasSaverDef, ExportsMetaGraph):
         self, request: SaveRequest, ranks: RankCalls, records: SaverRecords, begun: float, *, snapshot: bool
     ) -> SaverSave:
         """Start writing this rank's part of a checkpoint of all ranks."""
-        meta_graph = None
-        saveables: list[SaveableObject] = []
+        meta_graph, saveables = None, list[SaveableObject]()
 
         def to_save() -> list[SaveableObject]:
             nonlocal meta_graph
