@@ -13,6 +13,8 @@ from own_threads import own_thread_names
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.local import LOCAL
 from torch_tfckpt.storage.protocol import Buffer
+from torch_tfckpt.transfer import transfer as transfer_module
+from torch_tfckpt.transfer.host_bytes import copy_bytes
 from torch_tfckpt.transfer.pipeline import Pipeline
 from torch_tfckpt.transfer.staging import Staging, StagingOptions
 from torch_tfckpt.transfer.transfer import Transfer
@@ -183,6 +185,34 @@ def test_a_snapshot_that_fits_is_staged_before_anything_is_written() -> None:
     go.set()
     transfer.result()
     assert len(file.contents) == MIB + 4
+
+
+def test_several_threads_copy_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads have a copy in progress at the same time; the file has all bytes, and the checksums are right."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    both = threading.Barrier(2)
+
+    def copy(pieces: Sequence[Buffer], target: torch.Tensor) -> None:
+        both.wait(60)
+        copy_bytes(pieces, target)
+
+    monkeypatch.setattr(transfer_module, "copy_bytes", copy)
+    sources = [torch.arange(MIB // 4, dtype=torch.float32) + number for number in range(4)]
+    file = Memory()
+    options = StagingOptions(buffer_bytes=MIB, async_bytes=4 * MIB)
+    sums = Transfer(plan(sources, [file]), [file], Staging(options), snapshot=True).result()
+    assert bytes(file.contents) == b"".join(source.numpy().tobytes() for source in sources)
+    assert sums == [crc32c.value(source.numpy().tobytes()) for source in sources]
+
+
+def test_a_snapshot_is_not_written_before_its_result_is_awaited() -> None:
+    """Writing would compete with the caller, who is returning to training."""
+    file = Memory()
+    transfer = Transfer(plan([torch.ones(MIB // 4)], [file]), [file], Staging(SMALL), snapshot=True)
+    assert transfer.staged.wait(60)
+    assert not file.written
+    transfer.result()
+    assert file.written == MIB
 
 
 def test_a_snapshot_of_many_bytes_is_staged() -> None:

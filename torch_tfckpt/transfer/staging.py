@@ -16,6 +16,7 @@ import torch
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.transfer.accelerators import ACCELERATORS, Accelerators
 from torch_tfckpt.transfer.batching import RUN_BYTES
+from torch_tfckpt.transfer.host_bytes import new_memory
 from torch_tfckpt.transfer.pipeline import THREADS
 
 _MIB: Final = 1024 * 1024
@@ -36,7 +37,8 @@ class StagingOptions:
             training continues; the rest is copied as buffers become free, and `SaveHandle.staged` is set once training
             may change the values. The buffers are kept between saves, because allocating them takes as long as the
             copy.
-        threads: Number of threads that compute checksums and write.
+        threads: Number of threads that compute checksums and write, and limit on the number of threads that copy values
+            from host memory for an asynchronous save.
 
     Examples:
         >>> import torch, torch_tfckpt as tfckpt
@@ -107,7 +109,7 @@ class Buffers:
             if self.pinned:
                 buffer = self._accelerators.pinned_memory(self.buffer_bytes)
             else:
-                buffer = torch.empty(self.buffer_bytes, dtype=torch.uint8, device="cpu")
+                buffer = new_memory(self.buffer_bytes)
         except BaseException:
             self._permits.put(True)
             raise

@@ -13,7 +13,7 @@ run in the main thread shares data with other threads only through
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Final, TypeVar
 
@@ -89,6 +89,20 @@ def join(threads: Iterable[threading.Thread]) -> None:
     """Wait until all threads have ended; Ctrl-C is raised afterwards."""
     for thread in threads:
         finish(thread.join)
+
+
+class InTurns(Iterator[Item]):
+    """Iterator that several threads share: each item goes to one of them.
+
+    If getting an item raises an error, the thread that asked for it gets the error, and no thread gets further items.
+    """
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items, self._lock = items, threading.Lock()
+
+    def __next__(self) -> Item:
+        with self._lock:
+            return next(self._items)
 
 
 class Workers:

@@ -4,18 +4,22 @@
       fills one batch after the other                           waits for the copy, checksums the bytes, writes them
       `staged` is set after the last copy                       returns the buffer
 
+Several threads copy a lane of tensors in host memory, each on one core and without torch: for every thread that copies,
+torch starts threads of its own, which compete for the cores with each other and with those of training.
+
 The bytes that are written are the same copy that was checksummed. A buffer is in use until its bytes are in the file.
 If training waits, values in host memory are not copied at all; they are written directly.
 
 The first error stops everything and is raised by `result`. This module does not know about checkpoint keys.
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from queue import SimpleQueue
 from typing import Final
 
@@ -24,10 +28,10 @@ import torch
 from torch_tfckpt.format import crc32c
 from torch_tfckpt.storage.protocol import WritableFile
 from torch_tfckpt.transfer.accelerators import CopyStream, Ready
-from torch_tfckpt.transfer.host_bytes import byte_view
+from torch_tfckpt.transfer.host_bytes import byte_view, copy_bytes
 from torch_tfckpt.transfer.pipeline import CHUNK_BYTES, write_pieces
 from torch_tfckpt.transfer.staging import Buffers, Staging
-from torch_tfckpt.transfer.threads import Latch, join
+from torch_tfckpt.transfer.threads import InTurns, Latch, join
 from torch_tfckpt.transfer.writes import Write, device_bytes, host_bytes, part_sizes, runs_of
 
 # Limit on waiting batches in a lane without buffers: they hold host copies of tensors that are not stored contiguously.
@@ -44,6 +48,11 @@ class _Lane:
     buffered: bool
     room: SimpleQueue[None] | None  # an item for each batch that may be in flight; None: any number
     numbers: list[int] = field(default_factory=list)  # indices into the plan
+
+    @property
+    def in_host_memory(self) -> bool:
+        """Whether tensors in host memory are copied to buffers."""
+        return self.buffered and self.device is not None and self.device.type == "cpu"
 
 
 @dataclass(slots=True, eq=False)
@@ -75,8 +84,8 @@ class Transfer:
         snapshot: Whether values may change once `staged` is set; otherwise only after `result` has returned.
 
     The values written are those that the tensors have at the time of the call, after all work that is queued on the
-    current streams of their devices. Cost: host memory for the buffers, and per lane a contiguous copy of one
-    non-contiguous tensor, or a host copy of one tensor whose device cannot copy in the background.
+    current streams of their devices. Cost: host memory for the buffers, and per thread that copies a contiguous copy of
+    one non-contiguous tensor, or a host copy of one tensor whose device cannot copy in the background.
     Thread safety: one thread calls the methods; any thread may wait for `staged`.
     """
 
@@ -100,12 +109,20 @@ class Transfer:
         self._cancelled: list[bool] = []  # not empty once everything is to stop
         self._failure: BaseException | None = None
         self._may_write = Latch() if snapshot else None  # None: immediately
+        self._started = Latch()  # set when all threads were started, or will not be
+        self._awaited = False  # whether `result` was called
         # For a file that is written in order, one thread stages all lanes, and one thread writes.
         groups: dict[object, list[_Lane]] = {}
         for lane in self._lanes:
             groups.setdefault(lane.file if files[lane.file].in_order else lane, []).append(lane)
         shared = _Queue()
-        stages = [(lanes, _Queue() if files[lanes[0].file].in_order else shared) for lanes in groups.values()]
+        stages: list[tuple[Iterator[Batch], _Queue]] = []  # one per copying thread
+        for lanes in groups.values():
+            if files[lanes[0].file].in_order:
+                stages.append((self._filled_batches(lanes), _Queue()))
+            else:
+                count = self._copying_threads(lanes[0], staging.options.threads)
+                stages += [(batches, shared) for batches in self._shares(lanes[0], count)]
         self._queues = [queue for _, queue in stages if queue is not shared]  # one per writing thread
         if len(self._queues) < len(stages):
             total, used = sum(self._left), sum(map(bool, self._left))
@@ -124,6 +141,7 @@ class Transfer:
         try:
             for thread in self._threads:
                 thread.start()
+            self._started.set()
         except BaseException as error:  # no more threads can be started, or Ctrl-C
             self._stop(error)
             self._end_queues()
@@ -138,6 +156,8 @@ class Transfer:
             OSError or any other exception: the first error. Ctrl-C stops the transfer.
         """
         try:
+            self._awaited = True
+            self._write_staged()
             for thread in self._threads:
                 thread.join()
         except BaseException:
@@ -215,12 +235,19 @@ class Transfer:
         staging.accelerators.finish_queued(device)
         return None
 
-    # One thread per lane, or for all lanes of a file that is written in order.
+    def _copying_threads(self, lane: _Lane, most: int) -> int:
+        """Return the number of threads that copy a lane: not more than there are cores or buffers to fill."""
+        if not lane.in_host_memory or self._buffers is None:
+            return 1
+        size = sum(self._writes[number].size for number in lane.numbers)
+        return max(1, min(most, os.cpu_count() or 1, -(-size // self._buffers.buffer_bytes)))
 
-    def _stage(self, lanes: Sequence[_Lane], queue: _Queue) -> None:
+    # One thread per lane, or several if it is in host memory; one for all lanes of a file that is written in order.
+
+    def _stage(self, batches: Iterator[Batch], queue: _Queue) -> None:
         try:
             ready: dict[_Lane, Ready] = {}  # the last one of each lane: copies on one stream complete in order
-            for batch in self._filled_batches(lanes):
+            for batch in batches:
                 if batch.ready is not None:
                     ready[batch.lane] = batch.ready
                 queue.put(batch)
@@ -233,15 +260,22 @@ class Transfer:
             all_staged = not self._unstaged
         if all_staged:
             self.staged.set()
-            if self._may_write is not None:
-                self._may_write.set()
+            self._write_staged()
             self._end_queues()
+
+    def _shares(self, lane: _Lane, count: int = 1) -> list[Iterator[Batch]]:
+        """Return, for each of `count` threads, the batches of a lane that it fills: those whose turn it takes."""
+        if lane.in_host_memory:
+            sources = InTurns(self._unbuffered_batches(lane))
+            return [self._copied_batches(sources) for _ in range(count)]
+        assert count == 1, "several threads for a device"
+        return [self._buffered_batches(lane) if lane.buffered else self._unbuffered_batches(lane)]
 
     def _filled_batches(self, lanes: Sequence[_Lane]) -> Iterator[Batch]:
         """Yield the batches of all lanes by offset; each takes a buffer and is filled when its turn comes."""
         filled, turns = [], []
         for number, lane in enumerate(lanes):
-            filled.append(self._buffered_batches(lane) if lane.buffered else self._unbuffered_batches(lane))
+            filled += self._shares(lane)
             if len(lanes) > 1:
                 turns += [(batch.offset, number) for batch in self._batches(lane)]
         if len(lanes) == 1:
@@ -285,6 +319,25 @@ class Transfer:
                     held, data = run[0], memoryview(host_bytes(run))
                 batch.pieces.append(data[batch.begin : batch.begin + batch.size])
                 batch.parts.append(part_sizes(run))
+            yield batch
+
+    def _copied_batches(self, sources: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield unbuffered batches after copying their bytes to a buffer."""
+        assert self._buffers is not None, "a buffered lane without buffers"
+        self._started.wait()  # copies on all cores would delay the other threads' start
+        for batch in sources:
+            # Allow writing before waiting for a buffer: only writing frees buffers.
+            buffer = self._buffers.lend(self._cancelled, before_waiting=self._allow_writing)
+            if buffer is None:
+                return
+            try:
+                copy_bytes(batch.pieces, buffer)
+                batch.pieces = [byte_view(buffer[: batch.size])]
+                batch.parts = [list(chain.from_iterable(batch.parts))]
+            except BaseException:
+                self._buffers.give_back(buffer)
+                raise
+            batch.buffer = buffer
             yield batch
 
     def _buffered_batches(self, lane: _Lane) -> Iterator[Batch]:
@@ -361,6 +414,14 @@ class Transfer:
         if last:
             self._files[file].sync()
 
+    def _write_staged(self) -> None:
+        """Allow writing once everything is staged and the result is awaited.
+
+        Until then the caller may not have returned to training, which the writing threads would delay.
+        """
+        if self.staged.is_set() and self._awaited:
+            self._allow_writing()
+
     def _allow_writing(self) -> None:
         if self._may_write is not None:
             self._may_write.set()
@@ -370,6 +431,7 @@ class Transfer:
             if self._failure is None:
                 self._failure = error
         self._cancelled.append(True)
+        self._started.set()
         self._allow_writing()
         if self._buffers is not None:
             self._buffers.wake()
