@@ -169,7 +169,7 @@ def test_a_failed_allocation_does_not_reduce_the_limit(steps: Callable[[int | No
     """The system has no memory for a buffer: the error is raised, and the next save may use the full limit."""
     staging = Staging(OPTIONS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch_tfckpt.transfer.staging.new_memory", _no_memory)
+        patch.setattr("torch.empty", _no_memory)
         transfer = Transfer(plan(), [Memory(steps(None, "")) for _ in range(LANES)], staging, snapshot=True)
         with pytest.raises(MemoryError):
             transfer.result()

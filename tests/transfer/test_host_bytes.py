@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_tfckpt.dtypes import ELEMENTS, STORED_AS
-from torch_tfckpt.transfer import host_bytes as host_bytes_module
-from torch_tfckpt.transfer.host_bytes import byte_view, copy_bytes, copy_slice, host_copy, new_memory, swap_bytes
+from torch_tfckpt.transfer.host_bytes import byte_view, copy_bytes, copy_slice, host_copy, swap_bytes
 
 DTYPES = list(STORED_AS)
 WIDTHS = sorted({element.swap for element in ELEMENTS.values() if element.swap})
@@ -215,22 +214,3 @@ def test_pieces_are_copied_back_to_back() -> None:
     target = torch.full((8,), 9, dtype=torch.uint8)
     copy_bytes([b"ab", memoryview(b""), byte_view(torch.tensor([1, 2], dtype=torch.uint8)), b"c"], target)
     assert target.tolist() == [97, 98, 1, 2, 99, 9, 9, 9]
-
-
-@pytest.mark.parametrize("large_pages", [True, False])
-def test_new_memory_can_be_written(large_pages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has the wanted size, also if that is not a multiple of a page, and whatever the system offers."""
-    monkeypatch.setattr(host_bytes_module, "_HAS_LARGE_PAGES", large_pages and host_bytes_module._HAS_LARGE_PAGES)
-    memory = new_memory(5000)
-    assert (memory.shape, memory.dtype, memory.device.type) == ((5000,), torch.uint8, "cpu")
-    assert memory.fill_(3).sum() == 15000
-
-
-def test_memory_without_large_pages_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that refuses them is not an error."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("refused")
-
-    monkeypatch.setattr("mmap.mmap", refuse)
-    assert new_memory(100).fill_(1).sum() == 100

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from torch_tfckpt.errors import InvalidArgumentError
-from torch_tfckpt.transfer import staging as staging_module
 from torch_tfckpt.transfer.staging import Buffers, Staging, StagingOptions
 
 MIB = 1024 * 1024
@@ -66,7 +65,7 @@ def test_a_failed_allocation_does_not_change_the_count(monkeypatch: pytest.Monke
     """The exception is raised, and the next call may succeed."""
     buffers = Buffers(MIB, 1, pinned=False)
     with monkeypatch.context() as patch:
-        patch.setattr(staging_module, "new_memory", lambda size: (_ for _ in ()).throw(MemoryError("no")))
+        patch.setattr(torch, "empty", lambda *_, **__: (_ for _ in ()).throw(MemoryError("no")))
         with pytest.raises(MemoryError):
             buffers.lend(NEVER)
     assert buffers.lend(NEVER) is not None

@@ -3,9 +3,7 @@
 numpy lacks bfloat16 and float8; every view here consists of unsigned bytes, so all torch dtypes are handled alike.
 """
 
-import mmap
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -14,7 +12,6 @@ import torch
 from torch_tfckpt.storage.protocol import Buffer
 
 _PIECE_BYTES: Final = 8 * 1024 * 1024
-_HAS_LARGE_PAGES: Final = hasattr(mmap, "MADV_HUGEPAGE")
 
 
 def byte_view(tensor: torch.Tensor) -> memoryview:
@@ -33,19 +30,6 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
     # torch considers a tensor with one element contiguous whatever its stride is, but refuses to view it as a
     # different dtype; `as_strided` fixes the stride.
     return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
-
-
-def new_memory(size: int) -> torch.Tensor:
-    """Return new host memory of `size` bytes as a flat uint8 tensor, in large pages if the system has them.
-
-    The first copy into it then takes half the time: Linux handles one page fault per 2 MiB instead of per 4 KiB.
-    """
-    if _HAS_LARGE_PAGES:
-        with suppress(OSError):  # a kernel without them; if there is no memory, torch raises its own error
-            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            memory.madvise(mmap.MADV_HUGEPAGE)
-            return torch.frombuffer(memory, dtype=torch.uint8)
-    return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
 def copy_bytes(pieces: Sequence[Buffer], target: torch.Tensor) -> None:

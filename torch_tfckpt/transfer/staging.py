@@ -16,7 +16,6 @@ import torch
 from torch_tfckpt.errors import InvalidArgumentError
 from torch_tfckpt.transfer.accelerators import ACCELERATORS, Accelerators
 from torch_tfckpt.transfer.batching import RUN_BYTES
-from torch_tfckpt.transfer.host_bytes import new_memory
 from torch_tfckpt.transfer.pipeline import THREADS
 
 _MIB: Final = 1024 * 1024
@@ -109,7 +108,7 @@ class Buffers:
             if self.pinned:
                 buffer = self._accelerators.pinned_memory(self.buffer_bytes)
             else:
-                buffer = new_memory(self.buffer_bytes)
+                buffer = torch.empty(self.buffer_bytes, dtype=torch.uint8, device="cpu")
         except BaseException:
             self._permits.put(True)
             raise
